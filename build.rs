@@ -1,0 +1,31 @@
+//! Links the program to the libtorch that `cargo xtask setup` has put in place.
+//!
+//! The CUDA half of libtorch registers itself when it is loaded, and no symbol of it is ever named, so
+//! a linker drops it as not needed and CUDA is never found (tch-rs issue 980). It is asked for here by name.
+//! The run path lets the built program start from any folder with no variable set.
+
+use std::path::PathBuf;
+
+fn main() {
+    println!("cargo:rerun-if-env-changed=LIBTORCH");
+    let libtorch = std::env::var_os("LIBTORCH").map(PathBuf::from).unwrap_or_default();
+    let Ok(lib) = libtorch.join("lib").canonicalize() else {
+        println!("cargo:warning=libtorch is not at {}: run `cargo xtask setup` once", libtorch.display());
+        return;
+    };
+    let version = std::fs::read_to_string(libtorch.join("version.py")).unwrap_or_default();
+    let version = version.lines().find_map(|line| line.strip_prefix("__version__ = ")).unwrap_or("unknown");
+    println!("cargo:rustc-env=COZ_LIBTORCH_VERSION={}", version.trim_matches(['\'', '"']));
+    println!("cargo:rustc-link-search=native={}", lib.display());
+    if std::env::var("CARGO_CFG_TARGET_FAMILY").as_deref() == Ok("unix") {
+        println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.display());
+    }
+    if std::env::var("CARGO_CFG_TARGET_OS").as_deref() == Ok("linux") {
+        println!("cargo:rustc-link-arg=-Wl,--no-as-needed");
+        for name in ["torch_cuda", "torch"] {
+            if lib.join(format!("lib{name}.so")).exists() {
+                println!("cargo:rustc-link-arg=-l{name}");
+            }
+        }
+    }
+}
