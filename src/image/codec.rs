@@ -126,12 +126,6 @@ pub fn open(file: &Path) -> Result<Picture, ImageError> {
     decode(reader, file)
 }
 
-/// As [`open`], from bytes in memory; `name` stands for the file in messages.
-pub fn from_bytes(bytes: &[u8], name: &Path) -> Result<Picture, ImageError> {
-    let io = |source| ImageError::Open { file: name.to_owned(), source };
-    decode(ImageReader::new(std::io::Cursor::new(bytes)).with_guessed_format().map_err(io)?, name)
-}
-
 fn decode<R: std::io::BufRead + std::io::Seek>(mut reader: ImageReader<R>, file: &Path) -> Result<Picture, ImageError> {
     let damaged = |error: image::ImageError| ImageError::Damaged { file: file.to_owned(), details: error.to_string() };
     if reader.format().is_none() {

@@ -20,17 +20,15 @@ const LEVELS: u32 = 5;
 
 /// `result` with the colours of `source`; both of one size (where they differ, `result` is returned as it is).
 pub fn align(method: AlignMethod, result: &Picture, source: &Picture) -> Picture {
+    let match_planes = match method {
+        AlignMethod::Adain => adain,
+        AlignMethod::Wavelet => wavelet,
+        AlignMethod::NoFix => return result.clone(),
+    };
     if (result.width(), result.height()) != (source.width(), source.height()) {
         return result.clone();
     }
-    let channels = [0, 1, 2].map(|c| {
-        let (ours, theirs) = (Plane::channel(result, c), Plane::channel(source, c));
-        match method {
-            AlignMethod::NoFix => ours,
-            AlignMethod::Adain => adain(ours, &theirs),
-            AlignMethod::Wavelet => wavelet(ours, theirs),
-        }
-    });
+    let channels = [0, 1, 2].map(|c| match_planes(Plane::channel(result, c), Plane::channel(source, c)));
     let level = |value: f32| (value.clamp(0.0, 1.0) * 255.0) as u8;
     Picture::from_fn(result.width(), result.height(), |x, y| {
         let at = (y * result.width() + x) as usize;
@@ -74,7 +72,7 @@ impl Plane {
     }
 }
 
-fn adain(mut ours: Plane, theirs: &Plane) -> Plane {
+fn adain(mut ours: Plane, theirs: Plane) -> Plane {
     let (mean, deviation) = ours.moments();
     let (wanted_mean, wanted_deviation) = theirs.moments();
     for value in &mut ours.values {

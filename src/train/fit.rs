@@ -2,7 +2,7 @@
 //! (what Real-ESRGAN ships as `params_ema`).
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -13,7 +13,7 @@ use tch::{Device, Kind, Tensor};
 use super::{degrade, scenes};
 use crate::image::Picture;
 use crate::image::tensor::tensor_from_picture;
-use crate::models::{SrvggNetCompact, Weights};
+use crate::models::{Loader, SrvggNetCompact, Weights};
 
 const SCALE: i64 = 4;
 const SCENE_SIDE: u32 = 320;
@@ -21,7 +21,6 @@ const SCENES: usize = 96;
 /// Side of a training patch at low resolution.
 const PATCH: u32 = 40;
 const BATCH: usize = 12;
-const RATE: f64 = 1e-3;
 const DECAY: f64 = 0.999;
 
 /// What to train and for how long.
@@ -33,6 +32,10 @@ pub struct Plan {
     pub depth: i64,
     /// Wall-clock time; the rate falls to zero at its end.
     pub duration: Duration,
+    /// Learning rate at the start.
+    pub rate: f64,
+    /// Weights to start from instead of random ones.
+    pub from: Option<PathBuf>,
     /// For weights, scenes and patches.
     pub seed: u64,
 }
@@ -44,12 +47,21 @@ pub fn fit(plan: &Plan, out: &Path, mut report: impl FnMut(u64, f64, f64)) -> an
     let mut rng = Rng::with_seed(plan.seed);
     let store = nn::VarStore::new(Device::Cpu);
     initialise(&store, plan);
+    if let Some(from) = &plan.from {
+        let weights = Weights::open(from)?;
+        let mut loader = Loader::new(&weights, "", Device::Cpu, Kind::Float);
+        for (name, mut tensor) in store.variables() {
+            let value = loader.take(&name, &tensor.size())?;
+            tch::no_grad(|| tensor.copy_(&value));
+        }
+        loader.finish("the network to train")?;
+    }
     let named: BTreeMap<String, Tensor> =
         store.variables().into_iter().collect();
     let mut averaged: BTreeMap<String, Tensor> =
         named.iter().map(|(name, tensor)| (name.clone(), tensor.detach().copy())).collect();
     let network = SrvggNetCompact::load(&Weights::from_tensors(named), "", Device::Cpu, Kind::Float)?;
-    let mut optimizer = nn::adam(0.9, 0.99, 0.0).build(&store, RATE)?;
+    let mut optimizer = nn::adam(0.9, 0.99, 0.0).build(&store, plan.rate)?;
 
     let mut pool: Vec<Picture> = (0..SCENES).map(|_| scenes::scene(&mut rng, SCENE_SIDE)).collect();
     let start = Instant::now();
@@ -59,7 +71,7 @@ pub fn fit(plan: &Plan, out: &Path, mut report: impl FnMut(u64, f64, f64)) -> an
         if done >= 1.0 {
             break;
         }
-        optimizer.set_lr(RATE * (0.5 + 0.5 * (std::f64::consts::PI * done).cos()) * (step as f64 / 100.0).min(1.0));
+        optimizer.set_lr(plan.rate * (0.5 + 0.5 * (std::f64::consts::PI * done).cos()) * (step as f64 / 100.0).min(1.0));
         let (small, sharp) = batch(&mut rng, &pool)?;
         let error = network.forward(&small)? - sharp;
         let loss = (error.square() + 1e-6).sqrt().mean(Kind::Float);

@@ -47,10 +47,33 @@ pub fn scene(rng: &mut Rng, side: u32) -> Picture {
     let rgb = pixmap.pixels().iter().flat_map(|p| [p.red(), p.green(), p.blue()]).collect();
     let drawn = Picture::from_rgb(large, large, rgb).unwrap_or_else(|| Picture::from_fn(large, large, |_, _| [0; 3]));
     let mut reduced = resize(&drawn, side, side, Filter::Lanczos);
-    if rng.f32() < 0.2 {
-        reduced = super::degrade::blurred(&reduced, 0.4 + 1.2 * rng.f32());
+    if rng.f32() < 0.6 {
+        reduced = grained(rng, &reduced);
+    }
+    // Few photos are sharp to the pixel.
+    if rng.f32() < 0.6 {
+        let sigma = if rng.f32() < 0.7 { 0.3 + 0.6 * rng.f32() } else { 0.8 + 1.2 * rng.f32() };
+        reduced = super::degrade::blurred(&reduced, sigma);
     }
     reduced
+}
+
+/// Fur, skin, stone: fine fractal grain, stretched along bent lines, strong here and faint there. It teaches what can
+/// not be known from the small picture, so that the network does not make clean edges of everything.
+fn grained(rng: &mut Rng, picture: &Picture) -> Picture {
+    let (noise, place) = (Noise::random(rng), Noise::random(rng));
+    let turn = TAU * rng.f32();
+    let strength = 90.0 * rng.f32() * rng.f32();
+    let (period, stretch, roughness) = (2.0 + 6.0 * rng.f32(), 1.0 + 5.0 * rng.f32(), 0.5 + 0.5 * rng.f32());
+    Picture::from_fn(picture.width(), picture.height(), |x, y| {
+        let (u, v) = (x as f32, y as f32);
+        let bend = 40.0 * place.value(u / 90.0, v / 90.0);
+        let along = (u * turn.cos() + v * turn.sin()) / (period * stretch);
+        let across = (v * turn.cos() - u * turn.sin() + bend) / period;
+        let here = place.value(u / 60.0 + 31.0, v / 60.0);
+        let grain = (noise.fractal(along, across, roughness) - 0.5) * strength * here;
+        picture.pixel(x, y).map(|value| (f32::from(value) + grain).round().clamp(0.0, 255.0) as u8)
+    })
 }
 
 /// Density proportional to r^-3 between the bounds.

@@ -1,0 +1,78 @@
+//! `coz doctor`: what a bug report needs, in plain lines.
+
+use std::process::{Command, ExitCode};
+
+use crate::settings::{Folders, Settings};
+use crate::step;
+
+/// Runs the command.
+pub fn run() -> anyhow::Result<ExitCode> {
+    let line = |name: &str, value: &str| println!("{name:<14}{value}");
+    line("coz", env!("CARGO_PKG_VERSION"));
+    line("system", &format!("{} {}", std::env::consts::OS, std::env::consts::ARCH));
+    line("libtorch", step::libtorch_version());
+    line("threads", &format!("{} for models", step::cpu_threads()));
+    let count = step::cuda_devices();
+    line("cuda", &format!("{count} devices usable"));
+    for device in cuda_memory() {
+        line("", &device);
+    }
+    for adapter in adapters() {
+        line("graphics", &adapter);
+    }
+    match Folders::of_user() {
+        Some(folders) => {
+            line("config", &folders.config.display().to_string());
+            line("data", &folders.data.display().to_string());
+            line("models", &folders.models.display().to_string());
+            for file in models(&folders) {
+                line("", &file);
+            }
+        }
+        None => line("folders", "none: this user has no home"),
+    }
+    let (settings, problem) = Settings::load();
+    line("model", &settings.backbone.name());
+    if let Some(problem) = problem {
+        line("settings", &problem);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Name and memory of each device, as the driver's own tool tells them; libtorch's bindings have no call for it.
+fn cuda_memory() -> Vec<String> {
+    let query = ["--query-gpu=index,name,memory.free,memory.total,driver_version", "--format=csv,noheader"];
+    match Command::new("nvidia-smi").args(query).output() {
+        Ok(output) if output.status.success() => String::from_utf8_lossy(&output.stdout)
+            .lines()
+            .filter_map(|line| match line.split(", ").collect::<Vec<_>>()[..] {
+                [index, name, free, total, driver] => {
+                    Some(format!("cuda:{index} {name}, {free} free of {total}, driver {driver}"))
+                }
+                _ => None,
+            })
+            .collect(),
+        _ => vec!["no NVIDIA driver found (nvidia-smi)".into()],
+    }
+}
+
+fn adapters() -> Vec<String> {
+    let instance = wgpu::Instance::default();
+    let adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::PRIMARY));
+    let describe = |info: wgpu::AdapterInfo| format!("{} ({:?}, {:?}, {})", info.name, info.backend, info.device_type, info.driver_info);
+    let found: Vec<String> = adapters.iter().map(|adapter| describe(adapter.get_info())).collect();
+    if found.is_empty() { vec!["none: install a Vulkan driver (Debian: mesa-vulkan-drivers)".into()] } else { found }
+}
+
+fn models(folders: &Folders) -> Vec<String> {
+    let files = std::fs::read_dir(&folders.models).into_iter().flatten().flatten();
+    let mut found: Vec<String> = files
+        .filter_map(|entry| {
+            let megabytes = entry.metadata().ok()?.len() as f64 / 1e6;
+            Some(format!("{} ({megabytes:.1} MB)", entry.file_name().to_string_lossy()))
+        })
+        .collect();
+    found.sort();
+    found.insert(0, "built-in x4".into());
+    found
+}

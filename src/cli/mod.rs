@@ -1,0 +1,98 @@
+//! The command line: the viewer's door, and headless commands on the same engine.
+
+mod doctor;
+mod export;
+mod train;
+mod zoom;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::image::codec::READABLE;
+use crate::problem::Problem;
+use crate::step::{Backbone, DeviceChoice};
+
+/// Zoom into a photo, x4 and x4 again, with a super-resolution model at every step.
+#[derive(Parser)]
+#[command(name = "coz", version, args_conflicts_with_subcommands = true, max_term_width = 100)]
+#[command(after_help = "Examples:\n  coz photo.jpg                              open the viewer on a photo\n  \
+    coz zoom -i photo.jpg -o out               four centred x4 steps: 256x, as the reference does\n  \
+    coz zoom -i photos -o out --rec-num 3 --align-method wavelet --json\n  \
+    coz doctor                                 what a bug report needs")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// Picture to open in the viewer
+    image: Option<PathBuf>,
+    /// Where models run: auto, cpu, cuda or cuda:NUMBER (viewer: for this start only)
+    #[arg(long)]
+    device: Option<DeviceChoice>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a chain of zoom steps on pictures, without a window
+    Zoom(zoom::Arguments),
+    /// Put the pictures of a chain on a strip or a contact sheet
+    Export(export::Arguments),
+    /// Print what a bug report needs: versions, devices, folders, models
+    Doctor,
+    /// Train the built-in super-resolution model again
+    Train(train::TrainArguments),
+    /// Measure a model against bicubic on pictures: x4, luma PSNR
+    Measure(train::MeasureArguments),
+}
+
+/// Runs the program; problems go to the terminal in words.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let outcome = match arguments.command {
+        None => crate::viewer::run(arguments.image, arguments.device).map(|()| ExitCode::SUCCESS),
+        Some(Command::Zoom(zoom)) => zoom::run(&zoom),
+        Some(Command::Export(export)) => export::run(&export),
+        Some(Command::Doctor) => doctor::run(),
+        Some(Command::Train(train)) => train::train(&train),
+        Some(Command::Measure(measure)) => train::measure(&measure),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+/// `builtin`, `nearest`, `bicubic` or a model file.
+fn backbone(text: &str) -> Result<Backbone, String> {
+    Ok(match text {
+        "builtin" => Backbone::BuiltIn,
+        "nearest" => Backbone::Nearest,
+        "bicubic" => Backbone::Bicubic,
+        "" => return Err("expected builtin, nearest, bicubic or a model file".into()),
+        file => Backbone::File(file.into()),
+    })
+}
+
+/// The pictures behind a path: itself, or those directly in the folder, by name.
+fn pictures_in(path: &std::path::Path) -> Result<Vec<PathBuf>, Problem> {
+    if !path.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let failed = |error: std::io::Error| {
+        Problem::new("The folder cannot be read", format!("{}: {error}", path.display()), "Check its permissions.")
+    };
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(path).map_err(failed)? {
+        let file = entry.map_err(failed)?.path();
+        let ending = file.extension().unwrap_or_default().to_string_lossy().to_lowercase();
+        if READABLE.contains(&ending.as_str()) && file.is_file() {
+            files.push(file);
+        }
+    }
+    if files.is_empty() {
+        let details = format!("{} holds no PNG, JPEG, WebP, TIFF, BMP or GIF file", path.display());
+        return Err(Problem::new("There is nothing to do", details, "Name a folder with pictures, or one picture."));
+    }
+    files.sort();
+    Ok(files)
+}

@@ -1,0 +1,304 @@
+//! `coz zoom`: the reference's `inference_coz.py` on our engine, with its option names and output folders.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Instant;
+
+use clap::{Args, ValueEnum};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+use super::{backbone, pictures_in};
+use crate::engine::{Done, Engine, Event, Job, Made, Restorer};
+use crate::export::tree::Tree;
+use crate::image::{AlignMethod, Filter, Picture, codec, resize};
+use crate::problem::Problem;
+use crate::region::Region;
+use crate::step::{Backbone, DeviceChoice};
+
+/// Options of `coz zoom`. The snake_case spellings of the reference work too.
+#[derive(Args)]
+#[command(after_help = "Writes OUTPUT/per-sample/NAME/{0..N}.png (with the enlarged crops as I_input.png and all states side\n\
+    by side as NAME.png), OUTPUT/per-scale/scaleI/NAME.png and OUTPUT/recursive/NAME.png.\n\
+    Exit code: 0 all done, 1 something failed, 2 wrong options.")]
+pub struct Arguments {
+    /// Picture, or folder of pictures
+    #[arg(short, long)]
+    input: PathBuf,
+    /// Folder for the results
+    #[arg(short, long, visible_alias = "output_dir")]
+    output: PathBuf,
+    /// What a step does
+    #[arg(long, alias = "rec_type", value_enum, default_value_t = RecursionType::Recursive)]
+    rec_type: RecursionType,
+    /// Number of steps [default: one for each --crop-box, else 4]
+    #[arg(long, alias = "rec_num", value_parser = clap::value_parser!(u32).range(1..=32))]
+    rec_num: Option<u32>,
+    /// Side of every state in pixels
+    #[arg(long, alias = "process_size", default_value_t = 512, value_parser = clap::value_parser!(u32).range(16..=4096))]
+    process_size: u32,
+    /// Enlargement of a step
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=16))]
+    upscale: u32,
+    /// Where the words come from
+    #[arg(long, alias = "prompt_type", value_enum, default_value_t = PromptType::Null)]
+    prompt_type: PromptType,
+    /// Your own words for every step
+    #[arg(long, default_value = "")]
+    prompt: String,
+    /// Colour matching to the enlarged crop
+    #[arg(long, alias = "align_method", value_enum, default_value_t = Align::Nofix)]
+    align_method: Align,
+    /// Seed of the noise, for models that draw some
+    #[arg(long, default_value_t = 42)]
+    seed: u64,
+    /// Write each step's words to txt/I.txt
+    #[arg(long, alias = "save_prompts")]
+    save_prompts: bool,
+    /// Box of step I, in pixels of the state it is cut from, instead of the centre; repeat for each step
+    #[arg(long, alias = "crop_box", value_name = "X,Y,W,H", value_parser = crop_box)]
+    crop_box: Vec<Region>,
+    /// Super-resolution model: builtin, nearest, bicubic, or an ESRGAN-family file (.pth, .safetensors)
+    #[arg(long, default_value = "builtin", value_parser = backbone)]
+    backbone: Backbone,
+    /// Where models run: auto, cpu, cuda or cuda:NUMBER
+    #[arg(long, default_value_t = DeviceChoice::Auto)]
+    device: DeviceChoice,
+    /// Print a summary as JSON instead of progress bars
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+enum RecursionType {
+    /// Crop 1/upscale^i of the first state, nearest neighbour: no model
+    Nearest,
+    /// The same with bicubic
+    Bicubic,
+    /// Crop 1/upscale^i of the first state, one super-resolution pass
+    Onestep,
+    /// Crop 1/upscale of the state before, one super-resolution pass, again and again
+    Recursive,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum PromptType {
+    /// Your own words, or none
+    Null,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Align {
+    /// None
+    Nofix,
+    /// Mean and deviation of each channel
+    Adain,
+    /// Lowest wavelet band
+    Wavelet,
+}
+
+fn crop_box(text: &str) -> Result<Region, String> {
+    let numbers: Result<Vec<u32>, _> = text.split(',').map(|number| number.trim().parse()).collect();
+    match numbers.as_deref() {
+        Ok(&[x, y, width, height]) if width > 0 && height > 0 => Ok(Region { x, y, width, height }),
+        _ => Err(format!("expected X,Y,W,H in whole pixels with W and H above 0, found {text:?}")),
+    }
+}
+
+#[derive(Serialize)]
+struct Summary<'a> {
+    version: &'static str,
+    backbone: String,
+    device: String,
+    seconds: f64,
+    images: &'a [ImageSummary],
+}
+
+#[derive(Serialize)]
+struct ImageSummary {
+    input: PathBuf,
+    folder: PathBuf,
+    states: Vec<StateSummary>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<Problem>,
+}
+
+#[derive(Serialize)]
+struct StateSummary {
+    file: PathBuf,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    region: Option<Region>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    prompt: String,
+    seconds: f64,
+}
+
+/// Runs the command.
+pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let start = Instant::now();
+    let files = pictures_in(&arguments.input)?;
+    std::fs::create_dir_all(&arguments.output).map_err(|error| {
+        let details = format!("{}: {error}", arguments.output.display());
+        Problem::new("The output folder cannot be made", details, "Choose a folder you may write to.")
+    })?;
+    let mut engine = Engine::start(Arc::new(|| ()))?;
+    let bar = progress_bar(arguments, files.len());
+    let stems = stems(&files);
+    let mut images = Vec::new();
+    for (file, stem) in files.iter().zip(stems) {
+        bar.set_message(stem.clone());
+        let tree = Tree::new(&arguments.output, &stem);
+        let mut image = ImageSummary { input: file.clone(), folder: tree.sample_folder(), states: vec![], problem: None };
+        if let Err(problem) = zoom(arguments, file, &tree, &mut engine, &bar, &mut image.states) {
+            bar.suspend(|| eprintln!("{}: {problem}", file.display()));
+            image.problem = Some(problem);
+        }
+        images.push(image);
+    }
+    bar.finish_and_clear();
+    let failed = images.iter().filter(|image| image.problem.is_some()).count();
+    if arguments.json {
+        let summary = Summary {
+            version: env!("CARGO_PKG_VERSION"),
+            backbone: arguments.backbone.name(),
+            device: arguments.device.resolved_name(),
+            seconds: start.elapsed().as_secs_f64(),
+            images: &images,
+        };
+        println!("{}", serde_json::to_string_pretty(&summary)?);
+    } else {
+        let (done, seconds) = (images.len() - failed, start.elapsed().as_secs_f64());
+        eprintln!("{done} of {} pictures done in {seconds:.1} s: {}", images.len(), arguments.output.display());
+    }
+    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn steps(arguments: &Arguments) -> u32 {
+    arguments.rec_num.unwrap_or(if arguments.crop_box.is_empty() { 4 } else { arguments.crop_box.len() as u32 })
+}
+
+fn progress_bar(arguments: &Arguments, files: usize) -> ProgressBar {
+    if arguments.json {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(files as u64 * u64::from(steps(arguments)));
+    if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} steps, {elapsed} of about {duration}") {
+        bar.set_style(style);
+    }
+    bar
+}
+
+/// File names without ending; where two files share one, the ending stays, so that no result overwrites another.
+fn stems(files: &[PathBuf]) -> Vec<String> {
+    let stem = |file: &Path| file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    files
+        .iter()
+        .map(|file| {
+            let shared = files.iter().filter(|other| stem(other) == stem(file)).count() > 1;
+            if shared { file.file_name().unwrap_or_default().to_string_lossy().into_owned() } else { stem(file) }
+        })
+        .collect()
+}
+
+fn zoom(
+    arguments: &Arguments,
+    file: &Path,
+    tree: &Tree,
+    engine: &mut Engine,
+    bar: &ProgressBar,
+    states: &mut Vec<StateSummary>,
+) -> Result<(), Problem> {
+    let first = Arc::new(first_state(&codec::open(file)?, arguments.process_size));
+    tree.state(0, &first, None)?;
+    states.push(StateSummary { file: tree.state_file(0), region: None, prompt: String::new(), seconds: 0.0 });
+    let mut pictures = vec![first.clone()];
+    let mut keep = |made: Made| -> Result<(), Problem> {
+        let i = pictures.len();
+        let input = matches!(arguments.rec_type, RecursionType::Onestep | RecursionType::Recursive);
+        tree.state(i, &made.picture, input.then_some(&*made.enlarged))?;
+        if arguments.save_prompts {
+            tree.prompt(i - 1, &made.prompt)?;
+        }
+        states.push(StateSummary {
+            file: tree.state_file(i),
+            region: Some(made.region),
+            prompt: made.prompt,
+            seconds: made.elapsed.as_secs_f64(),
+        });
+        pictures.push(made.picture);
+        bar.inc(1);
+        Ok(())
+    };
+    for regions in regions(arguments, &first)? {
+        let job = Job {
+            source: first.clone(),
+            regions,
+            size: (first.width(), first.height()),
+            prompt: arguments.prompt.clone(),
+            seed: arguments.seed,
+            restorer: Restorer {
+                backbone: match arguments.rec_type {
+                    RecursionType::Nearest => Backbone::Nearest,
+                    RecursionType::Bicubic => Backbone::Bicubic,
+                    RecursionType::Onestep | RecursionType::Recursive => arguments.backbone.clone(),
+                },
+                device: arguments.device,
+                align: match arguments.align_method {
+                    Align::Nofix => AlignMethod::NoFix,
+                    Align::Adain => AlignMethod::Adain,
+                    Align::Wavelet => AlignMethod::Wavelet,
+                },
+            },
+        };
+        finish(engine, job, &mut keep)?;
+    }
+    tree.finish(&pictures.iter().map(|picture| &**picture).collect::<Vec<_>>(), first.height())?;
+    Ok(())
+}
+
+/// The boxes of each job: one recursive chain, or one job a step where every step starts from x_0.
+fn regions(arguments: &Arguments, first: &Picture) -> Result<Vec<Vec<Region>>, Problem> {
+    let recursive = arguments.rec_type == RecursionType::Recursive;
+    let region = |i: u32| {
+        let divisor = arguments.upscale.saturating_pow(if recursive { 1 } else { i + 1 });
+        let central = Region::central(first.width(), first.height(), divisor);
+        arguments.crop_box.get(i as usize).copied().unwrap_or(central)
+    };
+    let all: Vec<Region> = (0..steps(arguments)).map(region).collect();
+    if let Some(&outside) = all.iter().find(|region| !region.fits(first.width(), first.height())) {
+        let (width, height) = (first.width(), first.height());
+        return Err(crate::step::StepError::Outside { region: outside, width, height }.into());
+    }
+    Ok(if recursive { vec![all] } else { all.into_iter().map(|region| vec![region]).collect() })
+}
+
+/// Waits for a job, handing on each state as it is made.
+fn finish(engine: &mut Engine, job: Job, keep: &mut dyn FnMut(Made) -> Result<(), Problem>) -> Result<(), Problem> {
+    let id = engine.run(job);
+    for event in engine.events() {
+        match event {
+            Event::Made { job, made, .. } if job == id => keep(*made)?,
+            Event::Finished { job, done } if job == id => {
+                return match done {
+                    Done::Completed => Ok(()),
+                    Done::Cancelled => Err(Problem::new("Cancelled", "the job was stopped", "")),
+                    Done::Failed(problem) => Err(problem),
+                };
+            }
+            _ => {}
+        }
+    }
+    Err(Problem::new("Something broke inside", "the engine's thread ended", "Please report it with `coz doctor`."))
+}
+
+/// x_0 as the reference makes it (`resize_and_center_crop`): short side to `size` by Lanczos, then the central square.
+/// Where truncation leaves a side one pixel short, the crop starts at -1 and the missing pixels are black, as there.
+pub fn first_state(picture: &Picture, size: u32) -> Picture {
+    let scale = f64::from(size) / f64::from(picture.short_side());
+    let scaled = |length: u32| ((f64::from(length) * scale) as u32).max(1);
+    let resized = resize(picture, scaled(picture.width()), scaled(picture.height()), Filter::Lanczos);
+    let corner = |length: u32| (i64::from(length) - i64::from(size)).div_euclid(2);
+    resized.crop(corner(resized.width()), corner(resized.height()), size, size)
+}

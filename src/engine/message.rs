@@ -1,0 +1,132 @@
+//! What goes in and out of the engine's thread.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::image::{AlignMethod, Picture};
+use crate::problem::Problem;
+use crate::region::Region;
+use crate::step::{Backbone, DeviceChoice, ModelUsed, Stage};
+
+/// Names a job; never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct JobId(pub u64);
+
+/// How regions become pictures.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Restorer {
+    /// The model.
+    pub backbone: Backbone,
+    /// Where it runs.
+    pub device: DeviceChoice,
+    /// Colour matching to the enlarged region.
+    pub align: AlignMethod,
+}
+
+/// A chain of steps: each region is cut from what the step before made, the first from `source`.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// The picture to start from.
+    pub source: Arc<Picture>,
+    /// One a step, each in the pixels of the picture it is cut from.
+    pub regions: Vec<Region>,
+    /// Width and height of every result.
+    pub size: (u32, u32),
+    /// The user's words.
+    pub prompt: String,
+    /// For models that draw noise.
+    pub seed: u64,
+    /// The model and its settings.
+    pub restorer: Restorer,
+}
+
+/// Into the engine.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// Do the whole chain.
+    Run(JobId, Job),
+    /// Only find the words for the first step.
+    Propose(JobId, Job),
+    /// Leave.
+    Quit,
+}
+
+/// What one step made.
+#[derive(Clone, Debug)]
+pub struct Made {
+    /// The result.
+    pub picture: Arc<Picture>,
+    /// The same, small, for panels.
+    pub thumbnail: Arc<Picture>,
+    /// The region enlarged by bicubic: what the model saw, and the colour source.
+    pub enlarged: Arc<Picture>,
+    /// The box, in the pixels of the picture it was cut from.
+    pub region: Region,
+    /// The words found for it; [`ModelUsed::takes_text`] says whether the model heard them.
+    pub prompt: String,
+    /// `None` where the region was only reduced and no model ran.
+    pub model: Option<ModelUsed>,
+    /// The noise's seed.
+    pub seed: u64,
+    /// How long this step took, without loading.
+    pub elapsed: Duration,
+}
+
+/// How a job ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Done {
+    /// All its steps are made.
+    Completed,
+    /// It was stopped; the steps made before stand.
+    Cancelled,
+    /// It failed; the steps made before stand.
+    Failed(Problem),
+}
+
+/// Out of the engine. Events of jobs that are no longer wanted may still arrive; compare their id.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A step goes on.
+    Progress {
+        /// Whose.
+        job: JobId,
+        /// Which of its steps, from 0.
+        step: usize,
+        /// What is being done.
+        stage: Stage,
+        /// How much of it is done, 0 to 1.
+        fraction: f32,
+    },
+    /// The region is cut and enlarged: the first thing to show.
+    Enlarged {
+        /// Whose.
+        job: JobId,
+        /// Which of its steps, from 0.
+        step: usize,
+        /// The enlarged region.
+        picture: Arc<Picture>,
+    },
+    /// The words for the first step are found.
+    Proposed {
+        /// Whose.
+        job: JobId,
+        /// The words.
+        prompt: String,
+    },
+    /// A step is made.
+    Made {
+        /// Whose.
+        job: JobId,
+        /// Which of its steps, from 0.
+        step: usize,
+        /// What it made.
+        made: Box<Made>,
+    },
+    /// The job is over.
+    Finished {
+        /// Which.
+        job: JobId,
+        /// How.
+        done: Done,
+    },
+}

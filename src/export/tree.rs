@@ -1,0 +1,60 @@
+//! The reference's output folders (`inference_coz.py`):
+//!
+//! ```text
+//! per-sample/<stem>/{0..N}.png, {1..N}_input.png, txt/{0..N-1}.txt, <stem>.png
+//! per-scale/scale{0..N}/<stem>.png
+//! recursive/<stem>.png
+//! ```
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use super::strip::strip;
+use crate::image::{ImageError, Picture, codec};
+
+/// Writes one photo's chain, state by state as they arrive.
+pub struct Tree {
+    out: PathBuf,
+    stem: String,
+}
+
+impl Tree {
+    /// For the photo called `stem`, below `out`.
+    pub fn new(out: &Path, stem: &str) -> Self {
+        Self { out: out.to_owned(), stem: stem.to_owned() }
+    }
+
+    /// The folder of this photo.
+    pub fn sample_folder(&self) -> PathBuf {
+        self.out.join("per-sample").join(&self.stem)
+    }
+
+    /// The file of state `i`.
+    pub fn state_file(&self, i: usize) -> PathBuf {
+        self.sample_folder().join(format!("{i}.png"))
+    }
+
+    /// Writes state `i`, and the enlarged crop it was made from.
+    pub fn state(&self, i: usize, picture: &Picture, input: Option<&Picture>) -> Result<(), ImageError> {
+        if let Some(input) = input {
+            codec::save(input, &self.sample_folder().join(format!("{i}_input.png")))?;
+        }
+        codec::save(picture, &self.state_file(i))?;
+        let scale = self.out.join("per-scale").join(format!("scale{i}"));
+        codec::save(picture, &scale.join(format!("{}.png", self.stem)))
+    }
+
+    /// Writes the words of step `i`, counted from 0.
+    pub fn prompt(&self, i: usize, prompt: &str) -> Result<(), ImageError> {
+        let file = self.sample_folder().join("txt").join(format!("{i}.txt"));
+        codec::write_whole(&file, |out| out.write_all(prompt.as_bytes()))
+    }
+
+    /// Writes all states side by side at `height`.
+    pub fn finish(&self, states: &[&Picture], height: u32) -> Result<(), ImageError> {
+        let strip = strip(states, height);
+        let name = format!("{}.png", self.stem);
+        codec::save(&strip, &self.sample_folder().join(&name))?;
+        codec::save(&strip, &self.out.join("recursive").join(&name))
+    }
+}

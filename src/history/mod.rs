@@ -1,0 +1,357 @@
+//! Memory: the scale states of one photo as a tree. Going back and zooming elsewhere branches; nothing is lost.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::image::{Filter, Picture, resize};
+use crate::region::Region;
+use crate::step::ModelUsed;
+
+/// Longest side of a state's thumbnail.
+const THUMBNAIL: u32 = 160;
+
+/// Names a state within its history; never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StateId(pub usize);
+
+/// How a state came to be.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Making {
+    /// The box it shows, in its parent's pixels.
+    pub region: Region,
+    /// The words found for it; [`ModelUsed::takes_text`] says whether the model heard them.
+    pub prompt: String,
+    /// `None` where the box was only reduced and no model ran.
+    pub model: Option<ModelUsed>,
+    /// The noise's seed.
+    pub seed: u64,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+/// One picture of the chain (x_i of the paper).
+#[derive(Clone, Debug)]
+pub struct ScaleState {
+    /// Its name.
+    pub id: StateId,
+    /// The state it was cut from; `None` for the photo.
+    pub parent: Option<StateId>,
+    /// How it was made; `None` for the photo.
+    pub making: Option<Making>,
+    /// Its pixels.
+    pub picture: Arc<Picture>,
+    /// The same, small.
+    pub thumbnail: Arc<Picture>,
+    /// Against the photo's own pixels: 1 for the photo.
+    pub magnification: f64,
+    /// The child that was looked at last.
+    last_child: Option<StateId>,
+    deleted: bool,
+}
+
+/// Reduces a picture for panels; slow for large ones.
+pub fn thumbnail(picture: &Picture) -> Picture {
+    let scale = (f64::from(THUMBNAIL) / f64::from(picture.width().max(picture.height()))).min(1.0);
+    let side = |length: u32| ((f64::from(length) * scale).round() as u32).max(1);
+    resize(picture, side(picture.width()), side(picture.height()), Filter::Bilinear)
+}
+
+/// A change that can be undone.
+#[derive(Clone, Copy, Debug)]
+struct Deletion {
+    deleted: StateId,
+    current_before: StateId,
+}
+
+/// The tree, the state at hand, and the way there.
+#[derive(Clone, Debug)]
+pub struct History {
+    states: Vec<ScaleState>,
+    current: StateId,
+    visited: Vec<StateId>,
+    /// Index of `current` in `visited`.
+    visit: usize,
+    undo: Vec<Deletion>,
+    redo: Vec<Deletion>,
+}
+
+/// Steps through the tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// To the state before, in the order they were looked at.
+    Back,
+    /// And forward again.
+    Forward,
+    /// To the state this one was cut from.
+    Parent,
+    /// To the child looked at last.
+    Child,
+    /// To the sibling made before.
+    PreviousSibling,
+    /// To the sibling made after.
+    NextSibling,
+    /// To the photo.
+    Photo,
+    /// To the deepest state along the last-looked-at children.
+    Deepest,
+}
+
+impl History {
+    /// A history that holds only the photo.
+    pub fn new(photo: Arc<Picture>, photo_thumbnail: Arc<Picture>) -> Self {
+        let root = ScaleState {
+            id: StateId(0),
+            parent: None,
+            making: None,
+            picture: photo,
+            thumbnail: photo_thumbnail,
+            magnification: 1.0,
+            last_child: None,
+            deleted: false,
+        };
+        let current = root.id;
+        Self { states: vec![root], current, visited: vec![current], visit: 0, undo: vec![], redo: vec![] }
+    }
+
+    /// The photo.
+    pub fn photo(&self) -> &ScaleState {
+        &self.states[0]
+    }
+
+    /// The state at hand.
+    pub fn current(&self) -> &ScaleState {
+        &self.states[self.current.0]
+    }
+
+    /// The state called `id`, unless it or a state above it was deleted.
+    pub fn get(&self, id: StateId) -> Option<&ScaleState> {
+        let state = self.states.get(id.0).filter(|state| !state.deleted)?;
+        state.parent.is_none_or(|parent| self.get(parent).is_some()).then_some(state)
+    }
+
+    /// The children of a state, oldest first.
+    pub fn children(&self, id: StateId) -> impl Iterator<Item = &ScaleState> {
+        self.states.iter().filter(move |state| state.parent == Some(id) && !state.deleted)
+    }
+
+    /// The child of `id` that was looked at last.
+    pub fn last_child(&self, id: StateId) -> Option<StateId> {
+        let looked_at = self.get(id)?.last_child.filter(|&child| self.get(child).is_some());
+        looked_at.or_else(|| self.children(id).last().map(|child| child.id))
+    }
+
+    /// From the photo to `id`, both included.
+    pub fn chain(&self, id: StateId) -> Vec<&ScaleState> {
+        let mut chain: Vec<_> =
+            std::iter::successors(self.get(id), |state| self.get(state.parent?)).collect();
+        chain.reverse();
+        chain
+    }
+
+    /// All states, parents before children, each branch together; with the depth of each.
+    pub fn outline(&self) -> Vec<(usize, &ScaleState)> {
+        let mut outline = Vec::new();
+        let mut waiting = vec![(0, self.photo())];
+        while let Some((depth, state)) = waiting.pop() {
+            outline.push((depth, state));
+            let children: Vec<_> = self.children(state.id).collect();
+            waiting.extend(children.into_iter().rev().map(|child| (depth + 1, child)));
+        }
+        outline
+    }
+
+    /// Adds what a step made of a region of `parent`. `None` where the parent is gone.
+    pub fn add(
+        &mut self,
+        parent: StateId,
+        making: Making,
+        picture: Arc<Picture>,
+        thumbnail: Arc<Picture>,
+    ) -> Option<StateId> {
+        let id = StateId(self.states.len());
+        let enlargement = f64::from(picture.width()) / f64::from(making.region.width);
+        let magnification = self.get(parent)?.magnification * enlargement;
+        self.states.push(ScaleState {
+            id,
+            parent: Some(parent),
+            making: Some(making),
+            picture,
+            thumbnail,
+            magnification,
+            last_child: None,
+            deleted: false,
+        });
+        Some(id)
+    }
+
+    /// Makes `id` the state at hand. Nothing happens where it is gone.
+    pub fn go(&mut self, id: StateId) {
+        if self.get(id).is_none() || id == self.current {
+            return;
+        }
+        self.visited.truncate(self.visit + 1);
+        self.visited.push(id);
+        self.visit = self.visited.len() - 1;
+        self.arrive(id);
+    }
+
+    /// Makes `id` the state at hand without remembering the visit: for a camera that passes by.
+    pub fn look(&mut self, id: StateId) {
+        if self.get(id).is_some() {
+            self.arrive(id);
+        }
+    }
+
+    fn arrive(&mut self, id: StateId) {
+        self.current = id;
+        let mut child = id;
+        while let Some(parent) = self.states[child.0].parent {
+            self.states[parent.0].last_child = Some(child);
+            child = parent;
+        }
+    }
+
+    /// Where a step in this direction leads; `None` where it leads nowhere.
+    pub fn target(&self, direction: Direction) -> Option<StateId> {
+        let current = self.current();
+        let alive = |id: &&StateId| self.get(**id).is_some() && **id != self.current;
+        let sibling = |by: isize| {
+            let siblings: Vec<_> = self.children(current.parent?).map(|state| state.id).collect();
+            let at = siblings.iter().position(|&id| id == current.id)?;
+            siblings.get(at.checked_add_signed(by)?).copied()
+        };
+        let found = match direction {
+            Direction::Back => self.visited[..self.visit].iter().rev().find(alive).copied(),
+            Direction::Forward => self.visited[self.visit + 1..].iter().find(alive).copied(),
+            Direction::Parent => current.parent,
+            Direction::Child => self.last_child(current.id),
+            Direction::PreviousSibling => sibling(-1),
+            Direction::NextSibling => sibling(1),
+            Direction::Photo => Some(self.photo().id),
+            Direction::Deepest => std::iter::successors(Some(current.id), |&id| self.last_child(id)).last(),
+        };
+        found.filter(|&id| id != self.current)
+    }
+
+    /// Takes a step in this direction; the state arrived at, if any.
+    pub fn step(&mut self, direction: Direction) -> Option<StateId> {
+        let target = self.target(direction)?;
+        let visits = match direction {
+            Direction::Back => self.visited[..self.visit].iter().rposition(|&id| id == target),
+            Direction::Forward => {
+                self.visited[self.visit + 1..].iter().position(|&id| id == target).map(|i| self.visit + 1 + i)
+            }
+            _ => None,
+        };
+        match visits {
+            Some(visit) => {
+                self.visit = visit;
+                self.arrive(target);
+            }
+            None => self.go(target),
+        }
+        Some(target)
+    }
+
+    /// Hides a state with all below it; the photo stays. Can be undone.
+    pub fn delete(&mut self, id: StateId) {
+        let Some(parent) = self.get(id).and_then(|state| state.parent) else { return };
+        self.redo.clear();
+        self.undo.push(Deletion { deleted: id, current_before: self.current });
+        let inside = self.chain(self.current).iter().any(|state| state.id == id);
+        self.states[id.0].deleted = true;
+        if inside {
+            self.go(parent);
+        }
+    }
+
+    /// Brings the last deleted states back; the state at hand is what it was.
+    pub fn undo(&mut self) -> bool {
+        let Some(deletion) = self.undo.pop() else { return false };
+        self.states[deletion.deleted.0].deleted = false;
+        self.go(deletion.current_before);
+        self.redo.push(deletion);
+        true
+    }
+
+    /// Deletes again what was brought back.
+    pub fn redo(&mut self) -> bool {
+        let Some(deletion) = self.redo.pop() else { return false };
+        let waiting = std::mem::take(&mut self.redo);
+        self.delete(deletion.deleted);
+        self.redo = waiting;
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn picture() -> Arc<Picture> {
+        Arc::new(Picture::from_fn(64, 64, |_, _| [0; 3]))
+    }
+
+    fn grown(history: &mut History, parent: StateId, side: u32) -> StateId {
+        let making = Making {
+            region: Region::square(0, 0, side),
+            prompt: String::new(),
+            model: None,
+            seed: 0,
+            elapsed: Duration::ZERO,
+        };
+        let id = history.add(parent, making, picture(), picture()).expect("the parent is there");
+        history.go(id);
+        id
+    }
+
+    #[test]
+    fn branches_and_ways() {
+        let mut history = History::new(picture(), picture());
+        let root = history.photo().id;
+        let a = grown(&mut history, root, 16);
+        let b = grown(&mut history, a, 16);
+        assert_eq!(history.current().magnification, 16.0);
+        assert_eq!(history.step(Direction::Back), Some(a));
+        let c = grown(&mut history, a, 32);
+        assert_eq!(history.children(a).map(|s| s.id).collect::<Vec<_>>(), [b, c]);
+        assert_eq!(history.step(Direction::PreviousSibling), Some(b));
+        assert_eq!(history.step(Direction::PreviousSibling), None);
+        assert_eq!(history.step(Direction::Photo), Some(root));
+        assert_eq!(history.target(Direction::Deepest), Some(b), "the branch looked at last");
+        assert_eq!(history.step(Direction::Child), Some(a));
+        assert_eq!(history.chain(c).iter().map(|s| s.id).collect::<Vec<_>>(), [root, a, c]);
+        assert_eq!(history.outline().iter().map(|(d, s)| (*d, s.id)).collect::<Vec<_>>(), [(0, root), (1, a), (2, b), (2, c)]);
+    }
+
+    #[test]
+    fn deletion_is_undone_and_redone() {
+        let mut history = History::new(picture(), picture());
+        let root = history.photo().id;
+        let a = grown(&mut history, root, 16);
+        let b = grown(&mut history, a, 16);
+        history.delete(a);
+        assert_eq!(history.current().id, root);
+        assert_eq!(history.outline().len(), 1);
+        assert!(history.undo());
+        assert_eq!(history.current().id, b);
+        assert!(history.redo());
+        assert_eq!(history.current().id, root);
+        assert!(!history.redo());
+        history.delete(root);
+        assert_eq!(history.outline().len(), 1, "the photo cannot be deleted");
+    }
+
+    #[test]
+    fn back_and_forward_retrace_the_way() {
+        let mut history = History::new(picture(), picture());
+        let root = history.photo().id;
+        let a = grown(&mut history, root, 16);
+        let b = grown(&mut history, root, 20);
+        assert_eq!(history.step(Direction::Back), Some(a));
+        assert_eq!(history.step(Direction::Back), Some(root));
+        assert_eq!(history.step(Direction::Back), None);
+        assert_eq!(history.step(Direction::Forward), Some(a));
+        assert_eq!(history.step(Direction::Forward), Some(b));
+    }
+}

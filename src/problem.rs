@@ -1,0 +1,91 @@
+//! What the user reads when something did not work: what happened, the details, what to do. The same words in the
+//! window, in the terminal and in `--json`.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::image::ImageError;
+use crate::models::WeightsError;
+use crate::step::StepError;
+
+/// A failure in words.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// What happened, in a few words.
+    pub title: String,
+    /// The file, what was expected, what was found.
+    pub details: String,
+    /// What to do about it; may be empty.
+    pub hint: String,
+}
+
+impl Problem {
+    /// From its three parts.
+    pub fn new(title: &str, details: impl Into<String>, hint: &str) -> Self {
+        Self { title: title.into(), details: details.into(), hint: hint.into() }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.title, self.details)?;
+        if !self.hint.is_empty() {
+            write!(f, "\n  {}", self.hint)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Problem {}
+
+impl From<ImageError> for Problem {
+    fn from(error: ImageError) -> Self {
+        let (title, hint) = match &error {
+            ImageError::Open { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+                ("The picture cannot be opened", "Check the file's permissions.")
+            }
+            ImageError::Open { .. } => ("The picture cannot be opened", "Check that the path is right and is a file."),
+            ImageError::Empty { .. } | ImageError::Unknown { .. } => {
+                ("This is not a picture", "Choose a PNG, JPEG, WebP, TIFF, BMP or GIF file.")
+            }
+            ImageError::TooLarge { .. } => ("The picture is too large", "Cut out or reduce the part you need first."),
+            ImageError::Damaged { .. } => ("The picture is damaged", "Download or copy the file again."),
+            ImageError::Ending { .. } => ("The format is not clear", "End the name in .png, .jpg or .webp."),
+            ImageError::Write { .. } => {
+                ("The file could not be written", "Choose another folder, or free some disk space, and try again.")
+            }
+        };
+        Self::new(title, error.to_string(), hint)
+    }
+}
+
+impl From<StepError> for Problem {
+    fn from(error: StepError) -> Self {
+        let out_of_memory = matches!(&error, StepError::Torch(e) if e.to_string().contains("out of memory"));
+        let (title, hint) = match &error {
+            StepError::Cancelled => ("Cancelled", ""),
+            StepError::Weights(WeightsError::Io { .. }) => {
+                ("The model file cannot be opened", "Check the path and the file's permissions.")
+            }
+            StepError::Weights(WeightsError::Format { .. }) => {
+                ("This is no model file", "Choose a .safetensors or .pth file; download it again if it is cut short.")
+            }
+            StepError::Weights(WeightsError::Mismatch { .. }) | StepError::UnknownNetwork { .. } => (
+                "The model file does not fit",
+                "Choose a model of the ESRGAN family (Real-ESRGAN, RRDB, SRVGG compact), or the built-in one.",
+            ),
+            StepError::NotFinite { .. } => ("The model is damaged", "Download the file again, or choose another model."),
+            StepError::NoDevice { .. } => ("The device is not there", "Use --device auto, or another number."),
+            StepError::Outside { .. } => ("The box is outside the picture", "Give X,Y,W,H inside the picture it is cut from."),
+            StepError::Torch(_) | StepError::Weights(WeightsError::Torch(_)) if out_of_memory => {
+                ("Out of memory", "Close other programs, or use a smaller model or --device cpu.")
+            }
+            StepError::Torch(_) | StepError::Weights(WeightsError::Torch(_)) => {
+                ("The model failed", "Try again; `coz doctor` shows what a bug report needs.")
+            }
+            StepError::Internal(_) => ("Something broke inside", "Nothing is lost. Please report it with `coz doctor`."),
+        };
+        Self::new(title, error.to_string(), hint)
+    }
+}

@@ -1,0 +1,172 @@
+//! One scale step: a region and words in, a restored picture out.
+
+mod device;
+mod network;
+mod progress;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tch::TchError;
+
+pub use device::{DeviceChoice, cpu_threads, cuda_devices, libtorch_version};
+pub use network::Network;
+pub use progress::{Progress, Stage};
+
+use crate::image::{Filter, Picture, resize};
+use crate::models::WeightsError;
+use crate::region::Region;
+
+/// Why a step did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub enum StepError {
+    /// Someone asked to stop; not a fault.
+    #[error("cancelled")]
+    Cancelled,
+    /// The model could not be loaded.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// No network we know has these keys.
+    #[error("{} holds tensors, but of no network we know (SRVGGNetCompact or RRDBNet); its first key is {first_key}", file.display())]
+    UnknownNetwork {
+        /// The file.
+        file: PathBuf,
+        /// To recognise it by.
+        first_key: String,
+    },
+    /// The model makes no numbers.
+    #[error("{model} made pixels that are no numbers (NaN): its weights are damaged")]
+    NotFinite {
+        /// Which model.
+        model: String,
+    },
+    /// A device that is not there was asked for.
+    #[error("no device {device}: this machine has {}", match available { 0 => "no CUDA device".to_owned(), n => format!("{n} CUDA devices, cuda:0 to cuda:{}", n - 1) })]
+    NoDevice {
+        /// As asked for.
+        device: String,
+        /// How many CUDA devices there are.
+        available: usize,
+    },
+    /// The region does not lie in the picture it is to be cut from.
+    #[error("the box {},{},{},{} does not lie inside the {width} x {height} picture", region.x, region.y, region.width, region.height)]
+    Outside {
+        /// The box.
+        region: Region,
+        /// Of the picture.
+        width: u32,
+        /// Of the picture.
+        height: u32,
+    },
+    /// libtorch failed.
+    #[error("libtorch: {}", first_line(.0))]
+    Torch(#[from] TchError),
+    /// A bug of ours; the engine survives it.
+    #[error("internal error: {0}")]
+    Internal(String),
+}
+
+/// libtorch's messages carry a C++ stack trace behind the first line.
+fn first_line(error: &TchError) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_owned()
+}
+
+/// What a super-resolution model is given.
+#[derive(Clone, Debug)]
+pub struct StepInput {
+    /// The region's own pixels: what an upscaling network takes.
+    pub cut: Arc<Picture>,
+    /// The region enlarged by bicubic to the size of the result: what a restoring model takes.
+    pub enlarged: Arc<Picture>,
+    /// Words for the region; models that take none ignore them.
+    pub prompt: String,
+    /// For models that draw noise.
+    pub seed: u64,
+}
+
+impl StepInput {
+    /// Cuts `region` out of `source` and enlarges (or reduces) it to `width` x `height`, as the reference does.
+    pub fn cut(source: &Picture, region: Region, width: u32, height: u32) -> Result<(Picture, Picture), StepError> {
+        if !region.fits(source.width(), source.height()) {
+            return Err(StepError::Outside { region, width: source.width(), height: source.height() });
+        }
+        let cut = source.crop(region.x.into(), region.y.into(), region.width, region.height);
+        let enlarged = resize(&cut, width, height, Filter::Bicubic);
+        Ok((cut, enlarged))
+    }
+}
+
+/// Restores a region. Lives on the engine's thread.
+pub trait SuperResolver {
+    /// The picture for `input`, of the size of `input.enlarged`. Asks `progress` often whether to go on.
+    fn restore(&mut self, input: &StepInput, progress: &mut Progress) -> Result<Picture, StepError>;
+}
+
+/// Plain interpolation, the baseline: no model.
+pub struct Interpolation(pub Filter);
+
+impl SuperResolver for Interpolation {
+    fn restore(&mut self, input: &StepInput, _: &mut Progress) -> Result<Picture, StepError> {
+        Ok(resize(&input.cut, input.enlarged.width(), input.enlarged.height(), self.0))
+    }
+}
+
+/// The model that made a picture, as it is remembered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelUsed {
+    /// For people.
+    pub name: String,
+    /// Whether it heard the prompt.
+    pub takes_text: bool,
+}
+
+/// Which super-resolution model to use.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Backbone {
+    /// Nearest neighbour.
+    Nearest,
+    /// Pillow's bicubic.
+    Bicubic,
+    /// The small network inside the program.
+    #[default]
+    BuiltIn,
+    /// A network of the ESRGAN family from a file.
+    File(PathBuf),
+}
+
+impl Backbone {
+    /// For people: panels, messages, metadata.
+    pub fn name(&self) -> String {
+        match self {
+            Backbone::Nearest => "Nearest neighbour".into(),
+            Backbone::Bicubic => "Bicubic".into(),
+            Backbone::BuiltIn => "Built-in x4".into(),
+            Backbone::File(file) => file.file_stem().unwrap_or(file.as_os_str()).to_string_lossy().into_owned(),
+        }
+    }
+
+    /// Whether its results depend on the prompt.
+    pub fn takes_text(&self) -> bool {
+        // Restoring models do; none of these is one.
+        match self {
+            Backbone::Nearest | Backbone::Bicubic | Backbone::BuiltIn | Backbone::File(_) => false,
+        }
+    }
+
+    /// To remember it by.
+    pub fn used(&self) -> ModelUsed {
+        ModelUsed { name: self.name(), takes_text: self.takes_text() }
+    }
+
+    /// Loads it. Slow: on the engine's thread only.
+    pub fn load(&self, device: &DeviceChoice) -> Result<Box<dyn SuperResolver>, StepError> {
+        Ok(match self {
+            Backbone::Nearest => Box::new(Interpolation(Filter::Nearest)),
+            Backbone::Bicubic => Box::new(Interpolation(Filter::Bicubic)),
+            Backbone::BuiltIn => Box::new(Network::built_in(device.resolve()?)?),
+            Backbone::File(file) => Box::new(Network::open(Path::new(file), device.resolve()?)?),
+        })
+    }
+}

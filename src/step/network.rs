@@ -1,0 +1,129 @@
+//! Upscaling networks of the ESRGAN family: they take the cut pixels themselves, tile by tile, and what they make is
+//! brought to the wanted size by bicubic.
+
+use std::path::Path;
+
+use tch::{Device, Kind, Tensor};
+
+use super::{Progress, Stage, StepError, StepInput, SuperResolver};
+use crate::image::tensor::{picture_from_tensor, tensor_from_picture};
+use crate::image::{Filter, Picture, resize};
+use crate::models::{RrdbNet, SrvggNetCompact, Weights};
+
+/// Trained by `coz train`; see docs/benchmarks.md.
+const BUILT_IN: &[u8] = include_bytes!("../../assets/builtin_x4.safetensors");
+
+/// Side of what one forward pass makes new, in input pixels.
+const TILE: u32 = 160;
+/// Context around it that is computed and thrown away, so that no seam shows.
+const MARGIN: u32 = 16;
+
+enum Kernel {
+    Compact(SrvggNetCompact),
+    Rrdb(RrdbNet),
+}
+
+/// An upscaling network, loaded.
+pub struct Network {
+    kernel: Kernel,
+    device: Device,
+    name: String,
+}
+
+impl Network {
+    /// The network that ships inside the program.
+    pub fn built_in(device: Device) -> Result<Self, StepError> {
+        Self::from_weights(&Weights::embedded("the built-in model", BUILT_IN)?, device)
+    }
+
+    /// A community file, `.pth` or safetensors: SRVGGNetCompact or RRDBNet, whichever its keys say.
+    pub fn open(file: &Path, device: Device) -> Result<Self, StepError> {
+        Self::from_weights(&Weights::open(file)?, device)
+    }
+
+    fn from_weights(weights: &Weights, device: Device) -> Result<Self, StepError> {
+        // Real-ESRGAN wraps the tensors in a dictionary, the averaged ones first; others do not.
+        for prefix in ["params_ema.", "params.", "state_dict.", "model_state_dict.", ""] {
+            let kernel = if RrdbNet::recognises(weights, prefix) {
+                Kernel::Rrdb(RrdbNet::load(weights, prefix, device, Kind::Float)?)
+            } else if SrvggNetCompact::recognises(weights, prefix) {
+                Kernel::Compact(SrvggNetCompact::load(weights, prefix, device, Kind::Float)?)
+            } else {
+                continue;
+            };
+            return Ok(Self { kernel, device, name: weights.file().display().to_string() });
+        }
+        let first_key = weights.shapes().keys().next().map(ToString::to_string).unwrap_or_default();
+        Err(StepError::UnknownNetwork { file: weights.file().to_owned(), first_key })
+    }
+
+    fn scale(&self) -> u32 {
+        match &self.kernel {
+            Kernel::Compact(network) => network.scale() as u32,
+            Kernel::Rrdb(network) => network.scale() as u32,
+        }
+    }
+
+    /// One tile, `[1, 3, H, W]` -> `[1, 3, scale * H, scale * W]`.
+    fn forward(&self, tile: &Tensor, told: &mut dyn FnMut(f32) -> Result<(), StepError>) -> Result<Tensor, StepError> {
+        told(0.0)?;
+        match &self.kernel {
+            Kernel::Compact(network) => Ok(network.forward(tile)?),
+            Kernel::Rrdb(network) => network
+                .forward(tile, &mut |done, total| told(done as f32 / total as f32).is_ok())?
+                .ok_or(StepError::Cancelled),
+        }
+    }
+
+    /// The whole picture at `scale` times its size, restored tile by tile.
+    fn upscale(&self, picture: &Picture, progress: &mut Progress) -> Result<Picture, StepError> {
+        let scale = self.scale();
+        let (columns, rows) = (picture.width().div_ceil(TILE), picture.height().div_ceil(TILE));
+        let mut whole = Picture::from_fn(picture.width() * scale, picture.height() * scale, |_, _| [0; 3]);
+        for (number, (row, column)) in (0..rows).flat_map(|row| (0..columns).map(move |c| (row, c))).enumerate() {
+            let mut told = |fraction: f32| {
+                progress.at(Stage::Restoring, (number as f32 + fraction) / (columns * rows) as f32)
+            };
+            let across = Span::of(column, picture.width());
+            let down = Span::of(row, picture.height());
+            let input = picture.crop(across.from.into(), down.from.into(), across.length, down.length);
+            let output = self.forward(&tensor_from_picture(&input, self.device)?, &mut told)?;
+            if !output.f_isfinite()?.f_all()?.f_double_value(&[])?.eq(&1.0) {
+                return Err(StepError::NotFinite { model: self.name.clone() });
+            }
+            let kept = picture_from_tensor(&output)?.crop(
+                (across.skipped * scale).into(),
+                (down.skipped * scale).into(),
+                across.kept * scale,
+                down.kept * scale,
+            );
+            whole.paste(&kept, column * TILE * scale, row * TILE * scale);
+        }
+        Ok(whole)
+    }
+}
+
+/// One axis of a tile: what is fed in, and which part of it is kept.
+struct Span {
+    from: u32,
+    length: u32,
+    skipped: u32,
+    kept: u32,
+}
+
+impl Span {
+    fn of(index: u32, end: u32) -> Self {
+        let start = index * TILE;
+        let kept = TILE.min(end - start);
+        let from = start.saturating_sub(MARGIN);
+        let to = (start + kept + MARGIN).min(end);
+        Self { from, length: to - from, skipped: start - from, kept }
+    }
+}
+
+impl SuperResolver for Network {
+    fn restore(&mut self, input: &StepInput, progress: &mut Progress) -> Result<Picture, StepError> {
+        let made = self.upscale(&input.cut, progress)?;
+        Ok(resize(&made, input.enlarged.width(), input.enlarged.height(), Filter::Bicubic))
+    }
+}

@@ -1,0 +1,82 @@
+//! Boxes on the canvas: the one being drawn with the steps that lead there, and thin ones around states made before.
+
+use egui::{Align2, Color32, CornerRadius, FontId, Painter, Rect, Stroke, StrokeKind, pos2, vec2};
+
+use crate::export::stills::magnification_label;
+use crate::region::Plan;
+use crate::viewer::theme;
+
+/// How much the surroundings of the box are dimmed.
+const DIMMED: f32 = 0.35;
+
+/// The box with everything outside dimmed. `nested` are the steps' boxes on the screen, the last one the box itself.
+pub fn chosen(painter: &Painter, canvas: Rect, nested: &[Rect], target: Rect, label: &str) {
+    let shade = Color32::from_black_alpha((DIMMED * 255.0) as u8);
+    let inner = target.intersect(canvas);
+    for dark in [
+        Rect::from_min_max(canvas.min, pos2(canvas.right(), inner.top())),
+        Rect::from_min_max(pos2(canvas.left(), inner.bottom()), canvas.max),
+        Rect::from_min_max(pos2(canvas.left(), inner.top()), pos2(inner.left(), inner.bottom())),
+        Rect::from_min_max(pos2(inner.right(), inner.top()), pos2(canvas.right(), inner.bottom())),
+    ] {
+        painter.rect_filled(dark, CornerRadius::ZERO, shade);
+    }
+    for rect in nested.iter().filter(|rect| rect.width() > target.width() * 1.05) {
+        painter.rect_stroke(*rect, CornerRadius::ZERO, Stroke::new(2.0, Color32::from_black_alpha(90)), StrokeKind::Middle);
+        painter.rect_stroke(*rect, CornerRadius::ZERO, Stroke::new(1.0, theme::ACCENT.gamma_multiply(0.75)), StrokeKind::Middle);
+    }
+    outline(painter, target);
+    self::label(painter, canvas, target, label);
+}
+
+/// An accent line with a dark halo, so that it reads on any picture.
+pub fn outline(painter: &Painter, rect: Rect) {
+    painter.rect_stroke(rect, CornerRadius::ZERO, Stroke::new(3.5, Color32::from_black_alpha(140)), StrokeKind::Middle);
+    painter.rect_stroke(rect, CornerRadius::ZERO, Stroke::new(1.5, theme::ACCENT), StrokeKind::Middle);
+}
+
+/// Where a click would zoom: only a faint hint of the box.
+pub fn hinted(painter: &Painter, canvas: Rect, rect: Rect, text: &str) {
+    painter.rect_stroke(rect, CornerRadius::ZERO, Stroke::new(2.5, Color32::from_black_alpha(90)), StrokeKind::Middle);
+    painter.rect_stroke(rect, CornerRadius::ZERO, Stroke::new(1.0, theme::ACCENT.gamma_multiply(0.9)), StrokeKind::Middle);
+    if rect.width() > 64.0 {
+        label(painter, canvas, rect, text);
+    }
+}
+
+/// Around a state that was made of this place.
+pub fn made(painter: &Painter, rect: Rect, hovered: bool) {
+    let (width, colour) = if hovered { (1.5, theme::ACCENT) } else { (1.0, Color32::from_white_alpha(150)) };
+    painter.rect_stroke(rect, CornerRadius::ZERO, Stroke::new(width + 1.0, Color32::from_black_alpha(100)), StrokeKind::Outside);
+    painter.rect_stroke(rect, CornerRadius::ZERO, Stroke::new(width, colour), StrokeKind::Outside);
+}
+
+/// A thin line along the bottom of a box whose step runs.
+pub fn progress(painter: &Painter, rect: Rect, fraction: f32) {
+    let from = rect.left_bottom() + vec2(0.0, 4.0);
+    painter.line_segment([from, from + vec2(rect.width(), 0.0)], Stroke::new(3.0, Color32::from_black_alpha(140)));
+    painter.line_segment([from, from + vec2(rect.width() * fraction, 0.0)], Stroke::new(2.0, theme::ACCENT));
+}
+
+fn label(painter: &Painter, canvas: Rect, rect: Rect, text: &str) {
+    let galley = painter.layout_no_wrap(text.into(), FontId::proportional(13.0), Color32::WHITE);
+    let size = galley.size() + vec2(12.0, 6.0);
+    // Below the box; above where there is no room.
+    let below = rect.bottom() + 8.0 + size.y <= canvas.bottom();
+    let y = if below { rect.bottom() + 8.0 } else { (rect.top() - 8.0 - size.y).max(canvas.top() + 4.0) };
+    let x = (rect.center().x - size.x / 2.0).clamp(canvas.left() + 4.0, (canvas.right() - size.x - 4.0).max(canvas.left() + 4.0));
+    let plate = Rect::from_min_size(pos2(x, y), size);
+    painter.rect_filled(plate, CornerRadius::same(4), Color32::from_black_alpha(200));
+    let at = Align2::CENTER_CENTER.align_size_within_rect(galley.size(), plate).min;
+    painter.galley(at, galley, Color32::WHITE);
+}
+
+/// `64x in 3 steps`.
+pub fn plan_label(plan: &Plan, magnification: f64) -> String {
+    let total = magnification_label(magnification * plan.factor);
+    match plan.regions.len() {
+        _ if plan.factor <= 1.0 => format!("{total}, reduced: no model needed"),
+        1 => format!("{total} in 1 step"),
+        steps => format!("{total} in {steps} steps"),
+    }
+}

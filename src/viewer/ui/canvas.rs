@@ -1,0 +1,353 @@
+//! The canvas in its panel: hands the pointer to camera and boxes, and the layers to the renderer.
+//!
+//! "Canvas pixels" are physical pixels from the canvas's top left corner; egui's points are used only for painting.
+
+use egui::{CursorIcon, Event, Key, MouseWheelUnit, Painter, PointerButton, Pos2, Rect, Response, Sense, vec2};
+
+use super::{boxes, minimap};
+use crate::canvas::{Layer, Renderer, Scene, compose};
+use crate::export::stills::magnification_label;
+use crate::history::StateId;
+use crate::region::{MAX_FACTOR, Region, square_around};
+use crate::viewer::Viewer;
+use crate::viewer::actions::{Action, Tool};
+use crate::viewer::state::{Document, PlacedBox};
+
+/// One notch of a wheel.
+const NOTCH: f64 = 1.25;
+/// Points a wheel scrolls for one notch, in egui's default.
+const POINTS_A_NOTCH: f64 = 40.0;
+/// A drag shorter than this many canvas pixels is a click.
+const SMALLEST_DRAG: f64 = 6.0;
+/// A child is shown as a box to dive into while it takes less than this much of the screen.
+const DIVABLE: f64 = 0.5;
+
+/// Between egui's points and canvas pixels.
+#[derive(Clone, Copy)]
+struct Frame {
+    rect: Rect,
+    scale: f32,
+}
+
+impl Frame {
+    fn pixels(&self, at: Pos2) -> [f64; 2] {
+        let at = (at - self.rect.min) * self.scale;
+        [at.x.into(), at.y.into()]
+    }
+
+    fn points(&self, [x, y]: [f64; 2]) -> Pos2 {
+        self.rect.min + vec2(x as f32, y as f32) / self.scale
+    }
+
+    fn points_rect(&self, [left, top, right, bottom]: [f64; 4]) -> Rect {
+        // Painting far outside the window helps nobody and loses precision.
+        let limit = |value: f64| value.clamp(-1e5, 1e5);
+        Rect::from_min_max(self.points([limit(left), limit(top)]), self.points([limit(right), limit(bottom)]))
+    }
+}
+
+pub fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
+    let rect = ui.available_rect_before_wrap();
+    let response = ui.allocate_rect(rect, Sense::click_and_drag());
+    response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Image, true, "Canvas"));
+    let frame = Frame { rect, scale: ui.ctx().pixels_per_point() };
+    let Some(document) = &mut viewer.state.document else { return };
+    document.screen = [f64::from(rect.width() * frame.scale), f64::from(rect.height() * frame.scale)];
+    if document.fit_pending {
+        ui.ctx().request_repaint();
+        return;
+    }
+    move_camera(document, &response, ui, frame, viewer.state.tool);
+
+    let overlays: Vec<_> = viewer.state.running.iter().filter_map(|running| running.overlay.clone()).collect();
+    let (born, camera) = (&document.born, document.camera);
+    let opacity = |id| Document::opacity(born, id);
+    let scene =
+        Scene { history: &document.history, camera, screen: document.screen, overlays: &overlays, opacity: &opacity };
+    let layers = compose(&scene);
+
+    let painter = ui.painter().with_clip_rect(rect);
+    painter.add(egui_wgpu::Callback::new_paint_callback(
+        rect,
+        Paint { layers: layers.clone(), screen: document.screen, context: ui.ctx().clone() },
+    ));
+    let pointer = response.hover_pos().filter(|_| !viewer.state.help);
+    viewer.pointer_in_state = pointer.and_then(|at| {
+        let layer = layers.iter().find(|layer| layer.state == Some(document.history.current().id))?;
+        let [x, y] = layer.placement.picture_from_screen(frame.pixels(at));
+        let inside = x >= 0.0 && y >= 0.0 && x < layer.picture.width().into() && y < layer.picture.height().into();
+        inside.then_some([x.floor(), y.floor()])
+    });
+
+    let hovered = children(viewer, &layers, ui, &painter, frame, pointer);
+    hand_box(viewer, &layers, &response, &painter, ui, frame, hovered, pointer);
+    running_box(viewer, &layers, &painter, frame);
+    if let Some(document) = &viewer.state.document {
+        let texture = viewer.thumbnails.get(ui.ctx(), document.history.photo());
+        minimap::show(document, &texture, ui, rect);
+    }
+}
+
+fn is_hand(ui: &egui::Ui, tool: Tool) -> bool {
+    tool == Tool::Hand || (ui.input(|input| input.key_down(Key::Space)) && !ui.ctx().text_edit_focused())
+}
+
+/// Wheel, pinch and hand.
+fn move_camera(document: &mut Document, response: &Response, ui: &egui::Ui, frame: Frame, tool: Tool) {
+    let screen = document.screen;
+    let panned = response.dragged_by(PointerButton::Middle)
+        || (is_hand(ui, tool) && response.dragged_by(PointerButton::Primary) && document.drawing_from.is_none());
+    if panned {
+        let by = response.drag_delta() * frame.scale;
+        document.camera.pan([by.x.into(), by.y.into()]);
+        document.follow_camera();
+    }
+    let Some(pointer) = response.hover_pos().map(|at| frame.pixels(at)) else { return };
+    let (touchpad, scrolled, pinched) = ui.input(|input| {
+        let by_points = |event: &Event| {
+            matches!(event, Event::MouseWheel { unit: MouseWheelUnit::Point, modifiers, .. } if !modifiers.command)
+        };
+        (input.events.iter().any(by_points), input.smooth_scroll_delta(), input.zoom_delta())
+    });
+    if pinched != 1.0 {
+        document.camera.zoom_at(&document.history, pointer, pinched.into(), screen);
+        document.follow_camera();
+    } else if touchpad {
+        let by = scrolled * frame.scale;
+        document.camera.pan([by.x.into(), by.y.into()]);
+        document.follow_camera();
+    } else if scrolled.y != 0.0 {
+        let factor = NOTCH.powf(f64::from(scrolled.y) / POINTS_A_NOTCH);
+        document.camera.zoom_at(&document.history, pointer, factor, screen);
+        document.follow_camera();
+    }
+}
+
+/// Outlines of the states that lie on what is looked at; the one under the pointer, with its tooltip.
+fn children(
+    viewer: &mut Viewer,
+    layers: &[Layer],
+    ui: &egui::Ui,
+    painter: &Painter,
+    frame: Frame,
+    pointer: Option<Pos2>,
+) -> Option<StateId> {
+    let document = viewer.state.document.as_ref()?;
+    let small = |rect: [f64; 4]| {
+        (rect[2] - rect[0]).max(rect[3] - rect[1]) < DIVABLE * document.screen[0].min(document.screen[1])
+    };
+    let boxes: Vec<(StateId, Rect)> = layers
+        .iter()
+        .filter(|layer| layer.state != Some(document.history.photo().id) && small(layer.screen_rect()))
+        .filter_map(|layer| Some((layer.state?, frame.points_rect(layer.screen_rect()))))
+        .collect();
+    let busy = document.drawing_from.is_some() || document.placed.is_some() || is_hand(ui, viewer.state.tool);
+    let under = |&(id, rect): &(StateId, Rect)| pointer.is_some_and(|at| rect.contains(at)).then_some(id);
+    // Of nested ones the outermost: from there one dives on.
+    let hovered = if busy { None } else { boxes.iter().find_map(under) };
+    for (id, rect) in &boxes {
+        boxes::made(painter, *rect, hovered == Some(*id));
+    }
+    if let Some(state) = hovered.and_then(|id| document.history.get(id)) {
+        let texture = viewer.thumbnails.get(ui.ctx(), state);
+        let prompt = state.making.as_ref().map(|making| making.prompt.clone()).unwrap_or_default();
+        let title = Document::title(state);
+        let tip = egui::Tooltip::always_open(ui.ctx().clone(), ui.layer_id(), ui.scope_id().with("child"), egui::PopupAnchor::Pointer);
+        tip.show(|ui| {
+            ui.image((texture.id(), texture.size_vec2()));
+            ui.label(title);
+            if !prompt.is_empty() {
+                ui.label(super::dim(ui, prompt));
+            }
+        });
+    }
+    hovered
+}
+
+/// Draws, hints at and places the zoom box.
+#[expect(clippy::too_many_arguments, reason = "one frame's worth of what the pointer may meet")]
+fn hand_box(
+    viewer: &mut Viewer,
+    layers: &[Layer],
+    response: &Response,
+    painter: &Painter,
+    ui: &egui::Ui,
+    frame: Frame,
+    hovered: Option<StateId>,
+    pointer: Option<Pos2>,
+) {
+    let size = viewer.state.settings.process_size;
+    let hand = is_hand(ui, viewer.state.tool);
+    let Some(document) = &mut viewer.state.document else { return };
+    if hand && document.drawing_from.is_none() {
+        ui.ctx().set_cursor_icon(if response.dragged() { CursorIcon::Grabbing } else { CursorIcon::Grab });
+        return;
+    }
+    if response.drag_started_by(PointerButton::Primary) {
+        // Where it was pressed, not where it was first seen moving.
+        let pressed = ui.input(|input| input.pointer.press_origin()).or(response.interact_pointer_pos());
+        document.drawing_from = pressed.map(|at| frame.pixels(at));
+        document.placed = None;
+    }
+    if response.secondary_clicked() || ui.input(|input| input.pointer.button_pressed(PointerButton::Secondary)) {
+        if document.drawing_from.is_some() || document.placed.is_some() {
+            viewer.actions.push(Action::Cancel);
+        }
+        return;
+    }
+    let drawn = document.drawing_from.zip(response.interact_pointer_pos()).and_then(|(from, to)| {
+        dragged_box(document, layers, from, frame.pixels(to), size)
+    });
+    if response.drag_stopped_by(PointerButton::Primary) {
+        if document.drawing_from.take().is_some()
+            && let Some(placed) = &drawn
+        {
+            viewer.actions.push(Action::PlaceBox(placed.parent, placed.target));
+        }
+    } else if response.clicked_by(PointerButton::Primary) {
+        document.drawing_from = None;
+        if let Some(child) = hovered {
+            viewer.actions.push(Action::GoTo(child));
+        } else if let Some(placed) = pointer.and_then(|at| clicked_box(document, layers, frame.pixels(at), size)) {
+            viewer.actions.push(Action::PlaceBox(placed.parent, placed.target));
+        }
+        return;
+    }
+    if let Some(chosen) = drawn.or_else(|| document.placed.clone()) {
+        paint_box(document, layers, &chosen, painter, frame);
+    } else if hovered.is_some() {
+        ui.ctx().set_cursor_icon(CursorIcon::PointingHand);
+    } else if let Some(hint) = pointer.and_then(|at| clicked_box(document, layers, frame.pixels(at), size)) {
+        ui.ctx().set_cursor_icon(CursorIcon::Crosshair);
+        if let Some(rect) = target_rect(layers, &hint, frame) {
+            let magnification = document.history.get(hint.parent).map_or(1.0, |state| state.magnification);
+            let label = magnification_label(magnification * hint.plan.factor);
+            boxes::hinted(painter, frame.rect, rect, &format!("click: {label}"));
+        }
+    }
+}
+
+/// The square between two points, on the topmost state that holds all of it (else on the photo, cut to it).
+fn dragged_box(document: &Document, layers: &[Layer], from: [f64; 2], to: [f64; 2], size: u32) -> Option<PlacedBox> {
+    let (dx, dy) = (to[0] - from[0], to[1] - from[1]);
+    let side = dx.abs().max(dy.abs());
+    if side < SMALLEST_DRAG {
+        return None;
+    }
+    let corner = |at: f64, by: f64| if by < 0.0 { at - side } else { at };
+    let (left, top) = (corner(from[0], dx), corner(from[1], dy));
+    let holds = |layer: &&Layer| {
+        let rect = layer.screen_rect();
+        rect[0] <= left && rect[1] <= top && rect[2] >= left + side && rect[3] >= top + side
+    };
+    let layer = layers.iter().rev().filter(|layer| layer.state.is_some()).find(holds).or(layers.first())?;
+    let [x, y] = layer.placement.picture_from_screen([left + side / 2.0, top + side / 2.0]);
+    let (width, height) = (layer.picture.width(), layer.picture.height());
+    let near = |at: f64, end: u32| at > -side / layer.placement.scale && at < f64::from(end) + side / layer.placement.scale;
+    if !near(x, width) || !near(y, height) {
+        return None;
+    }
+    let target = square_around(x, y, (side / layer.placement.scale).max(1.0), width, height);
+    document.placed_box(layer.state?, target, size)
+}
+
+/// The x4 box around the pointer, on the topmost state under it.
+fn clicked_box(document: &Document, layers: &[Layer], at: [f64; 2], size: u32) -> Option<PlacedBox> {
+    let holds = |layer: &&Layer| {
+        let rect = layer.screen_rect();
+        rect[0] <= at[0] && rect[1] <= at[1] && rect[2] >= at[0] && rect[3] >= at[1]
+    };
+    let layer = layers.iter().rev().filter(|layer| layer.state.is_some()).find(holds)?;
+    let [x, y] = layer.placement.picture_from_screen(at);
+    let side = f64::from(size.div_ceil(MAX_FACTOR));
+    let target = square_around(x, y, side, layer.picture.width(), layer.picture.height());
+    document.placed_box(layer.state?, target, size)
+}
+
+fn layer_of(layers: &[Layer], state: StateId) -> Option<&Layer> {
+    layers.iter().find(|layer| layer.state == Some(state))
+}
+
+fn rect_on(layer: &Layer, [x, y, width, height]: [f64; 4], frame: Frame) -> Rect {
+    let [left, top] = layer.placement.screen_from_picture([x, y]);
+    let [right, bottom] = layer.placement.screen_from_picture([x + width, y + height]);
+    frame.points_rect([left, top, right, bottom])
+}
+
+fn region_rect(layer: &Layer, region: Region, frame: Frame) -> Rect {
+    rect_on(layer, [region.x, region.y, region.width, region.height].map(f64::from), frame)
+}
+
+fn target_rect(layers: &[Layer], placed: &PlacedBox, frame: Frame) -> Option<Rect> {
+    Some(region_rect(layer_of(layers, placed.parent)?, placed.target, frame))
+}
+
+fn paint_box(document: &Document, layers: &[Layer], chosen: &PlacedBox, painter: &Painter, frame: Frame) {
+    let Some(layer) = layer_of(layers, chosen.parent) else { return };
+    let nested: Vec<Rect> =
+        chosen.plan.nested.iter().map(|&[x, y, side]| rect_on(layer, [x, y, side, side], frame)).collect();
+    let magnification = document.history.get(chosen.parent).map_or(1.0, |state| state.magnification);
+    let label = boxes::plan_label(&chosen.plan, magnification);
+    boxes::chosen(painter, frame.rect, &nested, region_rect(layer, chosen.target, frame), &label);
+}
+
+/// Where the running step will be, with how far it is.
+fn running_box(viewer: &Viewer, layers: &[Layer], painter: &Painter, frame: Frame) {
+    let Some(running) = viewer.state.running.as_ref().filter(|running| !running.proposing) else { return };
+    let region = running.regions.get(running.step);
+    if let (Some(layer), Some(&region)) = (layer_of(layers, running.parent), region) {
+        let rect = region_rect(layer, region, frame);
+        boxes::outline(painter, rect);
+        boxes::progress(painter, rect, running.fraction);
+    }
+}
+
+/// The layers on their way to the GPU.
+struct Paint {
+    layers: Vec<Layer>,
+    screen: [f64; 2],
+    context: egui::Context,
+}
+
+impl egui_wgpu::CallbackTrait for Paint {
+    fn prepare(
+        &self,
+        device: &wgpu::Device,
+        queue: &wgpu::Queue,
+        _: &egui_wgpu::ScreenDescriptor,
+        encoder: &mut wgpu::CommandEncoder,
+        resources: &mut egui_wgpu::CallbackResources,
+    ) -> Vec<wgpu::CommandBuffer> {
+        if let Some(renderer) = resources.get_mut::<Renderer>()
+            && !renderer.prepare(device, queue, encoder, &self.layers, self.screen)
+        {
+            self.context.request_repaint();
+        }
+        Vec::new()
+    }
+
+    fn paint(
+        &self,
+        _: egui::PaintCallbackInfo,
+        pass: &mut wgpu::RenderPass<'static>,
+        resources: &egui_wgpu::CallbackResources,
+    ) {
+        if let Some(renderer) = resources.get::<Renderer>() {
+            renderer.draw(pass);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use egui::pos2;
+
+    use super::*;
+
+    #[test]
+    fn points_and_pixels_agree() {
+        let frame = Frame { rect: Rect::from_min_size(pos2(30.0, 40.0), vec2(100.0, 100.0)), scale: 1.5 };
+        assert_eq!(frame.pixels(pos2(32.0, 40.0)), [3.0, 0.0]);
+        assert_eq!(frame.points([3.0, 0.0]), pos2(32.0, 40.0));
+    }
+}

@@ -1,0 +1,133 @@
+//! The tree of scale states: thumbnails, magnification, words, model, time.
+
+use egui::{Align, Align2, Color32, CornerRadius, FontId, Rect, ScrollArea, Sense, Stroke, StrokeKind, pos2, vec2};
+
+use super::heading;
+use crate::history::ScaleState;
+use crate::viewer::actions::Action;
+use crate::viewer::state::Document;
+use crate::viewer::{Viewer, theme};
+
+const ROW: f32 = 56.0;
+const INDENT: f32 = 14.0;
+/// Deeper branches stay in sight.
+const DEEPEST_INDENT: usize = 5;
+
+pub fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
+    heading(ui, "HISTORY");
+    let Some(document) = &viewer.state.document else { return };
+    let (thumbnails, actions) = (&mut viewer.thumbnails, &mut viewer.actions);
+    ScrollArea::vertical().auto_shrink(false).show(ui, |ui| {
+        ui.spacing_mut().item_spacing.y = 2.0;
+        let current = document.history.current().id;
+        for (depth, state) in document.history.outline() {
+            let texture = thumbnails.get(ui.ctx(), state);
+            let size = vec2(ui.available_width(), ROW);
+            let (rect, response) = ui.allocate_exact_size(size, Sense::click());
+            let is_current = state.id == current;
+            let label = format!("State {}", Document::title(state));
+            response.widget_info(|| egui::WidgetInfo::selected(egui::Role::Button, true, is_current, &label));
+            paint(ui, rect, depth, state, &texture, is_current, response.hovered());
+            let response = response.on_hover_text(description(state));
+            if is_current && ui.ctx().input(|input| input.keys_down.is_empty()) {
+                // Once it has moved, not on every frame: the list stays where the user scrolled it.
+                let shown = ui.scope_id().with("shown");
+                if ui.data(|data| data.get_temp(shown)) != Some(state.id.0) {
+                    ui.data_mut(|data| data.insert_temp(shown, state.id.0));
+                    response.scroll_to_me(None);
+                }
+            }
+            if response.clicked() {
+                actions.push(Action::GoTo(state.id));
+            }
+            response.context_menu(|ui| {
+                if ui.button(Action::GoTo(state.id).label()).clicked() {
+                    actions.push(Action::GoTo(state.id));
+                }
+                let deletable = state.parent.is_some();
+                if ui.add_enabled(deletable, egui::Button::new(Action::Delete.label())).clicked() {
+                    actions.push(Action::DeleteState(state.id));
+                }
+            });
+        }
+    });
+}
+
+fn paint(
+    ui: &egui::Ui,
+    rect: Rect,
+    depth: usize,
+    state: &ScaleState,
+    texture: &egui::TextureHandle,
+    is_current: bool,
+    hovered: bool,
+) {
+    let painter = ui.painter();
+    let palette = theme::palette(ui);
+    let text = ui.visuals().text_color();
+    if is_current || hovered {
+        painter.rect_filled(rect, CornerRadius::same(4), ui.visuals().faint_bg_color);
+    }
+    if is_current {
+        painter.rect_filled(Rect::from_min_size(rect.min, vec2(2.0, rect.height())), CornerRadius::ZERO, theme::ACCENT);
+    }
+    let left = rect.left() + 8.0 + INDENT * depth.min(DEEPEST_INDENT) as f32;
+    if depth > 0 {
+        let (x, y) = (left - INDENT / 2.0, rect.center().y);
+        painter.line_segment([pos2(x, rect.top()), pos2(x, y)], Stroke::new(1.0, palette.line));
+        painter.line_segment([pos2(x, y), pos2(left - 2.0, y)], Stroke::new(1.0, palette.line));
+    }
+    let cell = Rect::from_min_size(pos2(left, rect.top() + 4.0), vec2(ROW - 8.0, ROW - 8.0));
+    let image = fitted(cell, texture.size_vec2());
+    painter.image(texture.id(), image, Rect::from_min_max(pos2(0.0, 0.0), pos2(1.0, 1.0)), Color32::WHITE);
+    let outline = if is_current { theme::ACCENT } else { palette.line };
+    painter.rect_stroke(image, CornerRadius::ZERO, Stroke::new(1.0, outline), StrokeKind::Outside);
+
+    let x = cell.right() + 8.0;
+    let clipped = painter.with_clip_rect(rect.shrink2(vec2(4.0, 0.0)));
+    let line = |y: f32, words: String, size: f32, colour: Color32| {
+        clipped.text(pos2(x, rect.top() + y), Align2::LEFT_CENTER, words, FontId::proportional(size), colour);
+    };
+    let (second, third) = match &state.making {
+        None => (format!("{} x {}", state.picture.width(), state.picture.height()), String::new()),
+        Some(making) => {
+            let words = if making.prompt.is_empty() { model_name(state) } else { making.prompt.replace('\n', " ") };
+            (words, format!("{:.1} s  ·  seed {}", making.elapsed.as_secs_f64(), making.seed))
+        }
+    };
+    let middle = if third.is_empty() { 10.0 } else { 0.0 };
+    line(12.0 + middle, Document::title(state), 13.0, text);
+    line(29.0 + middle, second, 11.0, palette.dim);
+    line(44.0, third, 11.0, palette.dim);
+}
+
+fn model_name(state: &ScaleState) -> String {
+    let model = state.making.as_ref().and_then(|making| making.model.as_ref());
+    model.map_or_else(|| "reduced, no model".into(), |model| model.name.clone())
+}
+
+/// What the tooltips of a state say.
+pub fn description(state: &ScaleState) -> String {
+    let Some(making) = &state.making else { return "The photo, 1x: every magnification counts from its pixels".into() };
+    let mut lines = vec![
+        format!("{} of the photo's own pixels", Document::title(state)),
+        format!("Model: {}", model_name(state)),
+        format!(
+            "Box: {} x {} at {}, {} of the state before",
+            making.region.width, making.region.height, making.region.x, making.region.y
+        ),
+        format!("Took {:.2} s, seed {}", making.elapsed.as_secs_f64(), making.seed),
+    ];
+    if !making.prompt.is_empty() {
+        let unheard = making.model.as_ref().is_some_and(|model| !model.takes_text);
+        let note = if unheard { " (the model takes no text)" } else { "" };
+        lines.insert(1, format!("Prompt{note}: {}", making.prompt));
+    }
+    lines.join("\n")
+}
+
+/// The largest rectangle of this shape in a cell, centred.
+pub fn fitted(cell: Rect, size: egui::Vec2) -> Rect {
+    let scale = (cell.width() / size.x).min(cell.height() / size.y);
+    egui::Align2([Align::Center, Align::Center]).align_size_within_rect(size * scale, cell)
+}

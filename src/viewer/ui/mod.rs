@@ -1,0 +1,112 @@
+//! How it is painted: one file a panel. Panels read the state and push actions; the few values they edit directly
+//! (texts, numbers) are the user's own.
+
+mod boxes;
+mod canvas;
+mod help;
+mod history_panel;
+mod messages;
+mod minimap;
+mod prompt_panel;
+mod status_bar;
+mod top_bar;
+mod welcome;
+
+use egui::{CentralPanel, Frame, Margin, Panel};
+
+use super::actions::{Action, Tool};
+use super::{Viewer, theme};
+
+/// The whole window.
+pub(super) fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
+    take_keys(viewer, ui);
+    take_files(viewer, ui);
+    let palette = theme::palette(ui);
+    let panel = |x, y| Frame::new().fill(palette.panel).inner_margin(Margin::symmetric(x, y));
+    let panels = viewer.state.settings.panels;
+    if panels {
+        Panel::top("top").exact_size(40.0).frame(panel(12, 0)).show(ui, |ui| top_bar::show(viewer, ui));
+        Panel::bottom("status").exact_size(28.0).frame(panel(12, 0)).show(ui, |ui| status_bar::show(viewer, ui));
+    }
+    if panels && viewer.state.document.is_some() {
+        let side = |panel: Panel| panel.size_range(200.0..=360.0).resizable(true);
+        side(Panel::left("history")).default_size(232.0).frame(panel(12, 12)).show(ui, |ui| history_panel::show(viewer, ui));
+        side(Panel::right("prompt")).default_size(264.0).frame(panel(12, 12)).show(ui, |ui| prompt_panel::show(viewer, ui));
+    }
+    CentralPanel::default().frame(Frame::new().fill(palette.canvas)).show(ui, |ui| {
+        if viewer.state.document.is_some() {
+            canvas::show(viewer, ui);
+        } else {
+            welcome::show(viewer, ui);
+        }
+        messages::show(viewer, ui);
+    });
+    help::show(viewer, ui);
+}
+
+/// Keys become actions before any widget sees them; while a text field has the focus only those that cannot be text.
+fn take_keys(viewer: &mut Viewer, ui: &egui::Ui) {
+    let context = ui.ctx();
+    let typing = context.text_edit_focused();
+    for action in Action::with_keys() {
+        for shortcut in action.shortcuts() {
+            let allowed = !typing || action.works_while_typing(&shortcut);
+            if allowed && context.input_mut(|input| input.consume_shortcut(&shortcut)) {
+                if action == Action::TogglePanels {
+                    // Tab would also move the keyboard's focus.
+                    context.memory_mut(|memory| memory.stop_text_input());
+                }
+                viewer.actions.push(action.clone());
+            }
+        }
+    }
+    // Copying arrives as an event of its own, so that every system's key for it works.
+    let copies = |event: &egui::Event| matches!(event, egui::Event::Copy);
+    if !typing && context.input(|input| input.events.iter().any(copies)) {
+        viewer.actions.push(Action::Copy);
+    }
+}
+
+/// What is dropped on the window or pasted into it.
+fn take_files(viewer: &mut Viewer, ui: &egui::Ui) {
+    let context = ui.ctx();
+    if let Some(file) = context.input(|input| input.raw.dropped_files.first().cloned()) {
+        viewer.actions.push(Action::OpenFile(file.path().to_owned()));
+    }
+    for event in context.input(|input| input.events.clone()) {
+        match event {
+            egui::Event::PasteImage(image) => viewer.tasks.open_pasted(image),
+            egui::Event::Paste(text) if !context.text_edit_focused() => {
+                // File managers paste paths, as they are or as URIs.
+                let path = text.trim().strip_prefix("file://").unwrap_or(text.trim()).to_owned();
+                if std::path::Path::new(&path).is_absolute() {
+                    viewer.actions.push(Action::OpenFile(path.into()));
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// A small button with an icon, whose tooltip names the action and its key.
+fn icon_button(viewer: &mut Viewer, ui: &mut egui::Ui, icon: &str, action: Action, enabled: bool) {
+    let label = action.label();
+    let button = egui::Button::new(egui::RichText::new(icon).size(16.0)).frame_when_inactive(false);
+    let button = button.selected(action == Action::Use(viewer.state.tool) && viewer.state.tool == Tool::Hand);
+    let response = ui.add_enabled(enabled, button).on_hover_text(action.tooltip(ui.ctx()));
+    response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Button, enabled, &label));
+    if response.clicked() {
+        viewer.actions.push(action);
+    }
+}
+
+/// A panel's title.
+fn heading(ui: &mut egui::Ui, text: &str) {
+    ui.label(egui::RichText::new(text).small().color(theme::palette(ui).dim));
+    ui.add_space(2.0);
+}
+
+/// Less important text.
+fn dim(ui: &egui::Ui, text: impl Into<String>) -> egui::RichText {
+    egui::RichText::new(text).small().color(theme::palette(ui).dim)
+}

@@ -1,0 +1,108 @@
+//! One line: menu, the photo's name, the model, tools.
+
+use egui::{Align, Layout, RichText};
+use egui_material_icons::icons as icon;
+
+use super::{dim, icon_button};
+use crate::image::AlignMethod;
+use crate::step::Backbone;
+use crate::viewer::Viewer;
+use crate::viewer::actions::{Action, ExportKind, Tool};
+
+pub fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
+    ui.horizontal_centered(|ui| {
+        let has_photo = viewer.state.document.is_some();
+        ui.menu_button(RichText::new(icon::ICON_MENU.codepoint).size(16.0), |ui| menu(viewer, ui, has_photo))
+            .response
+            .widget_info(|| egui::WidgetInfo::labeled(egui::Role::Button, true, "Menu"));
+        icon_button(viewer, ui, icon::ICON_FOLDER_OPEN.codepoint, Action::Open, true);
+        icon_button(viewer, ui, icon::ICON_SAVE.codepoint, Action::Export(ExportKind::State), has_photo);
+        ui.add_space(8.0);
+        if let Some(document) = &viewer.state.document {
+            let photo = &document.history.photo().picture;
+            ui.add(egui::Label::new(RichText::new(&document.name).strong()).truncate());
+            ui.label(dim(ui, format!("{} x {}", photo.width(), photo.height())));
+        }
+        ui.with_layout(Layout::right_to_left(Align::Center), |ui| {
+            icon_button(viewer, ui, icon::ICON_HELP.codepoint, Action::ToggleHelp, true);
+            icon_button(viewer, ui, icon::ICON_CONTRAST.codepoint, Action::ToggleTheme, true);
+            icon_button(viewer, ui, icon::ICON_FIT_SCREEN.codepoint, Action::Fit, has_photo);
+            icon_button(viewer, ui, icon::ICON_PAN_TOOL.codepoint, if viewer.state.tool == Tool::Hand { Action::Use(Tool::Zoom) } else { Action::Use(Tool::Hand) }, has_photo);
+            ui.add_space(8.0);
+            model(viewer, ui);
+        });
+    });
+}
+
+fn menu(viewer: &mut Viewer, ui: &mut egui::Ui, has_photo: bool) {
+    let mut item = |ui: &mut egui::Ui, action: Action, enabled: bool| {
+        let keys = action.shortcuts().first().map(|key| ui.ctx().format_shortcut(key)).unwrap_or_default();
+        if ui.add_enabled(enabled, egui::Button::new(action.label()).shortcut_text(keys)).clicked() {
+            viewer.actions.push(action);
+            ui.close();
+        }
+    };
+    item(ui, Action::Open, true);
+    ui.separator();
+    for kind in [ExportKind::State, ExportKind::Chain, ExportKind::Strip, ExportKind::Sheet, ExportKind::Folders] {
+        item(ui, Action::Export(kind), has_photo);
+    }
+    item(ui, Action::Copy, has_photo);
+    ui.separator();
+    item(ui, Action::Delete, has_photo);
+    item(ui, Action::Undo, has_photo);
+    item(ui, Action::Redo, has_photo);
+    ui.separator();
+    item(ui, Action::TogglePanels, true);
+    item(ui, Action::ToggleFullscreen, true);
+    item(ui, Action::ToggleTheme, true);
+    item(ui, Action::ToggleHelp, true);
+    ui.separator();
+    ui.checkbox(&mut viewer.state.settings.follow, Action::ToggleFollow.label());
+    ui.checkbox(&mut viewer.state.settings.motion, "Motion");
+    ui.menu_button("Exported pictures", |ui| {
+        for format in crate::image::Format::ALL {
+            let name = format.extension().to_uppercase();
+            ui.radio_value(&mut viewer.state.settings.export_format, format, name);
+        }
+    });
+    ui.separator();
+    if ui.button(Action::Quit.label()).clicked() {
+        viewer.actions.push(Action::Quit);
+    }
+}
+
+fn model(viewer: &mut Viewer, ui: &mut egui::Ui) {
+    let settings = viewer.state.settings.clone();
+    ui.menu_button(format!("Model: {}  {}", settings.backbone.name(), icon::ICON_EXPAND_MORE.codepoint), |ui| {
+        ui.set_min_width(220.0);
+        let mut choice = |ui: &mut egui::Ui, backbone: Backbone, about: &str| {
+            let button = ui.radio(settings.backbone == backbone, backbone.name()).on_hover_text(about);
+            if button.clicked() {
+                viewer.actions.push(Action::UseBackbone(backbone));
+                ui.close();
+            }
+        };
+        choice(ui, Backbone::BuiltIn, "The small network inside the program: fast, takes no text");
+        if let Backbone::File(file) = &settings.backbone {
+            choice(ui, settings.backbone.clone(), &file.display().to_string());
+        }
+        choice(ui, Backbone::Bicubic, "Plain interpolation, to compare with");
+        choice(ui, Backbone::Nearest, "The pixels as they are, to compare with");
+        if ui.button(Action::OpenModel.label()).on_hover_text("Real-ESRGAN, RRDB or SRVGG compact: .pth or .safetensors").clicked() {
+            viewer.actions.push(Action::OpenModel);
+            ui.close();
+        }
+        ui.separator();
+        ui.label(dim(ui, "Colours matched to the photo"));
+        for (align, name) in [
+            (AlignMethod::NoFix, "Not"),
+            (AlignMethod::Adain, "By mean and contrast (adain)"),
+            (AlignMethod::Wavelet, "By low frequencies (wavelet)"),
+        ] {
+            if ui.radio(settings.align == align, name).clicked() {
+                viewer.actions.push(Action::Align(align));
+            }
+        }
+    });
+}

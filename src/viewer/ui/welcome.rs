@@ -1,0 +1,42 @@
+//! Before a photo is open: where to drop one, recent ones, three lines on what to do.
+
+use egui::{Align2, CornerRadius, FontId, RichText, Stroke, StrokeKind, pos2, vec2};
+use egui_material_icons::icons as icon;
+
+use super::dim;
+use crate::viewer::actions::Action;
+use crate::viewer::{Viewer, theme};
+
+pub fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
+    let palette = theme::palette(ui);
+    let whole = ui.max_rect();
+    let area = egui::Rect::from_center_size(whole.center() - vec2(0.0, 40.0), vec2(480.0, 220.0));
+    let hovering = ui.input(|input| !input.raw.hovered_files.is_empty());
+    let outline = if hovering { Stroke::new(1.5, theme::ACCENT) } else { Stroke::new(1.0, palette.line) };
+    ui.painter().rect_stroke(area, CornerRadius::same(8), outline, StrokeKind::Inside);
+    let at = |y: f32| pos2(area.center().x, area.top() + y);
+    let text = ui.visuals().text_color();
+    ui.painter().text(at(56.0), Align2::CENTER_CENTER, icon::ICON_IMAGE.codepoint, FontId::proportional(40.0), palette.dim);
+    let busy = viewer.state.opening.is_some();
+    let invitation = if busy { "Opening…" } else { "Drop a photo here" };
+    ui.painter().text(at(108.0), Align2::CENTER_CENTER, invitation, FontId::proportional(13.0), text);
+
+    let button = egui::Rect::from_center_size(at(152.0), vec2(120.0, 32.0));
+    let open = egui::Button::new(RichText::new(Action::Open.label()).color(theme::ON_ACCENT)).fill(theme::ACCENT);
+    if ui.put(button, open).on_hover_text(Action::Open.tooltip(ui.ctx())).clicked() {
+        viewer.actions.push(Action::Open);
+    }
+    let below = egui::Rect::from_min_max(pos2(area.left(), area.bottom() + 16.0), pos2(area.right(), whole.bottom()));
+    ui.scope_builder(egui::UiBuilder::new().max_rect(below), |ui| {
+        ui.label(dim(ui, "Drag a box on the picture to zoom there; a click zooms 4x around the pointer."));
+        ui.label(dim(ui, "The wheel travels through all you have made, from the photo to 256x and beyond."));
+        ui.label(dim(ui, "Every result is a new state: go back, branch, run again. Nothing is lost."));
+        ui.add_space(12.0);
+        for file in viewer.state.settings.recent.clone() {
+            let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if ui.link(name).on_hover_text(file.display().to_string()).clicked() {
+                viewer.actions.push(Action::OpenFile(file));
+            }
+        }
+    });
+}
