@@ -75,16 +75,22 @@ impl From<StepError> for Problem {
                 "The model file does not fit",
                 "Choose a model of the ESRGAN family (Real-ESRGAN, RRDB, SRVGG compact), or the built-in one.",
             ),
-            StepError::NotFinite { .. } => ("The model is damaged", "Download the file again, or choose another model."),
+            StepError::NotFinite { .. } => {
+                ("The model is damaged", "Download the file again, or choose another model.")
+            }
             StepError::NoDevice { .. } => ("The device is not there", "Use --device auto, or another number."),
-            StepError::Outside { .. } => ("The box is outside the picture", "Give X,Y,W,H inside the picture it is cut from."),
+            StepError::Outside { .. } => {
+                ("The box is outside the picture", "Give X,Y,W,H inside the picture it is cut from.")
+            }
             StepError::Torch(_) | StepError::Weights(WeightsError::Torch(_)) if out_of_memory => {
                 ("Out of memory", "Close other programs, or use a smaller model or --device cpu.")
             }
             StepError::Torch(_) | StepError::Weights(WeightsError::Torch(_)) => {
                 ("The model failed", "Try again; `coz doctor` shows what a bug report needs.")
             }
-            StepError::Internal(_) => ("Something broke inside", "Nothing is lost. Please report it with `coz doctor`."),
+            StepError::Internal(_) => {
+                ("Something broke inside", "Nothing is lost. Please report it with `coz doctor`.")
+            }
         };
         Self::new(title, error.to_string(), hint)
     }

@@ -35,7 +35,8 @@ impl Region {
 
     /// Whether it is not empty and lies inside a picture of this size.
     pub fn fits(&self, width: u32, height: u32) -> bool {
-        let inside = |from: u32, length: u32, end: u32| length > 0 && from.checked_add(length).is_some_and(|to| to <= end);
+        let inside =
+            |from: u32, length: u32, end: u32| length > 0 && from.checked_add(length).is_some_and(|to| to <= end);
         inside(self.x, self.width, width) && inside(self.y, self.height, height)
     }
 }
@@ -57,7 +58,7 @@ pub struct Plan {
     pub regions: Vec<Region>,
     /// The same boxes in the pixels of the first picture: left, top, side. For drawing.
     pub nested: Vec<[f64; 3]>,
-    /// Enlargement in pixels, `P / side`; at most 1 where no model is needed.
+    /// Enlargement of all steps together, in pixels; at most 1 where no model is needed.
     pub factor: f64,
 }
 
@@ -79,7 +80,7 @@ pub fn plan(width: u32, height: u32, target: Region, size: u32) -> Plan {
     let (mut x, mut y, mut side) = (f64::from(target.x), f64::from(target.y), f64::from(target.width));
     // Where that state's pixels lie in the first picture.
     let (mut origin_x, mut origin_y, mut pixel) = (0.0, 0.0, 1.0);
-    let mut plan = Plan { regions: Vec::new(), nested: Vec::new(), factor };
+    let mut plan = Plan { regions: Vec::new(), nested: Vec::new(), factor: 1.0 };
     for remaining in (1..=steps).rev() {
         let step_factor = (size_f / side).powf(1.0 / f64::from(remaining)).min(MAX_FACTOR.into());
         let least = (size_f / step_factor - 1e-6).ceil();
@@ -100,6 +101,7 @@ pub fn plan(width: u32, height: u32, target: Region, size: u32) -> Plan {
         plan.regions.push(region);
 
         let enlarged = size_f / f64::from(cut);
+        plan.factor *= enlarged;
         (x, y, side) = ((x - f64::from(region.x)) * enlarged, (y - f64::from(region.y)) * enlarged, side * enlarged);
         origin_x += f64::from(region.x) * pixel;
         origin_y += f64::from(region.y) * pixel;
@@ -132,7 +134,7 @@ mod tests {
     fn every_plan_holds_its_promises() {
         let mut rng = fastrand::Rng::with_seed(1);
         for _ in 0..20_000 {
-            let size = [64, 96, 512, 513][rng.usize(..4)];
+            let size: u32 = [64, 96, 512, 513][rng.usize(..4)];
             let (width, height) = (rng.u32(size.div_ceil(4)..5000), rng.u32(size.div_ceil(4)..5000));
             let side = rng.u32(1..=width.min(height).min(size));
             let target = Region::square(rng.u32(0..=width - side), rng.u32(0..=height - side), side);

@@ -1,1 +1,16 @@
+//! One test binary for everything that looks at the program from outside; see each module.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on should say so at once"
+)]
 
+mod bad_input;
+mod cli;
+mod engine;
+mod linking;
+mod parity;
+mod samples;
+mod viewer;
+mod window;

@@ -226,7 +226,8 @@ mod tests {
         assert!((back.center[0] - start.center[0]).abs() < 0.1, "{back:?} {start:?}");
         // ... and none when it is told relative to a state near by.
         let near = history.chain(start.anchor)[18].id;
-        let back = start.relative_to(&history, near).and_then(|c| c.relative_to(&history, start.anchor)).expect("there");
+        let back =
+            start.relative_to(&history, near).and_then(|c| c.relative_to(&history, start.anchor)).expect("there");
         assert!((back.center[0] - start.center[0]).abs() < 1e-9);
     }
 

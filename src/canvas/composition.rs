@@ -84,7 +84,9 @@ fn descend(scene: &Scene, known: &[(StateId, Placement)], state: &ScaleState, la
     let history = scene.history;
     let told = |id: StateId| known.iter().find(|(known, _)| *known == id).map(|(_, placement)| *placement);
     let parent = || layers.iter().rev().find(|layer| layer.state == state.parent).map(|layer| layer.placement);
-    let Some(placement) = told(state.id).or_else(|| parent().map(|placement| placement.of_child(state))) else { return };
+    let Some(placement) = told(state.id).or_else(|| parent().map(|placement| placement.of_child(state))) else {
+        return;
+    };
     let layer = Layer {
         state: Some(state.id),
         picture: state.picture.clone(),
@@ -95,7 +97,12 @@ fn descend(scene: &Scene, known: &[(StateId, Placement)], state: &ScaleState, la
     let visible = |layer: &Layer| {
         let [left, top, right, bottom] = layer.screen_rect();
         let [width, height] = scene.screen;
-        right > 0.0 && bottom > 0.0 && left < width && top < height && right - left >= SMALLEST && bottom - top >= SMALLEST
+        right > 0.0
+            && bottom > 0.0
+            && left < width
+            && top < height
+            && right - left >= SMALLEST
+            && bottom - top >= SMALLEST
     };
     if !visible(&layer) {
         return;
@@ -151,7 +158,8 @@ mod tests {
         let a = history.add(root, making(4), picture(), picture()).expect("the root is there");
         let b = history.add(root, making(40), picture(), picture()).expect("the root is there");
         history.go(a);
-        let scene = |camera| Scene { history: &history, camera, screen: [128.0, 128.0], overlays: &[], opacity: &|_| 1.0 };
+        let scene =
+            |camera| Scene { history: &history, camera, screen: [128.0, 128.0], overlays: &[], opacity: &|_| 1.0 };
 
         let whole = compose(&scene(Camera { anchor: root, center: [32.0, 32.0], scale: 2.0 }));
         assert_eq!(whole.iter().map(|layer| layer.state).collect::<Vec<_>>(), [Some(root), Some(b), Some(a)]);

@@ -66,29 +66,30 @@ impl Renderer {
             bind_group_layouts: &[Some(&layout)],
             immediate_size: 0,
         });
-        let pipeline = |label, vertex, fragment, quads: &[Option<wgpu::VertexBufferLayout>], topology, format, blend| {
-            device.create_render_pipeline(&wgpu::RenderPipelineDescriptor {
-                label: Some(label),
-                layout: Some(&pipeline_layout),
-                vertex: wgpu::VertexState {
-                    module: &shader,
-                    entry_point: Some(vertex),
-                    buffers: quads,
-                    compilation_options: Default::default(),
-                },
-                primitive: wgpu::PrimitiveState { topology, ..Default::default() },
-                depth_stencil: None,
-                multisample: wgpu::MultisampleState::default(),
-                fragment: Some(wgpu::FragmentState {
-                    module: &shader,
-                    entry_point: Some(fragment),
-                    targets: &[Some(wgpu::ColorTargetState { format, blend, write_mask: wgpu::ColorWrites::ALL })],
-                    compilation_options: Default::default(),
-                }),
-                multiview_mask: None,
-                cache: None,
-            })
-        };
+        let pipeline =
+            |label, vertex, fragment, quads: &[Option<wgpu::VertexBufferLayout>], topology, format, blend| {
+                device.create_render_pipeline(&wgpu::RenderPipelineDescriptor {
+                    label: Some(label),
+                    layout: Some(&pipeline_layout),
+                    vertex: wgpu::VertexState {
+                        module: &shader,
+                        entry_point: Some(vertex),
+                        buffers: quads,
+                        compilation_options: Default::default(),
+                    },
+                    primitive: wgpu::PrimitiveState { topology, ..Default::default() },
+                    depth_stencil: None,
+                    multisample: wgpu::MultisampleState::default(),
+                    fragment: Some(wgpu::FragmentState {
+                        module: &shader,
+                        entry_point: Some(fragment),
+                        targets: &[Some(wgpu::ColorTargetState { format, blend, write_mask: wgpu::ColorWrites::ALL })],
+                        compilation_options: Default::default(),
+                    }),
+                    multiview_mask: None,
+                    cache: None,
+                })
+            };
         let quad = Some(wgpu::VertexBufferLayout {
             array_stride: size_of::<Quad>() as u64,
             step_mode: wgpu::VertexStepMode::Instance,
@@ -155,10 +156,8 @@ impl Renderer {
 
     fn ready(&mut self, gpu: &mut Gpu, picture: &Arc<Picture>, budget: &mut usize) -> bool {
         let shared = &self.shared;
-        let texture = self
-            .textures
-            .entry(key(picture))
-            .or_insert_with(|| Texture::new(gpu.device, shared, picture.clone()));
+        let texture =
+            self.textures.entry(key(picture)).or_insert_with(|| Texture::new(gpu.device, shared, picture.clone()));
         texture.last_frame = self.frame;
         texture.upload(gpu, shared, budget);
         texture.is_ready()

@@ -59,7 +59,9 @@ fn cuda_memory() -> Vec<String> {
 fn adapters() -> Vec<String> {
     let instance = wgpu::Instance::default();
     let adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::PRIMARY));
-    let describe = |info: wgpu::AdapterInfo| format!("{} ({:?}, {:?}, {})", info.name, info.backend, info.device_type, info.driver_info);
+    let describe = |info: wgpu::AdapterInfo| {
+        format!("{} ({:?}, {:?}, {})", info.name, info.backend, info.device_type, info.driver_info)
+    };
     let found: Vec<String> = adapters.iter().map(|adapter| describe(adapter.get_info())).collect();
     if found.is_empty() { vec!["none: install a Vulkan driver (Debian: mesa-vulkan-drivers)".into()] } else { found }
 }

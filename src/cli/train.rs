@@ -93,10 +93,8 @@ pub fn measure(arguments: &MeasureArguments) -> anyhow::Result<ExitCode> {
             let cut = resize(&sharp, width, height, Filter::Bicubic);
             let enlarged = resize(&cut, sharp.width(), sharp.height(), Filter::Bicubic);
             let bicubic = luma_psnr(&sharp, &enlarged, SCALE);
-            let input =
-                StepInput { cut: Arc::new(cut), enlarged: Arc::new(enlarged), prompt: String::new(), seed: 0 };
-            let restored =
-                resolver.restore(&input, &mut Progress::new(&mut |_, _| true)).map_err(Problem::from)?;
+            let input = StepInput { cut: Arc::new(cut), enlarged: Arc::new(enlarged), prompt: String::new(), seed: 0 };
+            let restored = resolver.restore(&input, &mut Progress::new(&mut |_, _| true)).map_err(Problem::from)?;
             let model = luma_psnr(&sharp, &restored, SCALE);
             let name = file.file_name().unwrap_or_default().to_string_lossy();
             println!("{name:<28}{bicubic:>10.2}{model:>10.2}{:>+8.2}", model - bicubic);

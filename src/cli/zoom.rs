@@ -19,9 +19,11 @@ use crate::step::{Backbone, DeviceChoice};
 
 /// Options of `coz zoom`. The snake_case spellings of the reference work too.
 #[derive(Args)]
-#[command(after_help = "Writes OUTPUT/per-sample/NAME/{0..N}.png (with the enlarged crops as I_input.png and all states side\n\
+#[command(
+    after_help = "Writes OUTPUT/per-sample/NAME/{0..N}.png (with the enlarged crops as I_input.png and all states side\n\
     by side as NAME.png), OUTPUT/per-scale/scaleI/NAME.png and OUTPUT/recursive/NAME.png.\n\
-    Exit code: 0 all done, 1 something failed, 2 wrong options.")]
+    Exit code: 0 all done, 1 something failed, 2 wrong options."
+)]
 pub struct Arguments {
     /// Picture, or folder of pictures
     #[arg(short, long)]
@@ -150,7 +152,8 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     for (file, stem) in files.iter().zip(stems) {
         bar.set_message(stem.clone());
         let tree = Tree::new(&arguments.output, &stem);
-        let mut image = ImageSummary { input: file.clone(), folder: tree.sample_folder(), states: vec![], problem: None };
+        let mut image =
+            ImageSummary { input: file.clone(), folder: tree.sample_folder(), states: vec![], problem: None };
         if let Err(problem) = zoom(arguments, file, &tree, &mut engine, &bar, &mut image.states) {
             bar.suspend(|| eprintln!("{}: {problem}", file.display()));
             image.problem = Some(problem);
@@ -184,7 +187,8 @@ fn progress_bar(arguments: &Arguments, files: usize) -> ProgressBar {
         return ProgressBar::hidden();
     }
     let bar = ProgressBar::new(files as u64 * u64::from(steps(arguments)));
-    if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} steps, {elapsed} of about {duration}") {
+    if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} steps, {elapsed} of about {duration}")
+    {
         bar.set_style(style);
     }
     bar

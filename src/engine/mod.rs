@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam_channel::{Receiver, Sender};
 
-pub use message::{Done, Event, Job, JobId, Made, Restorer};
 use message::Command;
+pub use message::{Done, Event, Job, JobId, Made, Restorer};
 
 /// Called after each event was sent, to wake whoever receives them.
 pub type Wake = Arc<dyn Fn() + Send + Sync>;

@@ -143,9 +143,5 @@ impl Worker {
 }
 
 fn words(prompter: &mut dyn Prompter, job: &Job, previous: &Arc<Picture>, enlarged: &Arc<Picture>) -> String {
-    prompter.propose(&PromptInput {
-        previous: previous.clone(),
-        enlarged: enlarged.clone(),
-        hint: job.prompt.clone(),
-    })
+    prompter.propose(&PromptInput { previous: previous.clone(), enlarged: enlarged.clone(), hint: job.prompt.clone() })
 }

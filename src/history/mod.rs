@@ -142,8 +142,7 @@ impl History {
 
     /// From the photo to `id`, both included.
     pub fn chain(&self, id: StateId) -> Vec<&ScaleState> {
-        let mut chain: Vec<_> =
-            std::iter::successors(self.get(id), |state| self.get(state.parent?)).collect();
+        let mut chain: Vec<_> = std::iter::successors(self.get(id), |state| self.get(state.parent?)).collect();
         chain.reverse();
         chain
     }
@@ -321,7 +320,10 @@ mod tests {
         assert_eq!(history.target(Direction::Deepest), Some(b), "the branch looked at last");
         assert_eq!(history.step(Direction::Child), Some(a));
         assert_eq!(history.chain(c).iter().map(|s| s.id).collect::<Vec<_>>(), [root, a, c]);
-        assert_eq!(history.outline().iter().map(|(d, s)| (*d, s.id)).collect::<Vec<_>>(), [(0, root), (1, a), (2, b), (2, c)]);
+        assert_eq!(
+            history.outline().iter().map(|(d, s)| (*d, s.id)).collect::<Vec<_>>(),
+            [(0, root), (1, a), (2, b), (2, c)]
+        );
     }
 
     #[test]

@@ -61,7 +61,8 @@ impl SrvggNetCompact {
         }
         loader.finish(NETWORK)?;
         if convs.len() < 2 || layers % 2 == 0 || !(slopes.is_empty() || slopes.len() == convs.len() - 1) {
-            let problems = vec![format!("{} convolutions and {} activations do not alternate", convs.len(), slopes.len())];
+            let problems =
+                vec![format!("{} convolutions and {} activations do not alternate", convs.len(), slopes.len())];
             return Err(WeightsError::Mismatch { file: weights.file().to_owned(), network: NETWORK, problems });
         }
         Ok(Self { convs, slopes, scale })

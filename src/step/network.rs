@@ -81,9 +81,8 @@ impl Network {
         let (columns, rows) = (picture.width().div_ceil(TILE), picture.height().div_ceil(TILE));
         let mut whole = Picture::from_fn(picture.width() * scale, picture.height() * scale, |_, _| [0; 3]);
         for (number, (row, column)) in (0..rows).flat_map(|row| (0..columns).map(move |c| (row, c))).enumerate() {
-            let mut told = |fraction: f32| {
-                progress.at(Stage::Restoring, (number as f32 + fraction) / (columns * rows) as f32)
-            };
+            let mut told =
+                |fraction: f32| progress.at(Stage::Restoring, (number as f32 + fraction) / (columns * rows) as f32);
             let across = Span::of(column, picture.width());
             let down = Span::of(row, picture.height());
             let input = picture.crop(across.from.into(), down.from.into(), across.length, down.length);

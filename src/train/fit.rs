@@ -56,8 +56,7 @@ pub fn fit(plan: &Plan, out: &Path, mut report: impl FnMut(u64, f64, f64)) -> an
         }
         loader.finish("the network to train")?;
     }
-    let named: BTreeMap<String, Tensor> =
-        store.variables().into_iter().collect();
+    let named: BTreeMap<String, Tensor> = store.variables().into_iter().collect();
     let mut averaged: BTreeMap<String, Tensor> =
         named.iter().map(|(name, tensor)| (name.clone(), tensor.detach().copy())).collect();
     let network = SrvggNetCompact::load(&Weights::from_tensors(named), "", Device::Cpu, Kind::Float)?;
@@ -71,7 +70,8 @@ pub fn fit(plan: &Plan, out: &Path, mut report: impl FnMut(u64, f64, f64)) -> an
         if done >= 1.0 {
             break;
         }
-        optimizer.set_lr(plan.rate * (0.5 + 0.5 * (std::f64::consts::PI * done).cos()) * (step as f64 / 100.0).min(1.0));
+        optimizer
+            .set_lr(plan.rate * (0.5 + 0.5 * (std::f64::consts::PI * done).cos()) * (step as f64 / 100.0).min(1.0));
         let (small, sharp) = batch(&mut rng, &pool)?;
         let error = network.forward(&small)? - sharp;
         let loss = (error.square() + 1e-6).sqrt().mean(Kind::Float);

@@ -35,7 +35,13 @@ pub fn scene(rng: &mut Rng, side: u32) -> Picture {
         let radius = power_law(rng, if i < ground { largest / 6.0 } else { smallest }, largest);
         let (x, y) = (rng.f32() * large as f32, rng.f32() * large as f32);
         let Some(path) = leaf(rng, x, y, radius) else { continue };
-        pixmap.fill_path(&path, &paint(rng, &palette, &textures, x, y, radius), FillRule::EvenOdd, Transform::identity(), None);
+        pixmap.fill_path(
+            &path,
+            &paint(rng, &palette, &textures, x, y, radius),
+            FillRule::EvenOdd,
+            Transform::identity(),
+            None,
+        );
     }
     for _ in 0..rng.u32(0..40) {
         line(rng, &mut pixmap, &palette);
@@ -255,7 +261,11 @@ fn line(rng: &mut Rng, pixmap: &mut Pixmap, palette: &Palette) {
     let mut reach = || (rng.f32() - 0.5) * side;
     path.move_to(x, y);
     let (x1, y1, x2, y2) = (x + reach(), y + reach(), x + reach(), y + reach());
-    if rng.bool() { path.line_to(x1, y1) } else { path.quad_to(x1, y1, x2, y2) }
+    if rng.bool() {
+        path.line_to(x1, y1)
+    } else {
+        path.quad_to(x1, y1, x2, y2)
+    }
     let Some(path) = path.finish() else { return };
     let stroke = Stroke { width: 0.6 + power_law(rng, 0.6, 12.0), ..Stroke::default() };
     let mut paint = Paint { anti_alias: true, ..Paint::default() };
@@ -293,8 +303,8 @@ fn text(rng: &mut Rng, pixmap: &mut Pixmap, palette: &Palette) {
     let (glyphs, letters) = (font.outline_glyphs(), font.charmap());
     let size = power_law(rng, 12.0, 120.0);
     let side = pixmap.width() as f32;
-    let turn = Transform::from_rotate((rng.f32() - 0.5) * 40.0)
-        .post_translate((rng.f32() - 0.2) * side, rng.f32() * side);
+    let turn =
+        Transform::from_rotate((rng.f32() - 0.5) * 40.0).post_translate((rng.f32() - 0.2) * side, rng.f32() * side);
     let mut paint = Paint { anti_alias: true, ..Paint::default() };
     paint.set_color(palette.colour(rng));
     let mut x = 0.0;

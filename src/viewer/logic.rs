@@ -266,7 +266,6 @@ impl Viewer {
     }
 
     fn run_again(&mut self) {
-        let size = self.state.settings.process_size;
         let Some(document) = &self.state.document else { return };
         let state = document.history.current();
         let (Some(parent), Some(making)) = (state.parent, &state.making) else { return };
@@ -275,8 +274,7 @@ impl Viewer {
         if !self.state.settings.seed_locked {
             self.state.settings.seed = fastrand::u32(..).into();
         }
-        let mut job = self.job(&placed, document.edited.prompt.clone());
-        job.as_mut().map(|job| job.size = (size, size));
+        let job = self.job(&placed, document.edited.prompt.clone());
         self.start(parent, job, false);
     }
 
@@ -288,11 +286,7 @@ impl Viewer {
             size: (settings.process_size, settings.process_size),
             prompt,
             seed: settings.seed,
-            restorer: Restorer {
-                backbone: settings.backbone.clone(),
-                device: settings.device,
-                align: settings.align,
-            },
+            restorer: Restorer { backbone: settings.backbone.clone(), device: settings.device, align: settings.align },
         })
     }
 

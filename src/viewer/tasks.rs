@@ -118,10 +118,9 @@ impl Tasks {
             let dialog = rfd::FileDialog::new().set_title(Action::Export(kind).label().trim_end_matches('…'));
             let place = match kind {
                 ExportKind::Chain | ExportKind::Folders => dialog.pick_folder(),
-                ExportKind::State | ExportKind::Strip | ExportKind::Sheet => dialog
-                    .add_filter("Pictures", &Format::ALL.map(Format::extension))
-                    .set_file_name(name)
-                    .save_file(),
+                ExportKind::State | ExportKind::Strip | ExportKind::Sheet => {
+                    dialog.add_filter("Pictures", &Format::ALL.map(Format::extension)).set_file_name(name).save_file()
+                }
             };
             place.map(|place| Outcome::Chosen(Action::ExportTo(kind, place)))
         });

@@ -69,12 +69,10 @@ pub fn apply(context: &egui::Context, theme: Theme) {
     let dark = theme == Theme::Dark;
     context.set_theme(if dark { egui::Theme::Dark } else { egui::Theme::Light });
     let palette = if dark { DARK } else { LIGHT };
-    let (mut visuals, text) = if dark {
-        (Visuals::dark(), Color32::from_gray(0xd6))
-    } else {
-        (Visuals::light(), Color32::from_gray(0x22))
-    };
-    let lift = |by: i16| Color32::from_gray((i16::from(palette.panel.r()) + if dark { by } else { -by }).clamp(0, 255) as u8);
+    let (mut visuals, text) =
+        if dark { (Visuals::dark(), Color32::from_gray(0xd6)) } else { (Visuals::light(), Color32::from_gray(0x22)) };
+    let lift =
+        |by: i16| Color32::from_gray((i16::from(palette.panel.r()) + if dark { by } else { -by }).clamp(0, 255) as u8);
     visuals.panel_fill = palette.panel;
     visuals.window_fill = palette.panel;
     visuals.window_stroke = Stroke::new(1.0, palette.line);

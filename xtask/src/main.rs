@@ -1,1 +1,63 @@
-fn main(){}
+//! The two commands a newcomer needs, `cargo xtask run` and `cargo xtask test`, and what they are made of.
+
+mod check;
+mod libtorch;
+mod packages;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, bail};
+
+const USAGE: &str = "\
+cargo xtask run [IMAGE]   set up what is missing, build, open the viewer
+cargo xtask test          set up what is missing, check, run all tests
+cargo xtask check         formatting, lints, import directions, documentation
+cargo xtask setup         libtorch and system packages, once per machine
+cargo xtask bench         measure resizing, canvas and one step";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let (command, rest) = arguments.split_first().map_or(("", &[][..]), |(first, rest)| (first.as_str(), rest));
+    let outcome = match command {
+        "setup" => set_up(packages::WINDOW),
+        "run" => set_up(packages::WINDOW).and_then(|()| cargo(&["run", "--release", "--bin", "coz", "--"], rest)),
+        "bench" => set_up(packages::BUILD).and_then(|()| cargo(&["bench"], rest)),
+        "check" => set_up(packages::BUILD).and_then(|()| check::all(&root())),
+        "test" => set_up(packages::TEST).and_then(|()| check::all(&root())).and_then(|()| cargo(&["test"], rest)),
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn set_up(packages: &[&str]) -> anyhow::Result<()> {
+    packages::ensure(packages)?;
+    libtorch::ensure(&root())
+}
+
+/// The repository.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new(".")).to_owned()
+}
+
+fn cargo(arguments: &[&str], rest: &[String]) -> anyhow::Result<()> {
+    run(Command::new(env!("CARGO")).args(arguments).args(rest))
+}
+
+/// Runs a command to its end, its output visible; an error where it fails.
+fn run(command: &mut Command) -> anyhow::Result<()> {
+    let status = command.status().with_context(|| format!("cannot start {command:?}"))?;
+    if !status.success() {
+        bail!("{command:?} failed: {status}");
+    }
+    Ok(())
+}

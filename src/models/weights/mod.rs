@@ -105,8 +105,7 @@ impl Weights {
         // mapped would fault; model files are written whole and renamed into place, and this holds for every reader
         // of mapped weights.
         let map = unsafe { memmap2::Mmap::map(&opened) }.map_err(io)?;
-        let tensors =
-            index(&map).map_err(|found| WeightsError::Format { file: file.to_owned(), found })?;
+        let tensors = index(&map).map_err(|found| WeightsError::Format { file: file.to_owned(), found })?;
         Ok(Self { file: file.to_owned(), source: Source::Mapped(map, tensors) })
     }
 

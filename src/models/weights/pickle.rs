@@ -138,17 +138,17 @@ impl Machine<'_> {
         loop {
             let opcode = self.take::<1>()?[0];
             match opcode {
-                0x80 => _ = self.take::<1>()?,                           // PROTO
-                0x95 => _ = self.take::<8>()?,                           // FRAME
-                b'.' => return self.pop(),                               // STOP
-                b'(' => self.marks.push(self.stack.len()),               // MARK
-                b'0' => _ = self.pop()?,                                 // POP
-                b'N' => self.stack.push(Value::None),                    // NONE
-                0x88 | 0x89 => self.stack.push(Value::Bool),             // NEWTRUE, NEWFALSE
+                0x80 => _ = self.take::<1>()?,                                        // PROTO
+                0x95 => _ = self.take::<8>()?,                                        // FRAME
+                b'.' => return self.pop(),                                            // STOP
+                b'(' => self.marks.push(self.stack.len()),                            // MARK
+                b'0' => _ = self.pop()?,                                              // POP
+                b'N' => self.stack.push(Value::None),                                 // NONE
+                0x88 | 0x89 => self.stack.push(Value::Bool),                          // NEWTRUE, NEWFALSE
                 b'J' => self.push_int(|m| Ok(i32::from_le_bytes(m.take()?).into()))?, // BININT
-                b'K' => self.push_int(|m| Ok(m.take::<1>()?[0].into()))?, // BININT1
+                b'K' => self.push_int(|m| Ok(m.take::<1>()?[0].into()))?,             // BININT1
                 b'M' => self.push_int(|m| Ok(u16::from_le_bytes(m.take()?).into()))?, // BININT2
-                0x8a => self.push_int(Self::long1)?,                     // LONG1
+                0x8a => self.push_int(Self::long1)?,                                  // LONG1
                 b'G' => {
                     self.take::<8>()?; // BINFLOAT
                     self.stack.push(Value::Float);
@@ -161,9 +161,9 @@ impl Machine<'_> {
                     self.slice(length)?;
                     self.stack.push(Value::Bytes);
                 }
-                b')' => self.stack.push(Value::Tuple(Vec::new())),       // EMPTY_TUPLE
-                b']' => self.stack.push(Value::List(Rc::default())),     // EMPTY_LIST
-                b'}' => self.stack.push(Value::Dict(Rc::default())),     // EMPTY_DICT
+                b')' => self.stack.push(Value::Tuple(Vec::new())), // EMPTY_TUPLE
+                b']' => self.stack.push(Value::List(Rc::default())), // EMPTY_LIST
+                b'}' => self.stack.push(Value::Dict(Rc::default())), // EMPTY_DICT
                 b't' => {
                     let items = self.pop_to_mark()?; // TUPLE
                     self.stack.push(Value::Tuple(items));
@@ -214,7 +214,9 @@ impl Machine<'_> {
                     self.stack.push(Value::Global(format!("{module}.{name}")));
                 }
                 0x93 => match (self.pop()?, self.pop()?) {
-                    (Value::Text(name), Value::Text(module)) => self.stack.push(Value::Global(format!("{module}.{name}"))),
+                    (Value::Text(name), Value::Text(module)) => {
+                        self.stack.push(Value::Global(format!("{module}.{name}")))
+                    }
                     _ => return Err("a class without a name".into()), // STACK_GLOBAL
                 },
                 b'Q' => {

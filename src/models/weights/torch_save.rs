@@ -52,7 +52,9 @@ pub fn index_legacy(bytes: &[u8]) -> Result<BTreeMap<String, Stored>, String> {
     if !matches!(next()?.0, Value::Int(i64::MAX)) {
         return Err("it is a pickle, but not one of torch.save".into());
     }
-    (next()?, next()?);
+    // The protocol's number and the system that wrote it.
+    next()?;
+    next()?;
     let root = next()?.0;
     let (keys, mut at) = next()?;
     let Value::List(keys) = keys else { return Err("it has no list of storages".into()) };
@@ -64,7 +66,8 @@ pub fn index_legacy(bytes: &[u8]) -> Result<BTreeMap<String, Stored>, String> {
     let mut storages = Storages::new();
     for key in keys.borrow().iter() {
         let Value::Text(key) = key else { return Err("it has a storage without a name".into()) };
-        let length = bytes.get(at..at.saturating_add(8)).and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes);
+        let length =
+            bytes.get(at..at.saturating_add(8)).and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes);
         let length = length.ok_or("it ends early (truncated?)")?;
         // A storage that no tensor uses has an unknown element size; torch does not write such.
         let element = *kinds.get(key).ok_or_else(|| format!("storage {key} belongs to no tensor"))?;
@@ -92,7 +95,8 @@ fn stored(name: &str, view: &TensorView, storages: &Storages) -> Result<Stored, 
         start: start.saturating_add(offset),
     };
     let end = stored.span().and_then(|span| span.checked_add(offset));
-    if view.storage.numel.checked_mul(element).is_none_or(|claimed| claimed > size) || end.is_none_or(|end| end > size) {
+    if view.storage.numel.checked_mul(element).is_none_or(|claimed| claimed > size) || end.is_none_or(|end| end > size)
+    {
         return Err(format!("tensor {name} {:?} reaches beyond its storage (truncated?)", stored.shape));
     }
     Ok(stored)

@@ -22,8 +22,18 @@ pub fn chosen(painter: &Painter, canvas: Rect, nested: &[Rect], target: Rect, la
         painter.rect_filled(dark, CornerRadius::ZERO, shade);
     }
     for rect in nested.iter().filter(|rect| rect.width() > target.width() * 1.05) {
-        painter.rect_stroke(*rect, CornerRadius::ZERO, Stroke::new(2.0, Color32::from_black_alpha(90)), StrokeKind::Middle);
-        painter.rect_stroke(*rect, CornerRadius::ZERO, Stroke::new(1.0, theme::ACCENT.gamma_multiply(0.75)), StrokeKind::Middle);
+        painter.rect_stroke(
+            *rect,
+            CornerRadius::ZERO,
+            Stroke::new(2.0, Color32::from_black_alpha(90)),
+            StrokeKind::Middle,
+        );
+        painter.rect_stroke(
+            *rect,
+            CornerRadius::ZERO,
+            Stroke::new(1.0, theme::ACCENT.gamma_multiply(0.75)),
+            StrokeKind::Middle,
+        );
     }
     outline(painter, target);
     self::label(painter, canvas, target, label);
@@ -38,7 +48,12 @@ pub fn outline(painter: &Painter, rect: Rect) {
 /// Where a click would zoom: only a faint hint of the box.
 pub fn hinted(painter: &Painter, canvas: Rect, rect: Rect, text: &str) {
     painter.rect_stroke(rect, CornerRadius::ZERO, Stroke::new(2.5, Color32::from_black_alpha(90)), StrokeKind::Middle);
-    painter.rect_stroke(rect, CornerRadius::ZERO, Stroke::new(1.0, theme::ACCENT.gamma_multiply(0.9)), StrokeKind::Middle);
+    painter.rect_stroke(
+        rect,
+        CornerRadius::ZERO,
+        Stroke::new(1.0, theme::ACCENT.gamma_multiply(0.9)),
+        StrokeKind::Middle,
+    );
     if rect.width() > 64.0 {
         label(painter, canvas, rect, text);
     }
@@ -47,7 +62,12 @@ pub fn hinted(painter: &Painter, canvas: Rect, rect: Rect, text: &str) {
 /// Around a state that was made of this place.
 pub fn made(painter: &Painter, rect: Rect, hovered: bool) {
     let (width, colour) = if hovered { (1.5, theme::ACCENT) } else { (1.0, Color32::from_white_alpha(150)) };
-    painter.rect_stroke(rect, CornerRadius::ZERO, Stroke::new(width + 1.0, Color32::from_black_alpha(100)), StrokeKind::Outside);
+    painter.rect_stroke(
+        rect,
+        CornerRadius::ZERO,
+        Stroke::new(width + 1.0, Color32::from_black_alpha(100)),
+        StrokeKind::Outside,
+    );
     painter.rect_stroke(rect, CornerRadius::ZERO, Stroke::new(width, colour), StrokeKind::Outside);
 }
 
@@ -64,7 +84,8 @@ fn label(painter: &Painter, canvas: Rect, rect: Rect, text: &str) {
     // Below the box; above where there is no room.
     let below = rect.bottom() + 8.0 + size.y <= canvas.bottom();
     let y = if below { rect.bottom() + 8.0 } else { (rect.top() - 8.0 - size.y).max(canvas.top() + 4.0) };
-    let x = (rect.center().x - size.x / 2.0).clamp(canvas.left() + 4.0, (canvas.right() - size.x - 4.0).max(canvas.left() + 4.0));
+    let x = (rect.center().x - size.x / 2.0)
+        .clamp(canvas.left() + 4.0, (canvas.right() - size.x - 4.0).max(canvas.left() + 4.0));
     let plate = Rect::from_min_size(pos2(x, y), size);
     painter.rect_filled(plate, CornerRadius::same(4), Color32::from_black_alpha(200));
     let at = Align2::CENTER_CENTER.align_size_within_rect(galley.size(), plate).min;

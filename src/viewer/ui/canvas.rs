@@ -2,7 +2,9 @@
 //!
 //! "Canvas pixels" are physical pixels from the canvas's top left corner; egui's points are used only for painting.
 
-use egui::{CursorIcon, Event, Key, MouseWheelUnit, Painter, PointerButton, Pos2, Rect, Response, Sense, vec2};
+use egui::{
+    CursorIcon, Event, Key, MouseWheelSource, MouseWheelUnit, Painter, PointerButton, Pos2, Rect, Response, Sense, vec2,
+};
 
 use super::{boxes, minimap};
 use crate::canvas::{Layer, Renderer, Scene, compose};
@@ -104,10 +106,13 @@ fn move_camera(document: &mut Document, response: &Response, ui: &egui::Ui, fram
     }
     let Some(pointer) = response.hover_pos().map(|at| frame.pixels(at)) else { return };
     let (touchpad, scrolled, pinched) = ui.input(|input| {
-        let by_points = |event: &Event| {
-            matches!(event, Event::MouseWheel { unit: MouseWheelUnit::Point, modifiers, .. } if !modifiers.command)
+        let by_fingers = |event: &Event| match event {
+            Event::MouseWheel { modifiers, .. } if modifiers.command => false,
+            Event::MouseWheel { source: MouseWheelSource::Unknown, unit, .. } => *unit == MouseWheelUnit::Point,
+            Event::MouseWheel { source, .. } => *source != MouseWheelSource::Wheel,
+            _ => false,
         };
-        (input.events.iter().any(by_points), input.smooth_scroll_delta(), input.zoom_delta())
+        (input.events.iter().any(by_fingers), input.smooth_scroll_delta(), input.zoom_delta())
     });
     if pinched != 1.0 {
         document.camera.zoom_at(&document.history, pointer, pinched.into(), screen);
@@ -152,7 +157,12 @@ fn children(
         let texture = viewer.thumbnails.get(ui.ctx(), state);
         let prompt = state.making.as_ref().map(|making| making.prompt.clone()).unwrap_or_default();
         let title = Document::title(state);
-        let tip = egui::Tooltip::always_open(ui.ctx().clone(), ui.layer_id(), ui.scope_id().with("child"), egui::PopupAnchor::Pointer);
+        let tip = egui::Tooltip::always_open(
+            ui.ctx().clone(),
+            ui.layer_id(),
+            ui.scope_id().with("child"),
+            egui::PopupAnchor::Pointer,
+        );
         tip.show(|ui| {
             ui.image((texture.id(), texture.size_vec2()));
             ui.label(title);
@@ -195,9 +205,10 @@ fn hand_box(
         }
         return;
     }
-    let drawn = document.drawing_from.zip(response.interact_pointer_pos()).and_then(|(from, to)| {
-        dragged_box(document, layers, from, frame.pixels(to), size)
-    });
+    let drawn = document
+        .drawing_from
+        .zip(response.interact_pointer_pos())
+        .and_then(|(from, to)| dragged_box(document, layers, from, frame.pixels(to), size));
     if response.drag_stopped_by(PointerButton::Primary) {
         if document.drawing_from.take().is_some()
             && let Some(placed) = &drawn
@@ -243,7 +254,8 @@ fn dragged_box(document: &Document, layers: &[Layer], from: [f64; 2], to: [f64; 
     let layer = layers.iter().rev().filter(|layer| layer.state.is_some()).find(holds).or(layers.first())?;
     let [x, y] = layer.placement.picture_from_screen([left + side / 2.0, top + side / 2.0]);
     let (width, height) = (layer.picture.width(), layer.picture.height());
-    let near = |at: f64, end: u32| at > -side / layer.placement.scale && at < f64::from(end) + side / layer.placement.scale;
+    let near =
+        |at: f64, end: u32| at > -side / layer.placement.scale && at < f64::from(end) + side / layer.placement.scale;
     if !near(x, width) || !near(y, height) {
         return None;
     }

@@ -31,9 +31,7 @@ pub fn show(viewer: &mut Viewer, ui: &egui::Ui) {
                     }
                 });
                 let close = ui.add(egui::Button::new(icon::ICON_CLOSE.codepoint).frame_when_inactive(false));
-                close.widget_info(|| {
-                    egui::WidgetInfo::labeled(egui::Role::Button, true, Action::Dismiss.label())
-                });
+                close.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Button, true, Action::Dismiss.label()));
                 if close.clicked() {
                     viewer.actions.push(Action::Dismiss);
                 }

@@ -41,7 +41,10 @@ pub fn show(document: &Document, texture: &egui::TextureHandle, ui: &egui::Ui, c
         let origin = pos2(placement.origin[0] as f32, placement.origin[1] as f32);
         let rect = Rect::from_min_size(origin, vec2(side(state.picture.width()), side(state.picture.height())));
         let last = i + 1 == chain.len();
-        mark(rect, Stroke::new(if last { 1.5 } else { 1.0 }, if last { theme::ACCENT } else { Color32::from_gray(230) }));
+        mark(
+            rect,
+            Stroke::new(if last { 1.5 } else { 1.0 }, if last { theme::ACCENT } else { Color32::from_gray(230) }),
+        );
     }
     // The view itself, where it shows less than all.
     if let Some(view) = document.camera.relative_to(history, history.photo().id) {

@@ -30,8 +30,14 @@ pub(super) fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
     }
     if panels && viewer.state.document.is_some() {
         let side = |panel: Panel| panel.size_range(200.0..=360.0).resizable(true);
-        side(Panel::left("history")).default_size(232.0).frame(panel(12, 12)).show(ui, |ui| history_panel::show(viewer, ui));
-        side(Panel::right("prompt")).default_size(264.0).frame(panel(12, 12)).show(ui, |ui| prompt_panel::show(viewer, ui));
+        side(Panel::left("history"))
+            .default_size(232.0)
+            .frame(panel(12, 12))
+            .show(ui, |ui| history_panel::show(viewer, ui));
+        side(Panel::right("prompt"))
+            .default_size(264.0)
+            .frame(panel(12, 12))
+            .show(ui, |ui| prompt_panel::show(viewer, ui));
     }
     CentralPanel::default().frame(Frame::new().fill(palette.canvas)).show(ui, |ui| {
         if viewer.state.document.is_some() {

@@ -28,7 +28,8 @@ fn next_step(viewer: &mut Viewer, ui: &mut egui::Ui) {
         .desired_width(f32::INFINITY)
         .hint_text("What is in the box? A few words, or none.");
     let response = ui.add(field);
-    response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::MultilineTextInput, true, "Prompt for the next step"));
+    response
+        .widget_info(|| egui::WidgetInfo::labeled(egui::Role::MultilineTextInput, true, "Prompt for the next step"));
     // Enter confirms; Shift+Enter makes a new line.
     let enter = |input: &egui::InputState| input.key_pressed(Key::Enter) && !input.modifiers.shift;
     if response.has_focus() && ui.input(enter) {
@@ -40,14 +41,18 @@ fn next_step(viewer: &mut Viewer, ui: &mut egui::Ui) {
     }
     if !takes_text {
         let name = viewer.state.settings.backbone.name();
-        ui.label(dim(ui, format!("{name} takes no text: words are kept with the state, the picture does not follow them.")));
+        ui.label(dim(
+            ui,
+            format!("{name} takes no text: words are kept with the state, the picture does not follow them."),
+        ));
     }
     ui.horizontal(|ui| {
         ui.label(dim(ui, "seed"));
         let seed = ui.add(DragValue::new(&mut viewer.state.settings.seed).speed(1.0));
         seed.widget_info(|| egui::WidgetInfo::labeled(egui::Role::SpinButton, true, "Seed"));
         icon_button(viewer, ui, icon::ICON_CASINO.codepoint, Action::RollSeed, true);
-        let lock = if viewer.state.settings.seed_locked { icon::ICON_LOCK.codepoint } else { icon::ICON_LOCK_OPEN.codepoint };
+        let lock =
+            if viewer.state.settings.seed_locked { icon::ICON_LOCK.codepoint } else { icon::ICON_LOCK_OPEN.codepoint };
         icon_button(viewer, ui, lock, Action::ToggleSeedLock, true);
     });
     ui.horizontal(|ui| {
@@ -99,7 +104,8 @@ fn this_state(viewer: &mut Viewer, ui: &mut egui::Ui) {
     let response = ui.add(field);
     response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::MultilineTextInput, true, "Prompt of this state"));
     let again = Button::new(Action::RunAgain.label()).min_size(egui::vec2(ui.available_width(), 28.0));
-    let again = ui.add(again).on_hover_text("Makes a sibling of this state with these words, the seed and the model above");
+    let again =
+        ui.add(again).on_hover_text("Makes a sibling of this state with these words, the seed and the model above");
     if again.clicked() {
         viewer.actions.push(Action::RunAgain);
     }

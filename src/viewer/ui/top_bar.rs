@@ -27,7 +27,13 @@ pub fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
             icon_button(viewer, ui, icon::ICON_HELP.codepoint, Action::ToggleHelp, true);
             icon_button(viewer, ui, icon::ICON_CONTRAST.codepoint, Action::ToggleTheme, true);
             icon_button(viewer, ui, icon::ICON_FIT_SCREEN.codepoint, Action::Fit, has_photo);
-            icon_button(viewer, ui, icon::ICON_PAN_TOOL.codepoint, if viewer.state.tool == Tool::Hand { Action::Use(Tool::Zoom) } else { Action::Use(Tool::Hand) }, has_photo);
+            icon_button(
+                viewer,
+                ui,
+                icon::ICON_PAN_TOOL.codepoint,
+                if viewer.state.tool == Tool::Hand { Action::Use(Tool::Zoom) } else { Action::Use(Tool::Hand) },
+                has_photo,
+            );
             ui.add_space(8.0);
             model(viewer, ui);
         });
@@ -89,7 +95,11 @@ fn model(viewer: &mut Viewer, ui: &mut egui::Ui) {
         }
         choice(ui, Backbone::Bicubic, "Plain interpolation, to compare with");
         choice(ui, Backbone::Nearest, "The pixels as they are, to compare with");
-        if ui.button(Action::OpenModel.label()).on_hover_text("Real-ESRGAN, RRDB or SRVGG compact: .pth or .safetensors").clicked() {
+        if ui
+            .button(Action::OpenModel.label())
+            .on_hover_text("Real-ESRGAN, RRDB or SRVGG compact: .pth or .safetensors")
+            .clicked()
+        {
             viewer.actions.push(Action::OpenModel);
             ui.close();
         }

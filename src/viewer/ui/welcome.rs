@@ -16,7 +16,13 @@ pub fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
     ui.painter().rect_stroke(area, CornerRadius::same(8), outline, StrokeKind::Inside);
     let at = |y: f32| pos2(area.center().x, area.top() + y);
     let text = ui.visuals().text_color();
-    ui.painter().text(at(56.0), Align2::CENTER_CENTER, icon::ICON_IMAGE.codepoint, FontId::proportional(40.0), palette.dim);
+    ui.painter().text(
+        at(56.0),
+        Align2::CENTER_CENTER,
+        icon::ICON_IMAGE.codepoint,
+        FontId::proportional(40.0),
+        palette.dim,
+    );
     let busy = viewer.state.opening.is_some();
     let invitation = if busy { "Opening…" } else { "Drop a photo here" };
     ui.painter().text(at(108.0), Align2::CENTER_CENTER, invitation, FontId::proportional(13.0), text);

@@ -1,0 +1,161 @@
+//! `coz zoom`, `export` and `measure` as a user runs them.
+
+use chain_of_zoom::image::codec;
+
+use crate::samples::{Folder, coz};
+
+fn zoom(folder: &Folder, arguments: &[&str]) -> (std::process::Output, std::path::PathBuf) {
+    let out = folder.path("out");
+    let output = coz(["zoom", "-o", out.to_str().unwrap(), "--device", "cpu"]).args(arguments).output().unwrap();
+    (output, out)
+}
+
+#[test]
+fn recursive_writes_the_reference_tree_and_a_summary() {
+    let folder = Folder::new();
+    let photo = folder.photo("a photo ö.png", 150, 110);
+    let (run, out) = zoom(
+        &folder,
+        &[
+            "-i",
+            photo.to_str().unwrap(),
+            "--rec-num",
+            "2",
+            "--process-size",
+            "96",
+            "--prompt",
+            "some words",
+            "--save-prompts",
+            "--json",
+        ],
+    );
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    for file in [
+        "per-sample/a photo ö/0.png",
+        "per-sample/a photo ö/1.png",
+        "per-sample/a photo ö/2.png",
+        "per-sample/a photo ö/1_input.png",
+        "per-sample/a photo ö/2_input.png",
+        "per-sample/a photo ö/txt/0.txt",
+        "per-sample/a photo ö/txt/1.txt",
+        "per-sample/a photo ö/a photo ö.png",
+        "per-scale/scale0/a photo ö.png",
+        "per-scale/scale2/a photo ö.png",
+        "recursive/a photo ö.png",
+    ] {
+        assert!(out.join(file).is_file(), "{file} is missing");
+    }
+    let strip = codec::open(&out.join("recursive/a photo ö.png")).unwrap();
+    assert_eq!((strip.width(), strip.height()), (3 * 96, 96));
+    assert_eq!(std::fs::read_to_string(out.join("per-sample/a photo ö/txt/1.txt")).unwrap(), "some words");
+    let summary: serde_json::Value = serde_json::from_slice(&run.stdout).unwrap();
+    assert_eq!(summary["backbone"], "Built-in x4");
+    assert_eq!(summary["images"][0]["states"].as_array().unwrap().len(), 3);
+    assert_eq!(summary["images"][0]["states"][1]["region"]["x"], 36);
+}
+
+#[test]
+fn boxes_lead_off_centre() {
+    let folder = Folder::new();
+    let photo = folder.photo("photo.png", 128, 128);
+    let (run, out) = zoom(
+        &folder,
+        &[
+            "-i",
+            photo.to_str().unwrap(),
+            "--process_size",
+            "128",
+            "--backbone",
+            "bicubic",
+            "--crop_box",
+            "0,0,32,32",
+            "--crop_box",
+            "96,64,32,32",
+        ],
+    );
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    let state = |i: usize| codec::open(&out.join(format!("per-sample/photo/{i}.png"))).unwrap();
+    let enlarged = |picture: &chain_of_zoom::image::Picture, x, y| {
+        chain_of_zoom::image::resize(&picture.crop(x, y, 32, 32), 128, 128, chain_of_zoom::image::Filter::Bicubic)
+    };
+    assert_eq!(state(1), enlarged(&state(0), 0, 0));
+    assert_eq!(state(2), enlarged(&state(1), 96, 64));
+    assert!(!out.join("per-sample/photo/3.png").exists(), "as many steps as boxes");
+}
+
+#[test]
+fn onestep_starts_from_the_photo_every_time() {
+    let folder = Folder::new();
+    let photo = folder.photo("photo.jpg", 160, 128);
+    let (run, out) = zoom(
+        &folder,
+        &[
+            "-i",
+            photo.to_str().unwrap(),
+            "--rec-type",
+            "onestep",
+            "--rec-num",
+            "2",
+            "--process-size",
+            "128",
+            "--align-method",
+            "wavelet",
+        ],
+    );
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    let first = codec::open(&out.join("per-sample/photo/0.png")).unwrap();
+    let input = codec::open(&out.join("per-sample/photo/2_input.png")).unwrap();
+    let expected =
+        chain_of_zoom::image::resize(&first.crop(60, 60, 8, 8), 128, 128, chain_of_zoom::image::Filter::Bicubic);
+    assert_eq!(input, expected);
+}
+
+#[test]
+fn a_folder_is_worked_through_and_one_bad_picture_does_not_end_it() {
+    let folder = Folder::new();
+    std::fs::create_dir(folder.path("in")).unwrap();
+    folder.photo("in/one.png", 70, 64);
+    folder.photo("in/one.jpg", 70, 64);
+    std::fs::write(folder.path("in/bad.png"), b"no picture").unwrap();
+    std::fs::write(folder.path("in/notes.txt"), b"not looked at").unwrap();
+    let (run, out) = zoom(
+        &folder,
+        &["-i", folder.path("in").to_str().unwrap(), "--rec-num", "1", "--process-size", "64", "--rec-type", "bicubic"],
+    );
+    assert_eq!(run.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&run.stderr);
+    assert!(said.contains("bad.png") && said.contains("not a picture") && said.contains("2 of 3"), "{said}");
+    // Two pictures of one stem do not overwrite each other.
+    assert!(out.join("per-sample/one.png/1.png").is_file() && out.join("per-sample/one.jpg/1.png").is_file());
+}
+
+#[test]
+fn strips_and_sheets_are_exported() {
+    let folder = Folder::new();
+    let photo = folder.photo("photo.png", 64, 64);
+    let (run, out) = zoom(
+        &folder,
+        &["-i", photo.to_str().unwrap(), "--process-size", "64", "--rec-num", "3", "--rec-type", "nearest"],
+    );
+    assert!(run.status.success());
+    for (layout, file, size) in [("strip", "strip.webp", (4 * 40, 40)), ("sheet", "sheet.jpg", (104, 104))] {
+        let to = folder.path(file);
+        let run = coz(["export", "-i", out.join("per-sample/photo").to_str().unwrap(), "-o", to.to_str().unwrap()])
+            .args(["--layout", layout, "--size", "40"])
+            .output()
+            .unwrap();
+        assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+        let picture = codec::open(&to).unwrap();
+        assert_eq!((picture.width(), picture.height()), size, "{layout}");
+    }
+}
+
+#[test]
+fn the_built_in_model_beats_bicubic() {
+    let folder = Folder::new();
+    let photo = folder.photo("photo.png", 240, 200);
+    let run = coz(["measure", photo.to_str().unwrap(), "--device", "cpu"]).output().unwrap();
+    let report = String::from_utf8(run.stdout).unwrap();
+    let gain: f64 = report.lines().last().unwrap().split_whitespace().last().unwrap().parse().unwrap();
+    assert!(gain > 1.0, "{report}");
+}

@@ -1,0 +1,185 @@
+//! The engine's thread: jobs, cancellation, the latest job wins, failures that do not end it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use chain_of_zoom::engine::{Done, Engine, Event, Job, JobId, Made, Restorer};
+use chain_of_zoom::image::{AlignMethod, Filter, resize};
+use chain_of_zoom::region::{Region, plan};
+use chain_of_zoom::step::{Backbone, DeviceChoice};
+
+use crate::samples::{Folder, photo};
+
+fn engine() -> Engine {
+    Engine::start(Arc::new(|| ())).unwrap()
+}
+
+fn job(regions: Vec<Region>, size: u32, backbone: Backbone) -> Job {
+    Job {
+        source: Arc::new(photo(300, 200)),
+        regions,
+        size: (size, size),
+        prompt: "words".into(),
+        seed: 7,
+        restorer: Restorer { backbone, device: DeviceChoice::Cpu, align: AlignMethod::NoFix },
+    }
+}
+
+fn until_finished(engine: &Engine, id: JobId) -> (Vec<Made>, Done) {
+    let mut states = Vec::new();
+    loop {
+        match engine.events().recv_timeout(Duration::from_secs(120)).expect("the engine answers") {
+            Event::Made { job, made, .. } if job == id => states.push(*made),
+            Event::Finished { job, done } if job == id => return (states, done),
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn a_planned_chain_arrives_state_by_state() {
+    let woken = Arc::new(AtomicUsize::new(0));
+    let counter = woken.clone();
+    let mut engine = Engine::start(Arc::new(move || _ = counter.fetch_add(1, Ordering::Relaxed))).unwrap();
+    let plan = plan(300, 200, Region::square(140, 90, 20), 128);
+    assert_eq!(plan.regions.len(), 2);
+    let id = engine.run(job(plan.regions.clone(), 128, Backbone::BuiltIn));
+    let (states, done) = until_finished(&engine, id);
+    assert_eq!(done, Done::Completed);
+    assert_eq!(states.iter().map(|made| made.region).collect::<Vec<_>>(), plan.regions);
+    for made in &states {
+        assert_eq!((made.picture.width(), made.picture.height()), (128, 128));
+        assert_ne!(made.picture, made.enlarged, "the network did something");
+        assert_eq!((made.prompt.as_str(), made.seed), ("words", 7));
+        let model = made.model.as_ref().expect("a model ran");
+        assert!(!model.takes_text, "the built-in model hears no words and says so");
+    }
+    assert!(woken.load(Ordering::Relaxed) >= 5, "every event wakes the receiver");
+}
+
+#[test]
+fn a_large_box_is_reduced_without_a_model() {
+    let mut engine = engine();
+    let id = engine.run(job(vec![Region::square(50, 0, 200)], 64, Backbone::File("/no/such/model.pth".into())));
+    let (states, done) = until_finished(&engine, id);
+    assert_eq!(done, Done::Completed, "the missing model is not needed");
+    assert_eq!(states[0].model, None);
+    assert_eq!(*states[0].picture, resize(&photo(300, 200).crop(50, 0, 200, 200), 64, 64, Filter::Bicubic));
+}
+
+#[test]
+fn interpolation_is_exactly_pillows() {
+    let mut engine = engine();
+    for (backbone, filter) in [(Backbone::Nearest, Filter::Nearest), (Backbone::Bicubic, Filter::Bicubic)] {
+        let id = engine.run(job(vec![Region::square(10, 20, 40)], 160, backbone));
+        let (states, _) = until_finished(&engine, id);
+        assert_eq!(*states[0].picture, resize(&photo(300, 200).crop(10, 20, 40, 40), 160, 160, filter));
+    }
+}
+
+#[test]
+fn the_latest_job_wins() {
+    let mut engine = engine();
+    let long = vec![Region::square(64, 64, 128); 60];
+    let start = Instant::now();
+    let mut first = job(long.clone(), 256, Backbone::BuiltIn);
+    first.regions[0] = Region::square(0, 0, 128);
+    let first = engine.run(first);
+    let second = engine.run(job(vec![Region::square(0, 0, 32)], 64, Backbone::Bicubic));
+    let mut first_done = None;
+    loop {
+        match engine.events().recv_timeout(Duration::from_secs(120)).unwrap() {
+            Event::Finished { job, done } if job == first => first_done = Some(done),
+            Event::Finished { job, done } if job == second => {
+                assert_eq!(done, Done::Completed);
+                break;
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(first_done, Some(Done::Cancelled));
+    assert!(start.elapsed() < Duration::from_secs(20), "the first job was not run to its end");
+}
+
+#[test]
+fn cancel_stops_between_steps_and_keeps_what_is_made() {
+    let mut engine = engine();
+    let id = engine.run(job(vec![Region::square(36, 36, 128); 200], 200, Backbone::BuiltIn));
+    let mut made = 0;
+    let done = loop {
+        match engine.events().recv_timeout(Duration::from_secs(120)).unwrap() {
+            Event::Made { .. } => {
+                made += 1;
+                engine.cancel();
+            }
+            Event::Finished { job, done } if job == id => break done,
+            _ => {}
+        }
+    };
+    assert_eq!(done, Done::Cancelled);
+    assert!((1..5).contains(&made), "{made} states were made after the cancel");
+}
+
+#[test]
+fn failures_are_events_and_the_engine_goes_on() {
+    let folder = Folder::new();
+    let text = folder.path("words.pth");
+    std::fs::write(&text, "this is no model").unwrap();
+    let mut engine = engine();
+    for (backbone, title) in [
+        (Backbone::File(PathBuf::from("/no/such/model.pth")), "The model file cannot be opened"),
+        (Backbone::File(text), "This is no model file"),
+    ] {
+        let id = engine.run(job(vec![Region::square(0, 0, 32)], 64, backbone));
+        let (states, Done::Failed(problem)) = until_finished(&engine, id) else { panic!("it should fail") };
+        assert!(states.is_empty());
+        assert_eq!(problem.title, title);
+        assert!(!problem.hint.is_empty());
+    }
+    let outside = engine.run(job(vec![Region::square(290, 0, 32)], 64, Backbone::Bicubic));
+    assert!(
+        matches!(until_finished(&engine, outside).1, Done::Failed(problem) if problem.details.contains("300 x 200"))
+    );
+    let id = engine.run(job(vec![Region::square(0, 0, 32)], 64, Backbone::BuiltIn));
+    assert_eq!(until_finished(&engine, id).1, Done::Completed);
+}
+
+#[test]
+fn large_cuts_are_tiled_without_seams() {
+    // 400 pixels are more than one tile: tiled and whole must agree wherever a tile ends.
+    let mut engine = engine();
+    let mut whole = job(vec![Region::square(0, 0, 190)], 760, Backbone::BuiltIn);
+    whole.source = Arc::new(photo(190, 190));
+    let id = engine.run(whole);
+    let (states, _) = until_finished(&engine, id);
+    let tiled = &states[0].picture;
+    // The same place in one piece: the tile's border at 160 lies in the middle of this cut.
+    let mut piece = job(vec![Region::square(100, 100, 90)], 360, Backbone::BuiltIn);
+    piece.source = Arc::new(photo(190, 190));
+    let id = engine.run(piece);
+    let (states, _) = until_finished(&engine, id);
+    let inner = 160; // 40 pixels of the cut away from its own border, which sees less context
+    let ours = tiled.crop((400 + inner) as i64, (400 + inner) as i64, 160, 160);
+    let theirs = states[0].picture.crop(inner as i64, inner as i64, 160, 160);
+    let worst = ours.rgb().iter().zip(theirs.rgb()).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
+    assert!(worst <= 3, "a seam of {worst} levels");
+}
+
+#[test]
+fn words_are_proposed_for_a_box() {
+    let mut engine = engine();
+    let id = engine.propose(job(vec![Region::square(0, 0, 32)], 64, Backbone::BuiltIn));
+    loop {
+        match engine.events().recv_timeout(Duration::from_secs(60)).unwrap() {
+            Event::Proposed { job, prompt } if job == id => assert_eq!(prompt, "words"),
+            Event::Finished { done, .. } => {
+                assert_eq!(done, Done::Completed);
+                break;
+            }
+            Event::Made { .. } => panic!("proposing makes no picture"),
+            _ => {}
+        }
+    }
+}

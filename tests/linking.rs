@@ -1,0 +1,46 @@
+//! The built program finds libtorch, all of it, from any folder and with no variable set.
+
+use std::process::Command;
+
+use crate::samples::{Folder, coz};
+
+#[test]
+fn depends_on_the_cuda_half_of_libtorch_where_there_is_one() {
+    let library = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(".libtorch/lib/libtorch_cuda.so");
+    if !cfg!(target_os = "linux") || !library.exists() {
+        return;
+    }
+    let program = std::fs::read(env!("CARGO_BIN_EXE_coz")).unwrap();
+    // The names of needed libraries stand in the dynamic string table, each ended by a zero.
+    let named = |name: &[u8]| program.windows(name.len()).any(|window| window == name);
+    assert!(named(b"\0libtorch_cuda.so\0"), "the linker dropped libtorch_cuda.so: see build.rs");
+}
+
+#[test]
+fn starts_from_any_folder_and_tells_what_a_bug_report_needs() {
+    let folder = Folder::new();
+    let run = coz(["doctor"])
+        .current_dir(folder.root())
+        .env("XDG_CONFIG_HOME", folder.path("config"))
+        .env("XDG_DATA_HOME", folder.path("data"))
+        .env_remove("LIBTORCH")
+        .output()
+        .unwrap();
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    let report = String::from_utf8(run.stdout).unwrap();
+    for wanted in
+        ["coz ", "libtorch ", "2.11.0", "threads ", "cuda ", "graphics ", "config ", "data ", "models ", "built-in x4"]
+    {
+        assert!(report.contains(wanted), "{wanted:?} is missing in:\n{report}");
+    }
+    assert!(report.contains(folder.path("config").to_str().unwrap()), "{report}");
+}
+
+#[test]
+fn help_teaches() {
+    let run = Command::new(env!("CARGO_BIN_EXE_coz")).args(["zoom", "--help"]).output().unwrap();
+    let help = String::from_utf8(run.stdout).unwrap();
+    for wanted in ["--rec-type", "--rec-num", "--crop-box", "--align-method", "X,Y,W,H", "per-sample", "Exit code"] {
+        assert!(help.contains(wanted), "{wanted} is missing in:\n{help}");
+    }
+}

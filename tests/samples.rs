@@ -1,0 +1,47 @@
+//! What many tests need: folders that vanish, pictures, the program itself.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use chain_of_zoom::image::{Picture, codec};
+
+/// A folder that is deleted with the value.
+pub struct Folder(tempfile::TempDir);
+
+impl Folder {
+    pub fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    pub fn root(&self) -> &Path {
+        self.0.path()
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.root().join(name)
+    }
+
+    /// A picture with something to see, saved under this name.
+    pub fn photo(&self, name: &str, width: u32, height: u32) -> PathBuf {
+        let file = self.path(name);
+        codec::save(&photo(width, height), &file).unwrap();
+        file
+    }
+}
+
+/// Soft waves with hard-edged discs.
+pub fn photo(width: u32, height: u32) -> Picture {
+    Picture::from_fn(width, height, |x, y| {
+        let (u, v) = (f64::from(x), f64::from(y));
+        let wave = |a: f64, b: f64| (127.0 + 90.0 * (u / a).sin() * (v / b).cos()) as u8;
+        let disc = ((u % 60.0) - 30.0).hypot((v % 60.0) - 30.0) < 14.0;
+        if disc { [240, 160, 40] } else { [wave(23.0, 31.0), wave(17.0, 41.0), wave(47.0, 19.0)] }
+    })
+}
+
+/// The program with these arguments, away from the user's own settings.
+pub fn coz<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_coz"));
+    command.args(arguments).env_remove("LD_LIBRARY_PATH");
+    command
+}

@@ -1,0 +1,352 @@
+//! Drives the real app, without a window but with its real engine, built-in model and canvas.
+
+use std::time::{Duration, Instant};
+
+use chain_of_zoom::history::{Direction, StateId};
+use chain_of_zoom::image::codec;
+use chain_of_zoom::settings::Settings;
+use chain_of_zoom::step::Backbone;
+use chain_of_zoom::viewer::Viewer;
+use chain_of_zoom::viewer::actions::{Action, ExportKind};
+use chain_of_zoom::viewer::state::{Document, Message};
+use egui::{Key, Modifiers, PointerButton, Pos2, vec2};
+use egui_kittest::kittest::Queryable;
+use egui_kittest::{Harness, SnapshotOptions};
+
+use crate::samples::Folder;
+
+/// Small states make quick tests; nothing moves by itself.
+fn settings() -> Settings {
+    Settings { process_size: 128, motion: false, ..Settings::default() }
+}
+
+fn app(settings: Settings) -> Harness<'static, Viewer> {
+    let mut harness = Harness::builder()
+        .with_size(vec2(1100.0, 700.0))
+        .wgpu()
+        .build_eframe(|creation| Viewer::new(creation, settings, false).unwrap());
+    harness.step();
+    harness
+}
+
+/// Frame by frame until something holds.
+fn until(harness: &mut Harness<'_, Viewer>, what: &str, holds: impl Fn(&Viewer) -> bool) {
+    let start = Instant::now();
+    while !holds(harness.state()) {
+        assert!(
+            start.elapsed() < Duration::from_secs(120),
+            "{what} did not happen: {:?}",
+            harness.state().state.messages
+        );
+        std::thread::sleep(Duration::from_millis(5));
+        harness.step();
+    }
+    // Once more, so that what is seen is what holds.
+    harness.step();
+}
+
+fn open(harness: &mut Harness<'_, Viewer>, folder: &Folder) {
+    let photo = folder.photo("photo.png", 600, 400);
+    harness.state_mut().act(Action::OpenFile(photo));
+    until(harness, "the photo to open", |viewer| viewer.state.document.is_some());
+    harness.step();
+    harness.step();
+}
+
+fn document<'a>(harness: &'a Harness<'_, Viewer>) -> &'a Document {
+    harness.state().state.document.as_ref().unwrap()
+}
+
+fn count(viewer: &Viewer) -> usize {
+    viewer.state.document.as_ref().map_or(0, |document| document.history.outline().len())
+}
+
+fn idle(viewer: &Viewer) -> bool {
+    viewer.state.running.is_none()
+}
+
+/// Where a pixel of the photo is on the window.
+fn on_window(harness: &Harness<'_, Viewer>, x: f64, y: f64) -> Pos2 {
+    let document = document(harness);
+    let canvas = harness.get_by_label("Canvas").rect();
+    let on_photo = document.camera.relative_to(&document.history, StateId(0)).unwrap();
+    let [x, y] = on_photo.placement(document.screen).screen_from_picture([x, y]);
+    canvas.min + vec2(x as f32, y as f32)
+}
+
+fn button(harness: &mut Harness<'_, Viewer>, pos: Pos2, button: PointerButton, pressed: bool) {
+    harness.event(egui::Event::PointerButton { pos, button, pressed, modifiers: Modifiers::NONE });
+    harness.step();
+}
+
+fn drag(harness: &mut Harness<'_, Viewer>, from: (f64, f64), to: (f64, f64)) {
+    let (from, to) = (on_window(harness, from.0, from.1), on_window(harness, to.0, to.1));
+    harness.hover_at(from);
+    harness.step();
+    button(harness, from, PointerButton::Primary, true);
+    for i in 1..=4 {
+        harness.hover_at(from + (to - from) * (i as f32 / 4.0));
+        harness.step();
+    }
+    button(harness, to, PointerButton::Primary, false);
+}
+
+#[test]
+fn open_zoom_go_back_branch_and_export() {
+    let folder = Folder::new();
+    let mut harness = app(settings());
+    assert!(harness.query_all_by_label("Open…").count() > 0);
+    open(&mut harness, &folder);
+
+    // A box of 16 pixels asks for 8x: two steps.
+    drag(&mut harness, (300.0, 200.0), (316.0, 216.0));
+    until(&mut harness, "two states", |viewer| count(viewer) == 3 && idle(viewer));
+    let deep = document(&harness).history.current();
+    assert_eq!(document(&harness).history.chain(deep.id).len(), 3);
+    assert!((7.0..=8.5).contains(&deep.magnification), "{}", deep.magnification);
+    let making = deep.making.clone().unwrap();
+    assert_eq!(making.model.unwrap().name, "Built-in x4");
+    assert_eq!(document(&harness).camera.anchor, deep.id, "the camera went into the result");
+    assert!(harness.query_all_by_label(&format!("State {}", Document::title(deep))).count() == 1);
+
+    // Back to the photo, elsewhere: a branch; the first one stays.
+    harness.key_press(Key::Home);
+    harness.step();
+    harness.step();
+    assert_eq!(document(&harness).history.current().id, StateId(0));
+    drag(&mut harness, (100.0, 100.0), (164.0, 164.0));
+    until(&mut harness, "a branch", |viewer| count(viewer) == 4 && idle(viewer));
+    assert_eq!(document(&harness).history.children(StateId(0)).count(), 2);
+
+    // The keys walk the tree.
+    let branch = document(&harness).history.current().id;
+    for (key, at) in [
+        (Key::ArrowUp, StateId(1)),
+        (Key::ArrowRight, StateId(2)),
+        (Key::ArrowLeft, StateId(1)),
+        (Key::ArrowDown, branch),
+    ] {
+        harness.key_press(key);
+        harness.step();
+        harness.step();
+        assert_eq!(document(&harness).history.current().id, at, "{key:?}");
+    }
+
+    // Deleting and undoing loses nothing.
+    harness.key_press(Key::Delete);
+    harness.step();
+    harness.step();
+    assert_eq!(count(harness.state()), 3);
+    harness.key_press_modifiers(Modifiers::COMMAND, Key::Z);
+    harness.step();
+    harness.step();
+    assert_eq!(count(harness.state()), 4);
+
+    // Out.
+    harness.state_mut().act(Action::GoTo(StateId(2)));
+    harness.step();
+    let title = Document::title(document(&harness).history.current());
+    let still = format!("chain/photo_2_{title}.png");
+    for (kind, name, wanted) in [
+        (ExportKind::State, "state.png", "state.png"),
+        (ExportKind::Chain, "chain", &still),
+        (ExportKind::Strip, "strip.webp", "strip.webp"),
+        (ExportKind::Sheet, "sheet.jpg", "sheet.jpg"),
+        (ExportKind::Folders, "folders", "folders/per-sample/photo/2.png"),
+    ] {
+        harness.state_mut().act(Action::ExportTo(kind, folder.path(name)));
+        until(&mut harness, "the export", |viewer| matches!(viewer.state.messages.last(), Some(Message::Done(_))));
+        harness.state_mut().act(Action::Dismiss);
+        harness.step();
+        assert!(folder.path(wanted).is_file(), "{kind:?}");
+    }
+    assert_eq!(codec::open(&folder.path("state.png")).unwrap(), *document(&harness).history.current().picture);
+    let strip = codec::open(&folder.path("strip.webp")).unwrap();
+    assert_eq!((strip.width(), strip.height()), (192 + 128 + 128, 128));
+}
+
+#[test]
+fn ask_first_edit_the_prompt_and_run_again() {
+    let folder = Folder::new();
+    let mut harness = app(Settings { ask_first: true, ..settings() });
+    open(&mut harness, &folder);
+    drag(&mut harness, (200.0, 100.0), (232.0, 132.0));
+    until(&mut harness, "the box to wait", |viewer| {
+        idle(viewer) && viewer.state.document.as_ref().is_some_and(|d| d.placed.is_some())
+    });
+    assert_eq!(count(harness.state()), 1, "nothing runs before Enter");
+    harness.get_by_label("Zoom to 4x");
+
+    harness.get_by_label("Prompt for the next step").focus();
+    harness.step();
+    harness.get_by_label("Prompt for the next step").type_text("fur, Zz 1");
+    harness.step();
+    harness.step();
+    assert_eq!(harness.state().state.draft, "fur, Zz 1", "single letters are text while a field has the focus");
+    harness.key_press(Key::Enter);
+    until(&mut harness, "the step", |viewer| count(viewer) == 2 && idle(viewer));
+    let state = document(&harness).history.current();
+    assert_eq!(state.making.as_ref().unwrap().prompt, "fur, Zz 1");
+
+    // On an existing state: other words, run again, a sibling.
+    harness.get_by_label("Prompt of this state").focus();
+    harness.step();
+    harness.key_press_modifiers(Modifiers::COMMAND, Key::A);
+    harness.get_by_label("Prompt of this state").type_text("whiskers");
+    harness.step();
+    harness.step();
+    harness.get_by_label("Run again").click();
+    until(&mut harness, "the sibling", |viewer| count(viewer) == 3 && idle(viewer));
+    let siblings: Vec<_> = document(&harness).history.children(StateId(0)).map(|s| s.making.clone().unwrap()).collect();
+    assert_eq!(siblings[1].prompt, "whiskers");
+    assert_eq!(siblings[0].region, siblings[1].region);
+    assert_eq!(harness.state().state.draft, "fur, Zz 1", "looking at a state does not touch the next step's words");
+}
+
+#[test]
+fn a_click_zooms_four_times_and_escape_cancels_a_box() {
+    let folder = Folder::new();
+    let mut harness = app(settings());
+    open(&mut harness, &folder);
+
+    let from = on_window(&harness, 50.0, 50.0);
+    harness.hover_at(from);
+    harness.step();
+    button(&mut harness, from, PointerButton::Primary, true);
+    harness.hover_at(from + vec2(60.0, 60.0));
+    harness.step();
+    harness.key_press(Key::Escape);
+    harness.step();
+    harness.step();
+    button(&mut harness, from + vec2(60.0, 60.0), PointerButton::Primary, false);
+    harness.step();
+    assert!(idle(harness.state()) && count(harness.state()) == 1, "the box was cancelled");
+
+    let at = on_window(&harness, 300.0, 200.0);
+    harness.hover_at(at);
+    harness.step();
+    button(&mut harness, at, PointerButton::Primary, true);
+    button(&mut harness, at, PointerButton::Primary, false);
+    until(&mut harness, "the state", |viewer| count(viewer) == 2 && idle(viewer));
+    let making = document(&harness).history.current().making.clone().unwrap();
+    assert_eq!((making.region.x, making.region.y, making.region.width), (284, 184, 32));
+
+    // Back outside, the state is a box on the photo: a click dives in instead of making another.
+    harness.key_press(Key::Home);
+    harness.step();
+    harness.step();
+    let at = on_window(&harness, 300.0, 200.0);
+    harness.hover_at(at);
+    harness.step();
+    button(&mut harness, at, PointerButton::Primary, true);
+    button(&mut harness, at, PointerButton::Primary, false);
+    harness.step();
+    harness.step();
+    assert_eq!((count(harness.state()), document(&harness).history.current().id), (2, StateId(1)));
+}
+
+#[test]
+fn the_wheel_travels_between_photo_and_state() {
+    let folder = Folder::new();
+    let mut harness = app(Settings { backbone: Backbone::Bicubic, ..settings() });
+    open(&mut harness, &folder);
+    drag(&mut harness, (300.0, 200.0), (332.0, 232.0));
+    until(&mut harness, "the state", |viewer| count(viewer) == 2 && idle(viewer));
+    let canvas = harness.get_by_label("Canvas").rect();
+    let wheel = |harness: &mut Harness<'_, Viewer>, notches: f32| {
+        harness.hover_at(canvas.center());
+        for _ in 0..notches.abs() as usize {
+            harness.event(egui::Event::MouseWheel {
+                unit: egui::MouseWheelUnit::Line,
+                delta: vec2(0.0, notches.signum()),
+                phase: egui::TouchPhase::Move,
+                source: egui::MouseWheelSource::Wheel,
+                modifiers: Modifiers::NONE,
+            });
+            for _ in 0..20 {
+                harness.step();
+            }
+        }
+    };
+    wheel(&mut harness, -20.0);
+    assert_eq!(document(&harness).history.current().id, StateId(0), "far away, the photo is at hand");
+    let before = document(&harness).camera;
+    wheel(&mut harness, 20.0);
+    assert_eq!(document(&harness).history.current().id, StateId(1), "and back in the state, without a click");
+    assert!(
+        document(&harness).camera.relative_to(&document(&harness).history, StateId(0)).unwrap().scale > before.scale
+    );
+}
+
+#[test]
+fn failures_are_told_and_nothing_is_lost() {
+    let folder = Folder::new();
+    let mut harness = app(settings());
+    open(&mut harness, &folder);
+    let bad = folder.path("bad.png");
+    std::fs::write(&bad, "words").unwrap();
+    harness.state_mut().act(Action::OpenFile(bad));
+    until(&mut harness, "the message", |viewer| !viewer.state.messages.is_empty());
+    harness.get_by_label("This is not a picture");
+    assert_eq!(document(&harness).name, "photo.png", "the photo stays open");
+    harness.get_by_label("Close the message").click();
+    harness.step();
+    harness.step();
+    assert!(harness.state().state.messages.is_empty());
+
+    harness.state_mut().act(Action::UseBackbone(Backbone::File(folder.path("missing.pth"))));
+    harness.step();
+    drag(&mut harness, (200.0, 100.0), (232.0, 132.0));
+    until(&mut harness, "the message", |viewer| !viewer.state.messages.is_empty() && idle(viewer));
+    harness.get_by_label("The model file cannot be opened");
+    harness.state_mut().act(Action::UseBackbone(Backbone::BuiltIn));
+    harness.step();
+    drag(&mut harness, (200.0, 100.0), (232.0, 132.0));
+    until(&mut harness, "the next step", |viewer| count(viewer) == 2 && idle(viewer));
+}
+
+#[test]
+fn deep_chains_stay_exact() {
+    let folder = Folder::new();
+    let mut harness = app(Settings { backbone: Backbone::Bicubic, ..settings() });
+    open(&mut harness, &folder);
+    for depth in 1..=8 {
+        harness.state_mut().act(Action::Run);
+        until(&mut harness, "a state", |viewer| count(viewer) == depth + 1 && idle(viewer));
+    }
+    let history = &document(&harness).history;
+    assert_eq!(history.current().magnification, 65536.0);
+    harness.state_mut().act(Action::Go(Direction::Photo));
+    harness.step();
+    harness.step();
+    assert_eq!(document(&harness).history.current().id, StateId(0));
+    harness.key_press(Key::End);
+    harness.step();
+    harness.step();
+    assert_eq!(document(&harness).history.current().magnification, 65536.0);
+    harness.render().expect("65536x can be drawn");
+}
+
+#[test]
+fn looks_as_it_should() {
+    let options = || SnapshotOptions::new().threshold(1.5).max_failed_pixels(200);
+    let mut harness = app(settings());
+    harness.step();
+    harness.snapshot_options("welcome", &options());
+
+    let folder = Folder::new();
+    let mut harness = app(Settings { backbone: Backbone::Nearest, ..settings() });
+    open(&mut harness, &folder);
+    drag(&mut harness, (300.0, 200.0), (310.0, 210.0));
+    until(&mut harness, "the states", |viewer| count(viewer) == 3 && idle(viewer));
+    harness.state_mut().act(Action::Go(Direction::Photo));
+    harness.remove_cursor();
+    harness.step();
+    harness.step();
+    // Times differ from run to run; only the canvas is compared.
+    let canvas = harness.get_by_label("Canvas").rect();
+    let whole = harness.render().unwrap();
+    let (x, y) = (canvas.left() as u32, canvas.top() as u32);
+    let image = image::imageops::crop_imm(&whole, x, y, canvas.width() as u32, canvas.height() as u32).to_image();
+    egui_kittest::image_snapshot_options(&image, "canvas", &options());
+}
