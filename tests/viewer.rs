@@ -132,6 +132,16 @@ fn open_zoom_go_back_branch_and_export() {
         assert_eq!(document(&harness).history.current().id, at, "{key:?}");
     }
 
+    // With Alt the arrows retrace the visits, which is not the way up.
+    harness.key_press_modifiers(Modifiers::ALT, Key::ArrowLeft);
+    harness.step();
+    harness.step();
+    assert_eq!(document(&harness).history.current().id, StateId(1), "where one was before the branch");
+    harness.key_press_modifiers(Modifiers::ALT, Key::ArrowRight);
+    harness.step();
+    harness.step();
+    assert_eq!(document(&harness).history.current().id, branch);
+
     // Deleting and undoing loses nothing.
     harness.key_press(Key::Delete);
     harness.step();

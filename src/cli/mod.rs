@@ -24,8 +24,8 @@ use crate::step::{Backbone, DeviceChoice};
 struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
-    /// Picture to open in the viewer
-    image: Option<PathBuf>,
+    /// Picture to open in the viewer; further ones wait in its menu
+    images: Vec<PathBuf>,
     /// Where models run: auto, cpu, cuda or cuda:NUMBER (viewer: for this start only)
     #[arg(long)]
     device: Option<DeviceChoice>,
@@ -49,7 +49,7 @@ enum Command {
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let outcome = match arguments.command {
-        None => crate::viewer::run(arguments.image, arguments.device).map(|()| ExitCode::SUCCESS),
+        None => crate::viewer::run(arguments.images, arguments.device).map(|()| ExitCode::SUCCESS),
         Some(Command::Zoom(zoom)) => zoom::run(&zoom),
         Some(Command::Export(export)) => export::run(&export),
         Some(Command::Doctor) => doctor::run(),

@@ -166,7 +166,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         let summary = Summary {
             version: env!("CARGO_PKG_VERSION"),
             backbone: arguments.backbone.name(),
-            device: arguments.device.resolved_name(),
+            device: arguments.device.among(crate::step::cuda_devices()),
             seconds: start.elapsed().as_secs_f64(),
             images: &images,
         };
@@ -220,9 +220,10 @@ fn zoom(
     let mut pictures = vec![first.clone()];
     let mut keep = |made: Made| -> Result<(), Problem> {
         let i = pictures.len();
-        let input = matches!(arguments.rec_type, RecursionType::Onestep | RecursionType::Recursive);
-        tree.state(i, &made.picture, input.then_some(&*made.enlarged))?;
-        if arguments.save_prompts {
+        // Without a model there is no input to it, nor words for it.
+        let restored = matches!(arguments.rec_type, RecursionType::Onestep | RecursionType::Recursive);
+        tree.state(i, &made.picture, restored.then_some(&*made.enlarged))?;
+        if arguments.save_prompts && restored {
             tree.prompt(i - 1, &made.prompt)?;
         }
         states.push(StateSummary {

@@ -86,6 +86,11 @@ pub enum Done {
 /// Out of the engine. Events of jobs that are no longer wanted may still arrive; compare their id.
 #[derive(Clone, Debug)]
 pub enum Event {
+    /// The thread runs; the first event.
+    Ready {
+        /// How many CUDA devices libtorch can use.
+        cuda_devices: usize,
+    },
     /// A step goes on.
     Progress {
         /// Whose.

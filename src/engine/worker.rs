@@ -13,7 +13,7 @@ use crate::history;
 use crate::image::{Picture, colour};
 use crate::prompt::{Fixed, PromptInput, Prompter};
 use crate::region::Region;
-use crate::step::{Backbone, DeviceChoice, Progress, Stage, StepError, StepInput, SuperResolver};
+use crate::step::{Backbone, DeviceChoice, Progress, Stage, StepError, StepInput, SuperResolver, cuda_devices};
 
 pub(super) struct Worker {
     outbox: Outbox,
@@ -43,6 +43,8 @@ impl Worker {
 
     pub(super) fn run(mut self, inbox: &Receiver<Command>) {
         let _no_grad = tch::no_grad_guard();
+        // Looking for CUDA takes a moment; here nobody waits for it.
+        self.outbox.send(Event::Ready { cuda_devices: cuda_devices() });
         while let Ok(command) = inbox.recv() {
             match command {
                 Command::Quit => return,

@@ -76,12 +76,13 @@ impl DeviceChoice {
         }
     }
 
-    /// As people read it: `cuda:0` or `cpu`, with `auto` resolved.
-    pub fn resolved_name(self) -> String {
-        match self.resolve() {
-            Ok(Device::Cuda(number)) => format!("cuda:{number}"),
-            Ok(_) => "cpu".into(),
-            Err(_) => format!("{self} (not there)"),
+    /// The device among so many CUDA devices, as people read it: `cuda:0` or `cpu`, with `auto` resolved.
+    pub fn among(self, cuda_devices: usize) -> String {
+        match self {
+            Self::Auto if cuda_devices > 0 => "cuda:0".into(),
+            Self::Auto | Self::Cpu => "cpu".into(),
+            Self::Cuda(number) if number < cuda_devices => format!("cuda:{number}"),
+            Self::Cuda(number) => format!("cuda:{number} (not there)"),
         }
     }
 }

@@ -11,8 +11,8 @@ use tch::nn::{self, OptimizerConfig};
 use tch::{Device, Kind, Tensor};
 
 use super::{degrade, scenes};
-use crate::image::Picture;
 use crate::image::tensor::tensor_from_picture;
+use crate::image::{Filter, Picture, resize};
 use crate::models::{Loader, SrvggNetCompact, Weights};
 
 const SCALE: i64 = 4;
@@ -128,8 +128,12 @@ fn batch(rng: &mut Rng, pool: &[Picture]) -> anyhow::Result<(Tensor, Tensor)> {
     let side = PATCH * SCALE as u32;
     for _ in 0..BATCH {
         let scene = &pool[rng.usize(..pool.len())];
-        let place = i64::from(SCENE_SIDE - side);
-        let patch = scene.crop(rng.i64(0..=place), rng.i64(0..=place), side, side);
+        // The later steps of a chain see what an earlier one made large: smooth, without detail to be found.
+        let closeness = if rng.f32() < 0.3 { 2.0 + 6.0 * rng.f32() } else { 1.0 };
+        let cut = (side as f32 / closeness) as u32;
+        let place = i64::from(SCENE_SIDE - cut);
+        let patch = scene.crop(rng.i64(0..=place), rng.i64(0..=place), cut, cut);
+        let patch = resize(&patch, side, side, Filter::Bicubic);
         let pair = [degrade::reduced(rng, &patch, SCALE as u32), patch];
         let (flip_x, flip_y, swap) = (rng.bool(), rng.bool(), rng.bool());
         for (picture, into) in pair.iter().zip([&mut small, &mut sharp]) {

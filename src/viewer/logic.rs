@@ -81,6 +81,10 @@ impl Viewer {
     }
 
     fn take_event(&mut self, event: Event) {
+        if let Event::Ready { cuda_devices } = event {
+            self.state.cuda_devices = Some(cuda_devices);
+            return;
+        }
         let Some(running) = &mut self.state.running else { return };
         let wanted = running.job;
         match event {

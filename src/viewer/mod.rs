@@ -32,8 +32,6 @@ pub struct Viewer {
     thumbnails: Thumbnails,
     /// What the user asked for in this frame; the logic carries it out.
     actions: Vec<Action>,
-    /// Where models run, for the status line.
-    device_name: String,
     /// The pixel of the state at hand under the pointer.
     pointer_in_state: Option<[f64; 2]>,
 }
@@ -54,7 +52,6 @@ impl Viewer {
         let waking = context.clone();
         let engine = Engine::start(Arc::new(move || waking.request_repaint()))?;
         Ok(Self {
-            device_name: settings.device.resolved_name(),
             pointer_in_state: None,
             state: State::new(settings, keeps_settings),
             engine,
@@ -62,6 +59,14 @@ impl Viewer {
             thumbnails: Thumbnails::default(),
             actions: Vec::new(),
         })
+    }
+
+    /// Opens the first of these; the others wait among the recent ones.
+    pub fn open_all(&mut self, files: Vec<PathBuf>) {
+        for file in files.iter().skip(1).rev() {
+            self.state.settings.remember(file.clone());
+        }
+        self.actions.extend(files.into_iter().next().map(Action::OpenFile));
     }
 
     /// Does as if the user had asked for it.
@@ -95,7 +100,7 @@ impl eframe::App for Viewer {
 }
 
 /// Opens the window and returns when it is closed. `device` overrides the settings for this start only.
-pub fn run(image: Option<PathBuf>, device: Option<DeviceChoice>) -> anyhow::Result<()> {
+pub fn run(images: Vec<PathBuf>, device: Option<DeviceChoice>) -> anyhow::Result<()> {
     let (mut settings, problem) = Settings::load();
     if let Some(problem) = problem {
         eprintln!("warning: {problem}; starting with the defaults");
@@ -115,9 +120,7 @@ pub fn run(image: Option<PathBuf>, device: Option<DeviceChoice>) -> anyhow::Resu
         options,
         Box::new(move |creation| {
             let mut viewer = Viewer::new(creation, settings, keeps_settings)?;
-            if let Some(image) = image {
-                viewer.act(Action::OpenFile(image));
-            }
+            viewer.open_all(images);
             Ok(Box::new(viewer))
         }),
     )

@@ -24,6 +24,8 @@ pub struct State {
     pub document: Option<Document>,
     /// The file that is being decoded.
     pub opening: Option<PathBuf>,
+    /// How many CUDA devices there are, once the engine has looked.
+    pub cuda_devices: Option<usize>,
     /// What the left button does.
     pub tool: Tool,
     /// Words for the next step.
@@ -125,12 +127,18 @@ impl State {
             keeps_settings,
             document: None,
             opening: None,
+            cuda_devices: None,
             tool: Tool::default(),
             draft: String::new(),
             running: None,
             messages: Vec::new(),
             help: false,
         }
+    }
+
+    /// Where models run, for people.
+    pub fn device_name(&self) -> String {
+        self.cuda_devices.map_or_else(|| self.settings.device.to_string(), |count| self.settings.device.among(count))
     }
 }
 

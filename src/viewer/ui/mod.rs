@@ -12,7 +12,7 @@ mod status_bar;
 mod top_bar;
 mod welcome;
 
-use egui::{CentralPanel, Frame, Margin, Panel};
+use egui::{CentralPanel, Frame, Key, Margin, Panel};
 
 use super::actions::{Action, Tool};
 use super::{Viewer, theme};
@@ -54,16 +54,26 @@ pub(super) fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
 fn take_keys(viewer: &mut Viewer, ui: &egui::Ui) {
     let context = ui.ctx();
     let typing = context.text_edit_focused();
-    for action in Action::with_keys() {
-        for shortcut in action.shortcuts() {
-            let allowed = !typing || action.works_while_typing(&shortcut);
-            if allowed && context.input_mut(|input| input.consume_shortcut(&shortcut)) {
-                if action == Action::TogglePanels {
-                    // Tab would also move the keyboard's focus.
-                    context.memory_mut(|memory| memory.stop_text_input());
-                }
-                viewer.actions.push(action.clone());
-            }
+    // A menu closes with Esc, and a button reached by keyboard is pressed with Enter, as everywhere.
+    let in_menu = egui::Popup::is_any_open(context);
+    let on_widget = !typing && context.memory(|memory| memory.focused().is_some());
+    let belongs_to_widget = |key: Key| (in_menu && key == Key::Escape) || (on_widget && key == Key::Enter);
+    let mut shortcuts: Vec<_> = Action::with_keys()
+        .into_iter()
+        .flat_map(|action| action.shortcuts().into_iter().map(move |shortcut| (action.clone(), shortcut)))
+        .collect();
+    // Ctrl+Shift+S before Ctrl+S, which would take both.
+    let modifiers = |m: egui::Modifiers| u8::from(m.command) + u8::from(m.shift) + u8::from(m.alt);
+    shortcuts.sort_by_key(|(_, shortcut)| std::cmp::Reverse(modifiers(shortcut.modifiers)));
+    for (action, shortcut) in shortcuts {
+        let allowed = !typing || action.works_while_typing(&shortcut);
+        // Shift+Tab stays what it is: it walks through the widgets.
+        let is_walk = shortcut.logical_key == Key::Tab && context.input(|input| input.modifiers.any());
+        if !allowed || is_walk || belongs_to_widget(shortcut.logical_key) {
+            continue;
+        }
+        if context.input_mut(|input| input.consume_shortcut(&shortcut)) {
+            viewer.actions.push(action);
         }
     }
     // Copying arrives as an event of its own, so that every system's key for it works.
@@ -76,8 +86,9 @@ fn take_keys(viewer: &mut Viewer, ui: &egui::Ui) {
 /// What is dropped on the window or pasted into it.
 fn take_files(viewer: &mut Viewer, ui: &egui::Ui) {
     let context = ui.ctx();
-    if let Some(file) = context.input(|input| input.raw.dropped_files.first().cloned()) {
-        viewer.actions.push(Action::OpenFile(file.path().to_owned()));
+    let dropped = context.input(|input| input.raw.dropped_files.clone());
+    if !dropped.is_empty() {
+        viewer.open_all(dropped.iter().map(|file| file.path().to_owned()).collect());
     }
     for event in context.input(|input| input.events.clone()) {
         match event {

@@ -8,7 +8,7 @@ use crate::viewer::{Viewer, theme};
 
 pub fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
     ui.horizontal_centered(|ui| {
-        ui.label(dim(ui, format!("{}  ·  {}", viewer.device_name, viewer.state.settings.backbone.name())));
+        ui.label(dim(ui, format!("{}  ·  {}", viewer.state.device_name(), viewer.state.settings.backbone.name())));
         if let Some(file) = &viewer.state.opening {
             ui.spinner();
             ui.label(dim(ui, format!("opening {}", file.file_name().unwrap_or_default().to_string_lossy())));

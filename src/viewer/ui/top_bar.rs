@@ -41,41 +41,51 @@ pub fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
 }
 
 fn menu(viewer: &mut Viewer, ui: &mut egui::Ui, has_photo: bool) {
-    let mut item = |ui: &mut egui::Ui, action: Action, enabled: bool| {
-        let keys = action.shortcuts().first().map(|key| ui.ctx().format_shortcut(key)).unwrap_or_default();
-        if ui.add_enabled(enabled, egui::Button::new(action.label()).shortcut_text(keys)).clicked() {
-            viewer.actions.push(action);
-            ui.close();
-        }
-    };
-    item(ui, Action::Open, true);
+    items(viewer, ui, true, &[Action::Open]);
+    recent(viewer, ui);
     ui.separator();
-    for kind in [ExportKind::State, ExportKind::Chain, ExportKind::Strip, ExportKind::Sheet, ExportKind::Folders] {
-        item(ui, Action::Export(kind), has_photo);
-    }
-    item(ui, Action::Copy, has_photo);
-    ui.separator();
-    item(ui, Action::Delete, has_photo);
-    item(ui, Action::Undo, has_photo);
-    item(ui, Action::Redo, has_photo);
-    ui.separator();
-    item(ui, Action::TogglePanels, true);
-    item(ui, Action::ToggleFullscreen, true);
-    item(ui, Action::ToggleTheme, true);
-    item(ui, Action::ToggleHelp, true);
-    ui.separator();
-    ui.checkbox(&mut viewer.state.settings.follow, Action::ToggleFollow.label());
-    ui.checkbox(&mut viewer.state.settings.motion, "Motion");
-    ui.menu_button("Exported pictures", |ui| {
+    let kinds = [ExportKind::State, ExportKind::Chain, ExportKind::Strip, ExportKind::Sheet, ExportKind::Folders];
+    items(viewer, ui, has_photo, &kinds.map(Action::Export));
+    items(viewer, ui, has_photo, &[Action::Copy]);
+    ui.menu_button("Format of exports", |ui| {
         for format in crate::image::Format::ALL {
             let name = format.extension().to_uppercase();
             ui.radio_value(&mut viewer.state.settings.export_format, format, name);
         }
     });
     ui.separator();
-    if ui.button(Action::Quit.label()).clicked() {
-        viewer.actions.push(Action::Quit);
+    items(viewer, ui, has_photo, &[Action::Delete, Action::Undo, Action::Redo]);
+    ui.separator();
+    items(viewer, ui, true, &[Action::TogglePanels, Action::ToggleFullscreen, Action::ToggleTheme, Action::ToggleHelp]);
+    ui.checkbox(&mut viewer.state.settings.follow, Action::ToggleFollow.label());
+    ui.checkbox(&mut viewer.state.settings.motion, "Motion");
+    ui.separator();
+    items(viewer, ui, true, &[Action::Quit]);
+}
+
+fn items(viewer: &mut Viewer, ui: &mut egui::Ui, enabled: bool, actions: &[Action]) {
+    for action in actions {
+        let keys = action.shortcuts().first().map(|key| ui.ctx().format_shortcut(key)).unwrap_or_default();
+        if ui.add_enabled(enabled, egui::Button::new(action.label()).shortcut_text(keys)).clicked() {
+            viewer.actions.push(action.clone());
+            ui.close();
+        }
     }
+}
+
+fn recent(viewer: &mut Viewer, ui: &mut egui::Ui) {
+    let recent = viewer.state.settings.recent.clone();
+    ui.add_enabled_ui(!recent.is_empty(), |ui| {
+        ui.menu_button("Open recent", |ui| {
+            for file in recent {
+                let name = file.file_name().unwrap_or_default().to_string_lossy();
+                if ui.button(name).on_hover_text(file.display().to_string()).clicked() {
+                    viewer.actions.push(Action::OpenFile(file));
+                    ui.close();
+                }
+            }
+        });
+    });
 }
 
 fn model(viewer: &mut Viewer, ui: &mut egui::Ui) {
