@@ -7,6 +7,7 @@
 )]
 
 mod bad_input;
+mod canvas;
 mod cli;
 mod engine;
 mod linking;

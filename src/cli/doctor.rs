@@ -58,8 +58,10 @@ fn cuda_memory() -> Vec<String> {
 
 fn adapters() -> Vec<String> {
     let backends = wgpu::Backends::PRIMARY;
-    let instance =
-        wgpu::Instance::new(wgpu::InstanceDescriptor { backends, ..wgpu::InstanceDescriptor::new_without_display_handle() });
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
+        backends,
+        ..wgpu::InstanceDescriptor::new_without_display_handle()
+    });
     let adapters = pollster::block_on(instance.enumerate_adapters(backends));
     let describe = |info: wgpu::AdapterInfo| {
         format!("{} ({:?}, {:?}, {})", info.name, info.backend, info.device_type, info.driver_info)

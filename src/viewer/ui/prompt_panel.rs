@@ -80,9 +80,8 @@ fn next_step(viewer: &mut Viewer, ui: &mut egui::Ui) {
     if response.clicked() {
         viewer.actions.push(Action::Run);
     }
-    if placed.is_none() {
-        ui.label(dim(ui, "Or drag a box on the picture; a click zooms 4x."));
-    }
+    let waits = "The box waits: Enter runs it, Esc drops it.";
+    ui.label(dim(ui, if placed.is_some() { waits } else { "Or drag a box on the picture; a click zooms 4x." }));
 }
 
 fn this_state(viewer: &mut Viewer, ui: &mut egui::Ui) {
