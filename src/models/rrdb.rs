@@ -1,7 +1,7 @@
 //! RRDBNet, the network of ESRGAN and Real-ESRGAN (`basicsr/archs/rrdbnet_arch.py`): residual-in-residual dense
 //! blocks at low resolution, then nearest-neighbour doublings with convolutions.
 //!
-//! Three namings of the same layers are in circulation; see [`Naming`]. All sizes are read off the tensors.
+//! Three namings of the same layers are in circulation. All sizes are read off the tensors.
 
 use tch::{Device, Kind, TchError, Tensor};
 

@@ -1,5 +1,5 @@
-//! The window: what is on it ([`state`]), what the user can do ([`actions`]), what then happens ([`logic`]), and how it
-//! is painted ([`ui`]). The thread here never waits: files, dialogs and pixels are the tasks' work, models the engine's.
+//! The window: what is on it ([`state`]), what the user can do ([`actions`]), what then happens (`logic`), and how it
+//! is painted (`ui`). The thread here never waits: files, dialogs and pixels are the tasks' work, models the engine's.
 
 pub mod actions;
 mod logic;

@@ -42,9 +42,7 @@ pub fn all(root: &Path) -> anyhow::Result<()> {
     crate::run(cargo().args(["fmt", "--all", "--check"]))?;
     imports(root)?;
     crate::run(cargo().args(["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]))?;
-    crate::run(
-        cargo().args(["doc", "--no-deps", "--quiet", "--document-private-items"]).env("RUSTDOCFLAGS", "-D warnings"),
-    )
+    crate::run(cargo().args(["doc", "--no-deps", "--quiet"]).env("RUSTDOCFLAGS", "-D warnings"))
 }
 
 fn imports(root: &Path) -> anyhow::Result<()> {
