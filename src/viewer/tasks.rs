@@ -12,6 +12,7 @@ use crate::history::{self, ScaleState};
 use crate::image::codec::{self, READABLE};
 use crate::image::{Format, Picture};
 use crate::problem::Problem;
+use crate::step::Backbone;
 
 /// What came of a task.
 pub(super) enum Outcome {
@@ -96,33 +97,40 @@ impl Tasks {
         });
     }
 
+    /// Shows one of the system's dialogs; what it returns is carried out.
+    fn dialog(&self, ask: impl FnOnce(rfd::FileDialog) -> Option<Action> + Send + 'static) {
+        self.spawn("dialog", || match dialogs_missing() {
+            Some(problem) => Some(Outcome::Failed { problem, opening: false }),
+            None => ask(rfd::FileDialog::new()).map(Outcome::Chosen),
+        });
+    }
+
     pub fn ask_for_picture(&self) {
-        self.spawn("dialog", || {
-            let dialog = rfd::FileDialog::new().set_title("Open a picture").add_filter("Pictures", &READABLE);
-            dialog.pick_file().map(|file| Outcome::Chosen(Action::OpenFile(file)))
+        self.dialog(|dialog| {
+            let dialog = dialog.set_title("Open a picture").add_filter("Pictures", &READABLE);
+            dialog.pick_file().map(Action::OpenFile)
         });
     }
 
     pub fn ask_for_model(&self) {
-        self.spawn("dialog", || {
-            let dialog = rfd::FileDialog::new()
+        self.dialog(|dialog| {
+            let dialog = dialog
                 .set_title("Open a super-resolution model of the ESRGAN family")
                 .add_filter("Models", &["pth", "safetensors", "pt"]);
-            let file = dialog.pick_file()?;
-            Some(Outcome::Chosen(Action::UseBackbone(crate::step::Backbone::File(file))))
+            dialog.pick_file().map(|file| Action::UseBackbone(Backbone::File(file)))
         });
     }
 
     pub fn ask_where_to_export(&self, kind: ExportKind, name: String) {
-        self.spawn("dialog", move || {
-            let dialog = rfd::FileDialog::new().set_title(Action::Export(kind).label().trim_end_matches('…'));
+        self.dialog(move |dialog| {
+            let dialog = dialog.set_title(Action::Export(kind).label().trim_end_matches('…'));
             let place = match kind {
                 ExportKind::Chain | ExportKind::Folders => dialog.pick_folder(),
                 ExportKind::State | ExportKind::Strip | ExportKind::Sheet => {
                     dialog.add_filter("Pictures", &Format::ALL.map(Format::extension)).set_file_name(name).save_file()
                 }
             };
-            place.map(|place| Outcome::Chosen(Action::ExportTo(kind, place)))
+            place.map(|place| Action::ExportTo(kind, place))
         });
     }
 
@@ -142,6 +150,22 @@ impl Tasks {
             Some(Outcome::Failed { problem, opening: false })
         });
     }
+}
+
+/// On Linux dialogs come from the desktop over D-Bus, or from zenity; without both, asking would just return nothing.
+fn dialogs_missing() -> Option<Problem> {
+    let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let bus = set("DBUS_SESSION_BUS_ADDRESS")
+        || std::env::var_os("XDG_RUNTIME_DIR").is_some_and(|folder| PathBuf::from(folder).join("bus").exists());
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let zenity = std::env::split_paths(&path).any(|folder| folder.join("zenity").exists());
+    (cfg!(target_os = "linux") && !bus && !zenity).then(|| {
+        Problem::new(
+            "There are no file dialogs here",
+            "neither a desktop session (D-Bus) nor zenity was found",
+            "Drop a picture on the window, name it on the command line, or install zenity.",
+        )
+    })
 }
 
 fn opened(name: String, file: Option<PathBuf>, picture: Picture) -> Outcome {

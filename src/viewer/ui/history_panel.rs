@@ -88,17 +88,18 @@ fn paint(
     let line = |y: f32, words: String, size: f32, colour: Color32| {
         clipped.text(pos2(x, rect.top() + y), Align2::LEFT_CENTER, words, FontId::proportional(size), colour);
     };
-    let (second, third) = match &state.making {
-        None => (format!("{} x {}", state.picture.width(), state.picture.height()), String::new()),
-        Some(making) => {
-            let words = if making.prompt.is_empty() { model_name(state) } else { making.prompt.replace('\n', " ") };
-            (words, format!("{:.1} s  ·  seed {}", making.elapsed.as_secs_f64(), making.seed))
+    match &state.making {
+        None => {
+            line(20.0, Document::title(state), 13.0, text);
+            line(37.0, format!("{} x {}", state.picture.width(), state.picture.height()), 11.0, palette.dim);
         }
-    };
-    let middle = if third.is_empty() { 10.0 } else { 0.0 };
-    line(12.0 + middle, Document::title(state), 13.0, text);
-    line(29.0 + middle, second, 11.0, palette.dim);
-    line(44.0, third, 11.0, palette.dim);
+        Some(making) => {
+            let words = if making.prompt.is_empty() { "no words".into() } else { making.prompt.replace('\n', " ") };
+            line(12.0, format!("{}  ·  {:.1} s", Document::title(state), making.elapsed.as_secs_f64()), 13.0, text);
+            line(29.0, words, 11.0, palette.dim);
+            line(44.0, format!("{}  ·  seed {}", model_name(state), making.seed), 11.0, palette.dim);
+        }
+    }
 }
 
 fn model_name(state: &ScaleState) -> String {

@@ -14,6 +14,8 @@ pub fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
             ui.label(dim(ui, format!("opening {}", file.file_name().unwrap_or_default().to_string_lossy())));
         }
         if let Some(running) = &viewer.state.running {
+            // The clock goes on between the engine's reports.
+            ui.ctx().request_repaint_after(std::time::Duration::from_millis(100));
             let steps = running.regions.len();
             let whole = (running.step as f32 + running.fraction) / steps.max(1) as f32;
             let step = if steps > 1 { format!("step {} of {steps}: ", running.step + 1) } else { String::new() };
