@@ -194,6 +194,7 @@ mod tests {
                 prompt: String::new(),
                 model: None,
                 seed: 0,
+                agreement: None,
                 elapsed: Duration::ZERO,
             };
             let id = history.add(history.current().id, making, picture(64), picture(1)).expect("the parent is there");

@@ -152,6 +152,7 @@ mod tests {
             prompt: String::new(),
             model: None,
             seed: 0,
+            agreement: None,
             elapsed: Duration::ZERO,
         };
         let root = history.photo().id;

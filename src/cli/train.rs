@@ -9,11 +9,11 @@ use clap::Args;
 use indicatif::ProgressBar;
 
 use super::{backbone, pictures_in};
+use crate::image::psnr::luma_psnr;
 use crate::image::{Filter, codec, resize};
 use crate::problem::Problem;
 use crate::step::{Backbone, DeviceChoice, Progress, StepInput};
 use crate::train::fit::{Plan, fit};
-use crate::train::measure::luma_psnr;
 
 /// Options of `coz train`.
 #[derive(Args)]

@@ -134,6 +134,9 @@ struct StateSummary {
     region: Option<Region>,
     #[serde(skip_serializing_if = "String::is_empty")]
     prompt: String,
+    /// Of the result, reduced again, with its region: luma PSNR in dB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    agreement: Option<f64>,
     seconds: f64,
 }
 
@@ -216,7 +219,13 @@ fn zoom(
 ) -> Result<(), Problem> {
     let first = Arc::new(first_state(&codec::open(file)?, arguments.process_size));
     tree.state(0, &first, None)?;
-    states.push(StateSummary { file: tree.state_file(0), region: None, prompt: String::new(), seconds: 0.0 });
+    states.push(StateSummary {
+        file: tree.state_file(0),
+        region: None,
+        prompt: String::new(),
+        agreement: None,
+        seconds: 0.0,
+    });
     let mut pictures = vec![first.clone()];
     let mut keep = |made: Made| -> Result<(), Problem> {
         let i = pictures.len();
@@ -230,6 +239,7 @@ fn zoom(
             file: tree.state_file(i),
             region: Some(made.region),
             prompt: made.prompt,
+            agreement: made.agreement.filter(|agreement| agreement.is_finite()),
             seconds: made.elapsed.as_secs_f64(),
         });
         pictures.push(made.picture);

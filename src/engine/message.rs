@@ -68,6 +68,9 @@ pub struct Made {
     pub model: Option<ModelUsed>,
     /// The noise's seed.
     pub seed: u64,
+    /// How well the result, reduced again, agrees with the region it came from: luma PSNR in dB; `None` where no model
+    /// ran.
+    pub agreement: Option<f64>,
     /// How long this step took, without loading.
     pub elapsed: Duration,
 }

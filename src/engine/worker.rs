@@ -10,7 +10,8 @@ use crossbeam_channel::{Receiver, Sender};
 use super::message::{Command, Done, Event, Job, JobId, Made};
 use super::{Restorer, Wake};
 use crate::history;
-use crate::image::{Picture, colour};
+use crate::image::psnr::luma_psnr;
+use crate::image::{Filter, Picture, colour, resize};
 use crate::prompt::{Fixed, PromptInput, Prompter};
 use crate::region::Region;
 use crate::step::{Backbone, DeviceChoice, Progress, Stage, StepError, StepInput, SuperResolver, cuda_devices};
@@ -115,7 +116,8 @@ impl Worker {
             (enlarged.clone(), String::new(), None)
         } else {
             let prompt = words(&mut *self.prompter, job, source, &enlarged);
-            let input = StepInput { cut, enlarged: enlarged.clone(), prompt: prompt.clone(), seed: job.seed };
+            let input =
+                StepInput { cut: cut.clone(), enlarged: enlarged.clone(), prompt: prompt.clone(), seed: job.seed };
             let Restorer { backbone, device, align } = &job.restorer;
             let resolver = match &mut self.loaded {
                 Some((loaded, on, resolver)) if loaded == backbone && on == device => resolver,
@@ -131,7 +133,12 @@ impl Worker {
             let restored = resolver.restore(&input, &mut progress)?;
             (Arc::new(colour::align(*align, &restored, &enlarged)), prompt, Some(backbone.used()))
         };
+        let agreement = model.is_some().then(|| {
+            let reduced = resize(&picture, region.width, region.height, Filter::Bicubic);
+            luma_psnr(&reduced, &cut, 0)
+        });
         Ok(Made {
+            agreement,
             thumbnail: Arc::new(history::thumbnail(&picture)),
             picture,
             enlarged,

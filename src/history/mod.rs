@@ -25,6 +25,8 @@ pub struct Making {
     pub model: Option<ModelUsed>,
     /// The noise's seed.
     pub seed: u64,
+    /// How well it agrees, reduced again, with what it was made from: luma PSNR in dB; `None` where no model ran.
+    pub agreement: Option<f64>,
     /// How long it took.
     pub elapsed: Duration,
 }
@@ -127,6 +129,11 @@ impl History {
     pub fn get(&self, id: StateId) -> Option<&ScaleState> {
         let state = self.states.get(id.0).filter(|state| !state.deleted)?;
         state.parent.is_none_or(|parent| self.get(parent).is_some()).then_some(state)
+    }
+
+    /// Width and height of the part of the photo that a state shows, in the photo's own pixels: what it rests on.
+    pub fn evidence(&self, state: &ScaleState) -> [f64; 2] {
+        [state.picture.width(), state.picture.height()].map(|side| f64::from(side) / state.magnification)
     }
 
     /// The children of a state, oldest first.
@@ -297,6 +304,7 @@ mod tests {
             prompt: String::new(),
             model: None,
             seed: 0,
+            agreement: None,
             elapsed: Duration::ZERO,
         };
         let id = history.add(parent, making, picture(), picture()).expect("the parent is there");

@@ -5,6 +5,7 @@
 pub mod codec;
 pub mod colour;
 pub mod picture;
+pub mod psnr;
 pub mod resample;
 pub mod tensor;
 

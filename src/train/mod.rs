@@ -2,9 +2,8 @@
 //!
 //! No photo is involved. [`scenes`] draws dead leaves (occluding shapes with a power-law size distribution, which have
 //! the edge statistics of natural images), [`degrade`] makes small pictures of them, [`fit`] teaches SRVGGNetCompact
-//! the way back, [`measure`] compares the result with bicubic on real photos it has never seen.
+//! the way back; `coz measure` compares the result with bicubic on real photos it has never seen.
 
 pub mod degrade;
 pub mod fit;
-pub mod measure;
 pub mod scenes;

@@ -117,6 +117,7 @@ impl Viewer {
             prompt: made.prompt,
             model: made.model,
             seed: made.seed,
+            agreement: made.agreement,
             elapsed: made.elapsed,
         };
         // Where the parent was deleted meanwhile there is no place for its child, nor for those after it.
@@ -348,8 +349,11 @@ impl Viewer {
         self.tasks.ask_where_to_export(kind, name);
     }
 
-    fn export(&mut self, kind: ExportKind, to: std::path::PathBuf) {
+    fn export(&mut self, kind: ExportKind, mut to: std::path::PathBuf) {
         let Some(document) = &self.state.document else { return };
+        if to.extension().is_none() && matches!(kind, ExportKind::State | ExportKind::Strip | ExportKind::Sheet) {
+            to.set_extension(self.state.settings.export_format.extension());
+        }
         let history = &document.history;
         self.tasks.export(ExportInput {
             kind,

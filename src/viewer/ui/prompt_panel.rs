@@ -1,6 +1,6 @@
 //! Words and seed for the next step, the words of the state at hand, and the one primary button.
 
-use egui::{Button, DragValue, Key, RichText, ScrollArea, TextEdit};
+use egui::{Button, DragValue, Key, KeyboardShortcut, Modifiers, RichText, ScrollArea, TextEdit};
 use egui_material_icons::icons as icon;
 
 use super::{dim, heading, icon_button};
@@ -23,20 +23,8 @@ fn next_step(viewer: &mut Viewer, ui: &mut egui::Ui) {
     heading(ui, "NEXT STEP");
     let takes_text = viewer.state.settings.backbone.takes_text();
     let placed = viewer.state.document.as_ref().and_then(|document| document.placed.clone());
-    let field = TextEdit::multiline(&mut viewer.state.draft)
-        .desired_rows(3)
-        .desired_width(f32::INFINITY)
-        .hint_text("What is in the box? A few words, or none.");
-    let response = ui.add(field);
-    response
-        .widget_info(|| egui::WidgetInfo::labeled(egui::Role::MultilineTextInput, true, "Prompt for the next step"));
-    // Enter confirms; Shift+Enter makes a new line.
-    let enter = |input: &egui::InputState| input.key_pressed(Key::Enter) && !input.modifiers.shift;
-    if response.has_focus() && ui.input(enter) {
-        if viewer.state.draft.ends_with('\n') {
-            viewer.state.draft.pop();
-        }
-        response.surrender_focus();
+    let hint = "What is in the box? A few words, or none.";
+    if words(ui, &mut viewer.state.draft, "Prompt for the next step", hint) {
         viewer.actions.push(Action::Run);
     }
     if !takes_text {
@@ -84,6 +72,18 @@ fn next_step(viewer: &mut Viewer, ui: &mut egui::Ui) {
     ui.label(dim(ui, if placed.is_some() { waits } else { "Or drag a box on the picture; a click zooms 4x." }));
 }
 
+/// A field for words; whether Enter was pressed in it. Shift+Enter makes a new line.
+fn words(ui: &mut egui::Ui, words: &mut String, name: &str, hint: &str) -> bool {
+    let field = TextEdit::multiline(words).desired_rows(3).desired_width(f32::INFINITY).hint_text(hint);
+    let response = ui.add(field.return_key(KeyboardShortcut::new(Modifiers::SHIFT, Key::Enter)));
+    response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::MultilineTextInput, true, name));
+    let entered = response.has_focus() && ui.input(|input| input.key_pressed(Key::Enter) && !input.modifiers.shift);
+    if entered {
+        response.surrender_focus();
+    }
+    entered
+}
+
 fn this_state(viewer: &mut Viewer, ui: &mut egui::Ui) {
     let Some(document) = &mut viewer.state.document else { return };
     let state = document.history.current();
@@ -91,21 +91,31 @@ fn this_state(viewer: &mut Viewer, ui: &mut egui::Ui) {
     ui.label(Document::title(state));
     ui.label(dim(ui, super::history_panel::description(state)));
     let Some(making) = &state.making else { return };
+    let [across, down] = document.history.evidence(state);
+    ui.label(dim(ui, format!("Rests on {} x {} pixels of the photo", pixels(across), pixels(down))))
+        .on_hover_text("All the evidence behind this view; what goes beyond it, the model made up.");
+    if let Some(agreement) = making.agreement {
+        let told =
+            if agreement.is_finite() { format!("Agreement {agreement:.1} dB") } else { "Agreement: exact".into() };
+        ui.label(dim(ui, told)).on_hover_text(
+            "The result, reduced again, against the region it was made from: PSNR of luma. Higher is closer.",
+        );
+    }
     if making.model.is_none() {
         ui.label(dim(ui, "The box is larger than a state: it was only reduced, nothing is invented."));
         return;
     }
     ui.add_space(4.0);
-    let field = TextEdit::multiline(&mut document.edited.prompt)
-        .desired_rows(2)
-        .desired_width(f32::INFINITY)
-        .hint_text("No words");
-    let response = ui.add(field);
-    response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::MultilineTextInput, true, "Prompt of this state"));
+    let entered = words(ui, &mut document.edited.prompt, "Prompt of this state", "No words");
     let again = Button::new(Action::RunAgain.label()).min_size(egui::vec2(ui.available_width(), 28.0));
     let again =
         ui.add(again).on_hover_text("Makes a sibling of this state with these words, the seed and the model above");
-    if again.clicked() {
+    if again.clicked() || entered {
         viewer.actions.push(Action::RunAgain);
     }
+}
+
+/// Fractions only where they matter.
+fn pixels(side: f64) -> String {
+    if side >= 10.0 { format!("{side:.0}") } else { format!("{side:.1}") }
 }

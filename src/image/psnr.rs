@@ -1,7 +1,6 @@
-//! Peak signal-to-noise ratio on luma, as the super-resolution literature reports it: the picture is reduced by
-//! bicubic, brought back, and compared with itself; `scale` pixels of border are left out.
+//! Peak signal-to-noise ratio on luma, as the super-resolution literature reports it.
 
-use crate::image::Picture;
+use super::Picture;
 
 /// Luma of ITU-R BT.601 in [16, 235], as MATLAB's `rgb2ycbcr` gives it.
 fn luma([r, g, b]: [u8; 3]) -> f64 {
@@ -18,4 +17,18 @@ pub fn luma_psnr(a: &Picture, b: &Picture, border: u32) -> f64 {
         }
     }
     10.0 * (255.0f64.powi(2) * count / sum).log10()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_level_of_grey_is_just_below_fifty_decibels() {
+        let a = Picture::from_fn(9, 9, |_, _| [100; 3]);
+        let b = Picture::from_fn(9, 9, |_, _| [101; 3]);
+        // 20 log10(255 / (219 / 255)), the step of luma's narrower range.
+        assert!((luma_psnr(&a, &b, 0) - 49.453).abs() < 0.001);
+        assert_eq!(luma_psnr(&a, &a, 2), f64::INFINITY);
+    }
 }
