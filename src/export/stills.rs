@@ -4,20 +4,15 @@ use std::path::{Path, PathBuf};
 
 use crate::image::{Format, ImageError, Picture, codec};
 
-/// Writes a chain as `{stem}_{i}_{magnification}x.{format}` into `folder`, the photo first; returns the files. `told(i)`
-/// is called before each and answers whether to go on.
+/// Writes a chain as `{stem}_{i}_{magnification}.{format}` into `folder`, the photo first; returns the files.
 pub fn chain(
     states: &[(&Picture, f64)],
     folder: &Path,
     stem: &str,
     format: Format,
-    mut told: impl FnMut(usize) -> bool,
 ) -> Result<Vec<PathBuf>, ImageError> {
     let mut files = Vec::new();
     for (i, (picture, magnification)) in states.iter().enumerate() {
-        if !told(i) {
-            break;
-        }
         let magnification = magnification_label(*magnification);
         let file = folder.join(format!("{stem}_{i}_{magnification}.{}", format.extension()));
         codec::save(picture, &file)?;

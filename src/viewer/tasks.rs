@@ -186,7 +186,7 @@ fn export(input: &ExportInput) -> Result<String, crate::image::ImageError> {
         }
         ExportKind::Chain => {
             let states: Vec<_> = input.chain.iter().map(|state| (&*state.picture, state.magnification)).collect();
-            let files = stills::chain(&states, &input.to, &input.stem, input.format, |_| true)?;
+            let files = stills::chain(&states, &input.to, &input.stem, input.format)?;
             Ok(format!("Saved {} pictures to {to}", files.len()))
         }
         ExportKind::Strip => {

@@ -91,7 +91,7 @@ fn install(into: &Path) -> anyhow::Result<()> {
             bail!("{python} has no pip, which fetches libtorch: install it (Debian: apt-get install python3-pip)");
         }
     }
-    let part = into.with_extension(format!("{}.part", std::process::id()));
+    let part = folder.join(format!("torch-{VERSION}.{}.part", std::process::id()));
     eprintln!("Fetching libtorch {VERSION} into {} (4.7 GB, once per machine)", into.display());
     let fetched = crate::run(
         Command::new(python)

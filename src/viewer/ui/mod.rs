@@ -14,7 +14,7 @@ mod welcome;
 
 use egui::{CentralPanel, Frame, Key, Margin, Panel};
 
-use super::actions::{Action, Tool};
+use super::actions::Action;
 use super::{Viewer, theme};
 
 /// The whole window.
@@ -109,7 +109,7 @@ fn take_files(viewer: &mut Viewer, ui: &egui::Ui) {
 fn icon_button(viewer: &mut Viewer, ui: &mut egui::Ui, icon: &str, action: Action, enabled: bool) {
     let label = action.label();
     let button = egui::Button::new(egui::RichText::new(icon).size(16.0)).frame_when_inactive(false);
-    let button = button.selected(action == Action::Use(viewer.state.tool) && viewer.state.tool == Tool::Hand);
+    let button = button.selected(action == Action::Use(viewer.state.tool));
     let response = ui.add_enabled(enabled, button).on_hover_text(action.tooltip(ui.ctx()));
     response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Button, enabled, &label));
     if response.clicked() {

@@ -27,13 +27,8 @@ pub fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
             icon_button(viewer, ui, icon::ICON_HELP.codepoint, Action::ToggleHelp, true);
             icon_button(viewer, ui, icon::ICON_CONTRAST.codepoint, Action::ToggleTheme, true);
             icon_button(viewer, ui, icon::ICON_FIT_SCREEN.codepoint, Action::Fit, has_photo);
-            icon_button(
-                viewer,
-                ui,
-                icon::ICON_PAN_TOOL.codepoint,
-                if viewer.state.tool == Tool::Hand { Action::Use(Tool::Zoom) } else { Action::Use(Tool::Hand) },
-                has_photo,
-            );
+            icon_button(viewer, ui, icon::ICON_PAN_TOOL.codepoint, Action::Use(Tool::Hand), has_photo);
+            icon_button(viewer, ui, icon::ICON_FRAME_INSPECT.codepoint, Action::Use(Tool::Zoom), has_photo);
             ui.add_space(8.0);
             model(viewer, ui);
         });

@@ -8,6 +8,12 @@ use crate::viewer::actions::Action;
 use crate::viewer::{Viewer, theme};
 
 pub fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
+    if let Some(file) = &viewer.state.opening {
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        let opening = dim(ui, format!("Opening {name}…"));
+        ui.centered_and_justified(|ui| ui.label(opening));
+        return;
+    }
     let palette = theme::palette(ui);
     let whole = ui.max_rect();
     let area = egui::Rect::from_center_size(whole.center() - vec2(0.0, 40.0), vec2(480.0, 220.0));
@@ -23,9 +29,7 @@ pub fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
         FontId::proportional(40.0),
         palette.dim,
     );
-    let busy = viewer.state.opening.is_some();
-    let invitation = if busy { "Opening…" } else { "Drop a photo here" };
-    ui.painter().text(at(108.0), Align2::CENTER_CENTER, invitation, FontId::proportional(13.0), text);
+    ui.painter().text(at(108.0), Align2::CENTER_CENTER, "Drop a photo here", FontId::proportional(13.0), text);
 
     let button = egui::Rect::from_center_size(at(152.0), vec2(120.0, 32.0));
     let open = egui::Button::new(RichText::new(Action::Open.label()).color(theme::ON_ACCENT)).fill(theme::ACCENT);
