@@ -108,11 +108,12 @@ fn descend(scene: &Scene, known: &[(StateId, Placement)], state: &ScaleState, la
         return;
     }
     layers.push(layer);
-    // The branch looked at last lies on top of its siblings.
+    // The branch looked at last lies on top of its siblings; what fades in, on top of its overlay.
     let last = history.last_child(state.id);
     let mut children: Vec<&ScaleState> = history.children(state.id).collect();
     children.sort_by_key(|child| Some(child.id) == last);
-    for child in children {
+    let (fading, solid): (Vec<_>, Vec<_>) = children.into_iter().partition(|child| (scene.opacity)(child.id) < 1.0);
+    for child in solid {
         descend(scene, known, child, layers);
     }
     for overlay in scene.overlays.iter().filter(|overlay| overlay.parent == state.id) {
@@ -130,6 +131,9 @@ fn descend(scene: &Scene, known: &[(StateId, Placement)], state: &ScaleState, la
         if visible(&layer) {
             layers.push(layer);
         }
+    }
+    for child in fading {
+        descend(scene, known, child, layers);
     }
 }
 
@@ -165,6 +169,13 @@ mod tests {
         let whole = compose(&scene(Camera { anchor: root, center: [32.0, 32.0], scale: 2.0 }));
         assert_eq!(whole.iter().map(|layer| layer.state).collect::<Vec<_>>(), [Some(root), Some(b), Some(a)]);
         assert_eq!(whole[2].screen_rect(), [8.0, 16.0, 40.0, 48.0]);
+
+        // A state fades in over the enlarged box it was made of, and that lies over older states.
+        let overlays = [Overlay { parent: root, region: Region::square(4, 8, 16), picture: picture() }];
+        let camera = Camera { anchor: root, center: [32.0, 32.0], scale: 2.0 };
+        let opacity = |id| if id == a { 0.5 } else { 1.0 };
+        let arriving = compose(&Scene { overlays: &overlays, opacity: &opacity, ..scene(camera) });
+        assert_eq!(arriving.iter().map(|layer| layer.state).collect::<Vec<_>>(), [Some(root), Some(b), None, Some(a)]);
 
         let inside = compose(&scene(Camera { anchor: a, center: [32.0, 32.0], scale: 4.0 }));
         assert_eq!(inside.iter().map(|layer| layer.state).collect::<Vec<_>>(), [Some(a)]);

@@ -111,6 +111,7 @@ impl Viewer {
 
     fn keep(&mut self, made: Made) {
         let (Some(running), Some(document)) = (&mut self.state.running, &mut self.state.document) else { return };
+        let overlay = Overlay { parent: running.parent, region: made.region, picture: made.enlarged };
         running.overlay = None;
         let making = Making {
             region: made.region,
@@ -127,7 +128,7 @@ impl Viewer {
         };
         running.parent = id;
         if self.state.settings.motion {
-            document.born.insert(id, Instant::now());
+            document.born.insert(id, (Instant::now(), overlay));
         }
         if self.state.settings.follow {
             document.go(id, self.state.settings.motion);
@@ -137,7 +138,7 @@ impl Viewer {
     /// Glides, fades, and settles the camera on what it looks at.
     fn move_camera(&mut self, context: &egui::Context) {
         let Some(document) = &mut self.state.document else { return };
-        document.born.retain(|_, born| born.elapsed() < FADE);
+        document.born.retain(|_, (since, _)| since.elapsed() < FADE);
         if document.fit_pending && document.screen[0] > 0.0 {
             document.camera = Camera::fitted(document.history.current(), document.screen);
             document.fit_pending = false;
@@ -437,7 +438,7 @@ impl Document {
     }
 
     /// How far a state has faded in.
-    pub(super) fn opacity(born: &HashMap<StateId, Instant>, id: StateId) -> f32 {
-        born.get(&id).map_or(1.0, |born| (born.elapsed().as_secs_f32() / FADE.as_secs_f32()).min(1.0))
+    pub(super) fn opacity(born: &HashMap<StateId, (Instant, Overlay)>, id: StateId) -> f32 {
+        born.get(&id).map_or(1.0, |(since, _)| (since.elapsed().as_secs_f32() / FADE.as_secs_f32()).min(1.0))
     }
 }

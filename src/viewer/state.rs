@@ -60,8 +60,8 @@ pub struct Document {
     /// All of the state at hand is to be shown as soon as the canvas's size is known.
     pub(super) fit_pending: bool,
     pub(super) glide: Option<Glide>,
-    /// When states arrived that are still fading in.
-    pub(super) born: HashMap<StateId, Instant>,
+    /// States that are still fading in: since when, and over what.
+    pub(super) born: HashMap<StateId, (Instant, Overlay)>,
     /// The box that waits for the words to be confirmed.
     pub placed: Option<PlacedBox>,
     /// Where a box is being drawn: the pressed point, in physical pixels of the canvas.

@@ -61,7 +61,8 @@ pub fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
     }
     move_camera(document, &response, ui, frame, viewer.state.tool);
 
-    let overlays: Vec<_> = viewer.state.running.iter().filter_map(|running| running.overlay.clone()).collect();
+    let running = viewer.state.running.iter().filter_map(|running| running.overlay.clone());
+    let overlays: Vec<_> = running.chain(document.born.values().map(|(_, overlay)| overlay.clone())).collect();
     let (born, camera) = (&document.born, document.camera);
     let opacity = |id| Document::opacity(born, id);
     let scene =
