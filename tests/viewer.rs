@@ -232,6 +232,19 @@ fn a_click_zooms_four_times_and_escape_cancels_a_box() {
     harness.step();
     assert!(idle(harness.state()) && count(harness.state()) == 1, "the box was cancelled");
 
+    // The right button cancels too.
+    harness.hover_at(from);
+    harness.step();
+    button(&mut harness, from, PointerButton::Primary, true);
+    harness.hover_at(from + vec2(60.0, 60.0));
+    harness.step();
+    button(&mut harness, from + vec2(60.0, 60.0), PointerButton::Secondary, true);
+    button(&mut harness, from + vec2(60.0, 60.0), PointerButton::Secondary, false);
+    button(&mut harness, from + vec2(60.0, 60.0), PointerButton::Primary, false);
+    harness.step();
+    harness.step();
+    assert!(idle(harness.state()) && count(harness.state()) == 1, "the box was cancelled");
+
     let at = on_window(&harness, 300.0, 200.0);
     harness.hover_at(at);
     harness.step();

@@ -48,6 +48,15 @@ impl Frame {
     }
 }
 
+/// One frame's canvas: what is on it and where the pointer is.
+struct Surface<'a> {
+    ui: &'a egui::Ui,
+    painter: Painter,
+    frame: Frame,
+    layers: Vec<Layer>,
+    pointer: Option<Pos2>,
+}
+
 pub fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
     let rect = ui.available_rect_before_wrap();
     let response = ui.allocate_rect(rect, Sense::click_and_drag());
@@ -76,15 +85,16 @@ pub fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
     ));
     let pointer = response.hover_pos().filter(|_| !viewer.state.help);
     viewer.pointer_in_state = pointer.and_then(|at| {
-        let layer = layers.iter().find(|layer| layer.state == Some(document.history.current().id))?;
+        let layer = layer_of(&layers, document.history.current().id)?;
         let [x, y] = layer.placement.picture_from_screen(frame.pixels(at));
         let inside = x >= 0.0 && y >= 0.0 && x < layer.picture.width().into() && y < layer.picture.height().into();
         inside.then_some([x.floor(), y.floor()])
     });
 
-    let hovered = children(viewer, &layers, ui, &painter, frame, pointer);
-    hand_box(viewer, &layers, &response, &painter, ui, frame, hovered, pointer);
-    running_box(viewer, &layers, &painter, frame);
+    let surface = Surface { ui, painter, frame, layers, pointer };
+    let hovered = children(viewer, &surface);
+    hand_box(viewer, &surface, &response, hovered);
+    running_box(viewer, &surface);
     if let Some(document) = &viewer.state.document {
         let texture = viewer.thumbnails.get(ui.ctx(), document.history.photo());
         minimap::show(document, &texture, ui, rect);
@@ -130,14 +140,8 @@ fn move_camera(document: &mut Document, response: &Response, ui: &egui::Ui, fram
 }
 
 /// Outlines of the states that lie on what is looked at; the one under the pointer, with its tooltip.
-fn children(
-    viewer: &mut Viewer,
-    layers: &[Layer],
-    ui: &egui::Ui,
-    painter: &Painter,
-    frame: Frame,
-    pointer: Option<Pos2>,
-) -> Option<StateId> {
+fn children(viewer: &mut Viewer, surface: &Surface) -> Option<StateId> {
+    let Surface { ui, painter, frame, layers, pointer } = surface;
     let document = viewer.state.document.as_ref()?;
     let small = |rect: [f64; 4]| {
         (rect[2] - rect[0]).max(rect[3] - rect[1]) < DIVABLE * document.screen[0].min(document.screen[1])
@@ -176,17 +180,8 @@ fn children(
 }
 
 /// Draws, hints at and places the zoom box.
-#[expect(clippy::too_many_arguments, reason = "one frame's worth of what the pointer may meet")]
-fn hand_box(
-    viewer: &mut Viewer,
-    layers: &[Layer],
-    response: &Response,
-    painter: &Painter,
-    ui: &egui::Ui,
-    frame: Frame,
-    hovered: Option<StateId>,
-    pointer: Option<Pos2>,
-) {
+fn hand_box(viewer: &mut Viewer, surface: &Surface, response: &Response, hovered: Option<StateId>) {
+    let Surface { ui, painter, frame, layers, pointer } = surface;
     let size = viewer.state.settings.process_size;
     let hand = is_hand(ui, viewer.state.tool);
     let Some(document) = &mut viewer.state.document else { return };
@@ -226,7 +221,7 @@ fn hand_box(
         return;
     }
     if let Some(chosen) = drawn.or_else(|| document.placed.clone()) {
-        paint_box(document, layers, &chosen, painter, frame);
+        paint_box(document, surface, &chosen);
     } else if hovered.is_some() {
         ui.ctx().set_cursor_icon(CursorIcon::PointingHand);
     } else if let Some(hint) = pointer.and_then(|at| clicked_box(document, layers, frame.pixels(at), size)) {
@@ -281,21 +276,21 @@ fn layer_of(layers: &[Layer], state: StateId) -> Option<&Layer> {
     layers.iter().find(|layer| layer.state == Some(state))
 }
 
-fn rect_on(layer: &Layer, [x, y, width, height]: [f64; 4], frame: Frame) -> Rect {
+fn rect_on(layer: &Layer, [x, y, width, height]: [f64; 4], frame: &Frame) -> Rect {
     let [left, top] = layer.placement.screen_from_picture([x, y]);
     let [right, bottom] = layer.placement.screen_from_picture([x + width, y + height]);
     frame.points_rect([left, top, right, bottom])
 }
 
-fn region_rect(layer: &Layer, region: Region, frame: Frame) -> Rect {
+fn region_rect(layer: &Layer, region: Region, frame: &Frame) -> Rect {
     rect_on(layer, [region.x, region.y, region.width, region.height].map(f64::from), frame)
 }
 
-fn target_rect(layers: &[Layer], placed: &PlacedBox, frame: Frame) -> Option<Rect> {
+fn target_rect(layers: &[Layer], placed: &PlacedBox, frame: &Frame) -> Option<Rect> {
     Some(region_rect(layer_of(layers, placed.parent)?, placed.target, frame))
 }
 
-fn paint_box(document: &Document, layers: &[Layer], chosen: &PlacedBox, painter: &Painter, frame: Frame) {
+fn paint_box(document: &Document, Surface { painter, frame, layers, .. }: &Surface, chosen: &PlacedBox) {
     let Some(layer) = layer_of(layers, chosen.parent) else { return };
     let nested: Vec<Rect> =
         chosen.plan.nested.iter().map(|&[x, y, side]| rect_on(layer, [x, y, side, side], frame)).collect();
@@ -305,7 +300,7 @@ fn paint_box(document: &Document, layers: &[Layer], chosen: &PlacedBox, painter:
 }
 
 /// Where the running step will be, with how far it is.
-fn running_box(viewer: &Viewer, layers: &[Layer], painter: &Painter, frame: Frame) {
+fn running_box(viewer: &Viewer, Surface { painter, frame, layers, .. }: &Surface) {
     let Some(running) = viewer.state.running.as_ref().filter(|running| !running.proposing) else { return };
     let region = running.regions.get(running.step);
     if let (Some(layer), Some(&region)) = (layer_of(layers, running.parent), region) {

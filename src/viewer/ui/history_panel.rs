@@ -9,9 +9,9 @@ use crate::viewer::state::Document;
 use crate::viewer::{Viewer, theme};
 
 const ROW: f32 = 56.0;
-const INDENT: f32 = 14.0;
+const INDENT: f32 = 10.0;
 /// Deeper branches stay in sight.
-const DEEPEST_INDENT: usize = 5;
+const DEEPEST_INDENT: usize = 4;
 
 pub fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
     heading(ui, "HISTORY");
