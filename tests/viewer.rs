@@ -1,5 +1,6 @@
 //! Drives the real app, without a window but with its real engine, built-in model and canvas.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chain_of_zoom::history::{Direction, StateId};
@@ -266,6 +267,45 @@ fn a_click_zooms_four_times_and_escape_cancels_a_box() {
     harness.step();
     harness.step();
     assert_eq!((count(harness.state()), document(&harness).history.current().id), (2, StateId(1)));
+}
+
+/// A file as the system's drag and drop hands it over.
+#[derive(Debug)]
+struct Dropped(std::path::PathBuf);
+
+impl egui::DroppedFile for Dropped {
+    fn path(&self) -> &std::path::Path {
+        &self.0
+    }
+
+    fn bytes(&self) -> Result<Vec<u8>, String> {
+        std::fs::read(&self.0).map_err(|error| error.to_string())
+    }
+}
+
+#[test]
+fn pictures_are_dropped_and_pasted() {
+    let folder = Folder::new();
+    let (first, second) = (folder.photo("first.png", 60, 40), folder.photo("second one.png", 50, 40));
+    let mut harness = app(settings());
+    harness.input_mut().dropped_files = vec![Arc::new(Dropped(first)), Arc::new(Dropped(second.clone()))];
+    harness.step();
+    until(&mut harness, "the drop", |viewer| viewer.state.document.is_some());
+    assert_eq!(document(&harness).name, "first.png");
+    assert!(harness.state().state.settings.recent.contains(&second), "the second one waits among the recent ones");
+
+    let image = egui::ColorImage::filled([30, 20], egui::Color32::from_rgb(9, 80, 200));
+    harness.event(egui::Event::PasteImage(Arc::new(image)));
+    until(&mut harness, "the paste", |viewer| viewer.state.document.as_ref().is_some_and(|d| d.name == "pasted"));
+    let photo = &document(&harness).history.photo().picture;
+    assert_eq!((photo.width(), photo.height(), photo.pixel(29, 19)), (30, 20, [9, 80, 200]));
+
+    // A path, as file managers copy it.
+    let uri = format!("file://{}\n", second.display().to_string().replace(' ', "%20"));
+    harness.event(egui::Event::Paste(uri));
+    until(&mut harness, "the paste", |viewer| {
+        viewer.state.document.as_ref().is_some_and(|d| d.name == "second one.png")
+    });
 }
 
 #[test]

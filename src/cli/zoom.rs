@@ -26,10 +26,10 @@ use crate::step::{Backbone, DeviceChoice};
 )]
 pub struct Arguments {
     /// Picture, or folder of pictures
-    #[arg(short, long)]
+    #[arg(short, long, alias = "input_image")]
     input: PathBuf,
     /// Folder for the results
-    #[arg(short, long, visible_alias = "output_dir")]
+    #[arg(short, long, alias = "output_dir")]
     output: PathBuf,
     /// What a step does
     #[arg(long, alias = "rec_type", value_enum, default_value_t = RecursionType::Recursive)]

@@ -95,7 +95,10 @@ fn take_files(viewer: &mut Viewer, ui: &egui::Ui) {
             egui::Event::PasteImage(image) => viewer.tasks.open_pasted(image),
             egui::Event::Paste(text) if !context.text_edit_focused() => {
                 // File managers paste paths, as they are or as URIs.
-                let path = text.trim().strip_prefix("file://").unwrap_or(text.trim()).to_owned();
+                let path = match text.trim().strip_prefix("file://") {
+                    Some(uri) => percent_encoding::percent_decode_str(uri).decode_utf8_lossy().into_owned(),
+                    None => text.trim().to_owned(),
+                };
                 if std::path::Path::new(&path).is_absolute() {
                     viewer.actions.push(Action::OpenFile(path.into()));
                 }
