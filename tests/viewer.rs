@@ -390,6 +390,58 @@ fn deep_chains_stay_exact() {
     harness.render().expect("65536x can be drawn");
 }
 
+/// A child at the keyboard: whatever is pressed, dragged and scrolled, nothing panics, and the window can still be used.
+#[test]
+fn random_hands_break_nothing() {
+    let folder = Folder::new();
+    let mut harness = app(Settings { backbone: Backbone::Bicubic, motion: true, ..settings() });
+    open(&mut harness, &folder);
+    let mut rng = fastrand::Rng::with_seed(5);
+    let asks = |action: &Action| matches!(action, Action::Open | Action::Export(_) | Action::Quit);
+    let keys: Vec<_> =
+        Action::with_keys().into_iter().filter(|action| !asks(action)).flat_map(|action| action.shortcuts()).collect();
+    let canvas = egui::Rect::from_min_max(Pos2::new(0.0, 40.0), Pos2::new(1100.0, 672.0));
+    for _ in 0..600 {
+        let at = canvas.min + vec2(rng.f32() * canvas.width(), rng.f32() * canvas.height());
+        match rng.u32(..10) {
+            0..3 => harness.hover_at(at),
+            3 => harness.event(egui::Event::MouseWheel {
+                unit: egui::MouseWheelUnit::Line,
+                delta: vec2(0.0, rng.f32() * 12.0 - 6.0),
+                phase: egui::TouchPhase::Move,
+                source: egui::MouseWheelSource::Wheel,
+                modifiers: Modifiers::NONE,
+            }),
+            4..7 => {
+                let which =
+                    [PointerButton::Primary, PointerButton::Primary, PointerButton::Middle, PointerButton::Secondary];
+                let which = which[rng.usize(..4)];
+                harness.hover_at(at);
+                harness.step();
+                button(&mut harness, at, which, true);
+                let to = at + vec2(rng.f32() * 300.0 - 150.0, rng.f32() * 300.0 - 150.0);
+                harness.hover_at(to);
+                harness.step();
+                button(&mut harness, to, which, false);
+            }
+            7 => harness.set_size(vec2(900.0 + 300.0 * rng.f32(), 600.0 + 200.0 * rng.f32())).step(),
+            _ => {
+                let key = keys[rng.usize(..keys.len())];
+                harness.key_press_modifiers(key.modifiers, key.logical_key);
+            }
+        }
+        harness.step();
+    }
+    harness.state_mut().act(Action::Cancel);
+    until(&mut harness, "the last job to end", idle);
+    let history = &document(&harness).history;
+    assert!(history.outline().len() > 10, "much was made: {}", history.outline().len());
+    assert!(document(&harness).camera.scale.is_finite() && history.get(document(&harness).camera.anchor).is_some());
+    let photo = folder.photo("next.png", 64, 64);
+    harness.state_mut().act(Action::OpenFile(photo));
+    until(&mut harness, "another photo", |viewer| viewer.state.document.as_ref().is_some_and(|d| d.name == "next.png"));
+}
+
 #[test]
 fn looks_as_it_should() {
     let options = || SnapshotOptions::new().threshold(1.5).max_failed_pixels(200);
