@@ -9,20 +9,20 @@ use image::{ExtendedColorType, ImageFormat};
 
 use crate::image::{Filter, Picture, resize};
 
-/// The small picture for `sharp`, 1/4 of its size. Half of them are clean.
+/// The small picture for `sharp`, 1/`scale` of its size. Most of them are clean.
 pub fn reduced(rng: &mut Rng, sharp: &Picture, scale: u32) -> Picture {
     let (width, height) = (sharp.width() / scale, sharp.height() / scale);
-    if rng.f32() < 0.55 {
+    if rng.f32() < 0.75 {
         return resize(sharp, width, height, Filter::Bicubic);
     }
-    let blurry = if rng.f32() < 0.5 { blurred(sharp, 0.5 + 3.0 * rng.f32()) } else { sharp.clone() };
+    let blurry = if rng.f32() < 0.5 { blurred(sharp, 0.5 + 2.5 * rng.f32()) } else { sharp.clone() };
     let mut small = resize(&blurry, width, height, Filter::Bicubic);
     if rng.f32() < 0.5 {
-        let sigma = 6.0 * rng.f32();
+        let sigma = 5.0 * rng.f32();
         small = noisy(rng, &small, sigma);
     }
     if rng.f32() < 0.5 {
-        small = through_jpeg(&small, rng.u8(60..96)).unwrap_or(small);
+        small = through_jpeg(&small, rng.u8(65..96)).unwrap_or(small);
     }
     small
 }

@@ -29,7 +29,7 @@ pub fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
             response.widget_info(|| egui::WidgetInfo::selected(egui::Role::Button, true, is_current, &label));
             paint(ui, rect, depth, state, &texture, is_current, response.hovered());
             let response = response.on_hover_text(description(state));
-            if is_current && ui.ctx().input(|input| input.keys_down.is_empty()) {
+            if is_current {
                 // Once it has moved, not on every frame: the list stays where the user scrolled it.
                 let shown = ui.scope_id().with("shown");
                 if ui.data(|data| data.get_temp(shown)) != Some(state.id.0) {
