@@ -159,3 +159,32 @@ fn the_built_in_model_beats_bicubic() {
     let gain: f64 = report.lines().last().unwrap().split_whitespace().last().unwrap().parse().unwrap();
     assert!(gain > 1.0, "{report}");
 }
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_stops_soon_and_leaves_nothing_half_written() {
+    let folder = Folder::new();
+    let photo = folder.photo("photo.png", 512, 512);
+    let out = folder.path("out");
+    let mut run = coz(["zoom", "-i", photo.to_str().unwrap(), "-o", out.to_str().unwrap(), "--rec-num", "32"])
+        .args(["--process-size", "2048", "--device", "cpu"])
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let first = out.join("per-sample/photo/0.png");
+    let start = std::time::Instant::now();
+    while !first.exists() {
+        assert!(start.elapsed().as_secs() < 60, "nothing was made");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let asked = std::time::Instant::now();
+    std::process::Command::new("kill").args(["-INT", &run.id().to_string()]).status().unwrap();
+    let status = run.wait().unwrap();
+    assert_eq!(status.code(), Some(130));
+    assert!(asked.elapsed().as_secs() < 20, "it took {:?}", asked.elapsed());
+    let part = |path: &std::path::Path| path.file_name().unwrap().to_string_lossy().ends_with(".part");
+    let left: Vec<_> =
+        std::fs::read_dir(first.parent().unwrap()).unwrap().flatten().map(|e| e.path()).filter(|p| part(p)).collect();
+    assert!(left.is_empty(), "{left:?}");
+    assert!(codec::open(&first).is_ok());
+}

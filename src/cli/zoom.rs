@@ -3,9 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
+use crossbeam_channel::RecvTimeoutError;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
@@ -22,7 +24,7 @@ use crate::step::{Backbone, DeviceChoice};
 #[command(
     after_help = "Writes OUTPUT/per-sample/NAME/{0..N}.png (with the enlarged crops as I_input.png and all states side\n\
     by side as NAME.png), OUTPUT/per-scale/scaleI/NAME.png and OUTPUT/recursive/NAME.png.\n\
-    Exit code: 0 all done, 1 something failed, 2 wrong options."
+    Exit code: 0 all done, 1 something failed, 2 wrong options, 130 stopped by Ctrl+C."
 )]
 pub struct Arguments {
     /// Picture, or folder of pictures
@@ -109,6 +111,9 @@ fn crop_box(text: &str) -> Result<Region, String> {
     }
 }
 
+/// The shell's exit code for a program ended by Ctrl+C.
+const INTERRUPTED: u8 = 130;
+
 #[derive(Serialize)]
 struct Summary<'a> {
     version: &'static str,
@@ -149,15 +154,26 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         Problem::new("The output folder cannot be made", details, "Choose a folder you may write to.")
     })?;
     let mut engine = Engine::start(Arc::new(|| ()))?;
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let flag = interrupted.clone();
+    ctrlc::set_handler(move || {
+        // Who asks twice does not want to wait for the tile to end.
+        if flag.swap(true, Ordering::Relaxed) {
+            std::process::exit(INTERRUPTED.into());
+        }
+    })?;
     let bar = progress_bar(arguments, files.len());
     let stems = stems(&files);
     let mut images = Vec::new();
     for (file, stem) in files.iter().zip(stems) {
+        if interrupted.load(Ordering::Relaxed) {
+            break;
+        }
         bar.set_message(stem.clone());
         let tree = Tree::new(&arguments.output, &stem);
         let mut image =
             ImageSummary { input: file.clone(), folder: tree.sample_folder(), states: vec![], problem: None };
-        if let Err(problem) = zoom(arguments, file, &tree, &mut engine, &bar, &mut image.states) {
+        if let Err(problem) = zoom(arguments, file, &tree, &mut engine, &interrupted, &bar, &mut image.states) {
             bar.suspend(|| eprintln!("{}: {problem}", file.display()));
             image.problem = Some(problem);
         }
@@ -178,7 +194,11 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         let (done, seconds) = (images.len() - failed, start.elapsed().as_secs_f64());
         eprintln!("{done} of {} pictures done in {seconds:.1} s: {}", images.len(), arguments.output.display());
     }
-    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(match failed {
+        _ if interrupted.load(Ordering::Relaxed) => ExitCode::from(INTERRUPTED),
+        0 => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    })
 }
 
 fn steps(arguments: &Arguments) -> u32 {
@@ -214,6 +234,7 @@ fn zoom(
     file: &Path,
     tree: &Tree,
     engine: &mut Engine,
+    interrupted: &AtomicBool,
     bar: &ProgressBar,
     states: &mut Vec<StateSummary>,
 ) -> Result<(), Problem> {
@@ -267,7 +288,7 @@ fn zoom(
                 },
             },
         };
-        finish(engine, job, &mut keep)?;
+        finish(engine, job, interrupted, &mut keep)?;
     }
     tree.finish(&pictures.iter().map(|picture| &**picture).collect::<Vec<_>>(), first.height())?;
     Ok(())
@@ -289,23 +310,32 @@ fn regions(arguments: &Arguments, first: &Picture) -> Result<Vec<Vec<Region>>, P
     Ok(if recursive { vec![all] } else { all.into_iter().map(|region| vec![region]).collect() })
 }
 
-/// Waits for a job, handing on each state as it is made.
-fn finish(engine: &mut Engine, job: Job, keep: &mut dyn FnMut(Made) -> Result<(), Problem>) -> Result<(), Problem> {
+/// Waits for a job, handing on each state as it is made; stops it when interrupted.
+fn finish(
+    engine: &mut Engine,
+    job: Job,
+    interrupted: &AtomicBool,
+    keep: &mut dyn FnMut(Made) -> Result<(), Problem>,
+) -> Result<(), Problem> {
     let id = engine.run(job);
-    for event in engine.events() {
-        match event {
-            Event::Made { job, made, .. } if job == id => keep(*made)?,
-            Event::Finished { job, done } if job == id => {
+    loop {
+        match engine.events().recv_timeout(Duration::from_millis(100)) {
+            Ok(Event::Made { job, made, .. }) if job == id => keep(*made)?,
+            Ok(Event::Finished { job, done }) if job == id => {
                 return match done {
                     Done::Completed => Ok(()),
-                    Done::Cancelled => Err(Problem::new("Cancelled", "the job was stopped", "")),
+                    Done::Cancelled => Err(Problem::new("Cancelled", "what was made so far is kept", "")),
                     Done::Failed(problem) => Err(problem),
                 };
             }
-            _ => {}
+            Ok(_) | Err(RecvTimeoutError::Timeout) if interrupted.load(Ordering::Relaxed) => engine.cancel(),
+            Ok(_) | Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => {
+                let hint = "Please report it with `coz doctor`.";
+                return Err(Problem::new("Something broke inside", "the engine's thread ended", hint));
+            }
         }
     }
-    Err(Problem::new("Something broke inside", "the engine's thread ended", "Please report it with `coz doctor`."))
 }
 
 /// x_0 as the reference makes it (`resize_and_center_crop`): short side to `size` by Lanczos, then the central square.
