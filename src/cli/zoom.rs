@@ -153,8 +153,13 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         let details = format!("{}: {error}", arguments.output.display());
         Problem::new("The output folder cannot be made", details, "Choose a folder you may write to.")
     })?;
-    let mut engine = Engine::start(Arc::new(|| ()))?;
     let interrupted = Arc::new(AtomicBool::new(false));
+    let mut run = Run {
+        arguments,
+        engine: Engine::start(Arc::new(|| ()))?,
+        interrupted: interrupted.clone(),
+        bar: progress_bar(arguments, files.len()),
+    };
     let flag = interrupted.clone();
     ctrlc::set_handler(move || {
         // Who asks twice does not want to wait for the tile to end.
@@ -162,24 +167,23 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             std::process::exit(INTERRUPTED.into());
         }
     })?;
-    let bar = progress_bar(arguments, files.len());
     let stems = stems(&files);
     let mut images = Vec::new();
     for (file, stem) in files.iter().zip(stems) {
         if interrupted.load(Ordering::Relaxed) {
             break;
         }
-        bar.set_message(stem.clone());
+        run.bar.set_message(stem.clone());
         let tree = Tree::new(&arguments.output, &stem);
         let mut image =
             ImageSummary { input: file.clone(), folder: tree.sample_folder(), states: vec![], problem: None };
-        if let Err(problem) = zoom(arguments, file, &tree, &mut engine, &interrupted, &bar, &mut image.states) {
-            bar.suspend(|| eprintln!("{}: {problem}", file.display()));
+        if let Err(problem) = run.zoom(file, &tree, &mut image.states) {
+            run.bar.suspend(|| eprintln!("{}: {problem}", file.display()));
             image.problem = Some(problem);
         }
         images.push(image);
     }
-    bar.finish_and_clear();
+    run.bar.finish_and_clear();
     let failed = images.iter().filter(|image| image.problem.is_some()).count();
     if arguments.json {
         let summary = Summary {
@@ -229,69 +233,99 @@ fn stems(files: &[PathBuf]) -> Vec<String> {
         .collect()
 }
 
-fn zoom(
-    arguments: &Arguments,
-    file: &Path,
-    tree: &Tree,
-    engine: &mut Engine,
-    interrupted: &AtomicBool,
-    bar: &ProgressBar,
-    states: &mut Vec<StateSummary>,
-) -> Result<(), Problem> {
-    let first = Arc::new(first_state(&codec::open(file)?, arguments.process_size));
-    tree.state(0, &first, None)?;
-    states.push(StateSummary {
-        file: tree.state_file(0),
-        region: None,
-        prompt: String::new(),
-        agreement: None,
-        seconds: 0.0,
-    });
-    let mut pictures = vec![first.clone()];
-    let mut keep = |made: Made| -> Result<(), Problem> {
-        let i = pictures.len();
-        // Without a model there is no input to it, nor words for it.
-        let restored = matches!(arguments.rec_type, RecursionType::Onestep | RecursionType::Recursive);
-        tree.state(i, &made.picture, restored.then_some(&*made.enlarged))?;
-        if arguments.save_prompts && restored {
-            tree.prompt(i - 1, &made.prompt)?;
-        }
+/// What all pictures of a run share.
+struct Run<'a> {
+    arguments: &'a Arguments,
+    engine: Engine,
+    interrupted: Arc<AtomicBool>,
+    bar: ProgressBar,
+}
+
+impl Run<'_> {
+    /// One picture's chain, into its folders.
+    fn zoom(&mut self, file: &Path, tree: &Tree, states: &mut Vec<StateSummary>) -> Result<(), Problem> {
+        let first = Arc::new(first_state(&codec::open(file)?, self.arguments.process_size));
+        tree.state(0, &first, None)?;
         states.push(StateSummary {
-            file: tree.state_file(i),
-            region: Some(made.region),
-            prompt: made.prompt,
-            agreement: made.agreement.filter(|agreement| agreement.is_finite()),
-            seconds: made.elapsed.as_secs_f64(),
+            file: tree.state_file(0),
+            region: None,
+            prompt: String::new(),
+            agreement: None,
+            seconds: 0.0,
         });
-        pictures.push(made.picture);
-        bar.inc(1);
-        Ok(())
-    };
-    for regions in regions(arguments, &first)? {
-        let job = Job {
-            source: first.clone(),
-            regions,
-            size: (first.width(), first.height()),
-            prompt: arguments.prompt.clone(),
-            seed: arguments.seed,
-            restorer: Restorer {
-                backbone: match arguments.rec_type {
-                    RecursionType::Nearest => Backbone::Nearest,
-                    RecursionType::Bicubic => Backbone::Bicubic,
-                    RecursionType::Onestep | RecursionType::Recursive => arguments.backbone.clone(),
-                },
-                device: arguments.device,
-                align: match arguments.align_method {
-                    Align::Nofix => AlignMethod::NoFix,
-                    Align::Adain => AlignMethod::Adain,
-                    Align::Wavelet => AlignMethod::Wavelet,
-                },
-            },
+        let mut pictures = vec![first.clone()];
+        let mut keep = |made: Made| -> Result<(), Problem> {
+            let i = pictures.len();
+            // Without a model there is no input to it, nor words for it.
+            let restored = matches!(self.arguments.rec_type, RecursionType::Onestep | RecursionType::Recursive);
+            tree.state(i, &made.picture, restored.then_some(&*made.enlarged))?;
+            if self.arguments.save_prompts && restored {
+                tree.prompt(i - 1, &made.prompt)?;
+            }
+            states.push(StateSummary {
+                file: tree.state_file(i),
+                region: Some(made.region),
+                prompt: made.prompt,
+                agreement: made.agreement.filter(|agreement| agreement.is_finite()),
+                seconds: made.elapsed.as_secs_f64(),
+            });
+            pictures.push(made.picture);
+            Ok(())
         };
-        finish(engine, job, interrupted, &mut keep)?;
+        for regions in regions(self.arguments, &first)? {
+            let job = Job {
+                source: first.clone(),
+                regions,
+                size: (first.width(), first.height()),
+                prompt: self.arguments.prompt.clone(),
+                seed: self.arguments.seed,
+                restorer: Restorer {
+                    backbone: match self.arguments.rec_type {
+                        RecursionType::Nearest => Backbone::Nearest,
+                        RecursionType::Bicubic => Backbone::Bicubic,
+                        RecursionType::Onestep | RecursionType::Recursive => self.arguments.backbone.clone(),
+                    },
+                    device: self.arguments.device,
+                    align: match self.arguments.align_method {
+                        Align::Nofix => AlignMethod::NoFix,
+                        Align::Adain => AlignMethod::Adain,
+                        Align::Wavelet => AlignMethod::Wavelet,
+                    },
+                },
+            };
+            self.finish(job, &mut keep)?;
+        }
+        tree.finish(&pictures.iter().map(|picture| &**picture).collect::<Vec<_>>(), first.height())?;
+        Ok(())
     }
-    tree.finish(&pictures.iter().map(|picture| &**picture).collect::<Vec<_>>(), first.height())?;
-    Ok(())
+
+    /// Waits for a job, handing on each state as it is made; stops it when interrupted.
+    fn finish(&mut self, job: Job, keep: &mut dyn FnMut(Made) -> Result<(), Problem>) -> Result<(), Problem> {
+        let id = self.engine.run(job);
+        loop {
+            match self.engine.events().recv_timeout(Duration::from_millis(100)) {
+                Ok(Event::Made { job, made, .. }) if job == id => {
+                    keep(*made)?;
+                    self.bar.inc(1);
+                }
+                Ok(Event::Finished { job, done }) if job == id => {
+                    return match done {
+                        Done::Completed => Ok(()),
+                        Done::Cancelled => Err(Problem::new("Cancelled", "what was made so far is kept", "")),
+                        Done::Failed(problem) => Err(problem),
+                    };
+                }
+                Ok(_) | Err(RecvTimeoutError::Timeout) if self.interrupted.load(Ordering::Relaxed) => {
+                    self.engine.cancel()
+                }
+                Ok(_) | Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => {
+                    let hint = "Please report it with `coz doctor`.";
+                    return Err(Problem::new("Something broke inside", "the engine's thread ended", hint));
+                }
+            }
+        }
+    }
 }
 
 /// The boxes of each job: one recursive chain, or one job a step where every step starts from x_0.
@@ -308,34 +342,6 @@ fn regions(arguments: &Arguments, first: &Picture) -> Result<Vec<Vec<Region>>, P
         return Err(crate::step::StepError::Outside { region: outside, width, height }.into());
     }
     Ok(if recursive { vec![all] } else { all.into_iter().map(|region| vec![region]).collect() })
-}
-
-/// Waits for a job, handing on each state as it is made; stops it when interrupted.
-fn finish(
-    engine: &mut Engine,
-    job: Job,
-    interrupted: &AtomicBool,
-    keep: &mut dyn FnMut(Made) -> Result<(), Problem>,
-) -> Result<(), Problem> {
-    let id = engine.run(job);
-    loop {
-        match engine.events().recv_timeout(Duration::from_millis(100)) {
-            Ok(Event::Made { job, made, .. }) if job == id => keep(*made)?,
-            Ok(Event::Finished { job, done }) if job == id => {
-                return match done {
-                    Done::Completed => Ok(()),
-                    Done::Cancelled => Err(Problem::new("Cancelled", "what was made so far is kept", "")),
-                    Done::Failed(problem) => Err(problem),
-                };
-            }
-            Ok(_) | Err(RecvTimeoutError::Timeout) if interrupted.load(Ordering::Relaxed) => engine.cancel(),
-            Ok(_) | Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => {
-                let hint = "Please report it with `coz doctor`.";
-                return Err(Problem::new("Something broke inside", "the engine's thread ended", hint));
-            }
-        }
-    }
 }
 
 /// x_0 as the reference makes it (`resize_and_center_crop`): short side to `size` by Lanczos, then the central square.
