@@ -44,3 +44,13 @@ fn help_teaches() {
         assert!(help.contains(wanted), "{wanted} is missing in:\n{help}");
     }
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn without_a_screen_the_viewer_says_so() {
+    let run =
+        coz([]).env_remove("DISPLAY").env_remove("WAYLAND_DISPLAY").env_remove("WAYLAND_SOCKET").output().unwrap();
+    let said = String::from_utf8_lossy(&run.stderr);
+    assert_eq!(run.status.code(), Some(1));
+    assert!(said.contains("There is no screen") && said.contains("coz zoom"), "{said}");
+}

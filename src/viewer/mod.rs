@@ -16,6 +16,7 @@ use anyhow::Context;
 
 use crate::canvas::Renderer;
 use crate::engine::Engine;
+use crate::problem::Problem;
 use crate::settings::Settings;
 use crate::step::DeviceChoice;
 use actions::Action;
@@ -101,6 +102,13 @@ impl eframe::App for Viewer {
 
 /// Opens the window and returns when it is closed. `device` overrides the settings for this start only.
 pub fn run(images: Vec<PathBuf>, device: Option<DeviceChoice>) -> anyhow::Result<()> {
+    let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    if cfg!(target_os = "linux") && !set("DISPLAY") && !set("WAYLAND_DISPLAY") && !set("WAYLAND_SOCKET") {
+        let details = "neither DISPLAY nor WAYLAND_DISPLAY is set";
+        return Err(Problem::new("There is no screen", details, "Without one, use `coz zoom`.").into());
+    }
+    // One picture is one recent file, however it was named.
+    let images = images.into_iter().map(|file| file.canonicalize().unwrap_or(file)).collect();
     let (mut settings, problem) = Settings::load();
     if let Some(problem) = problem {
         eprintln!("warning: {problem}; starting with the defaults");

@@ -23,12 +23,13 @@ pub(super) fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
     take_files(viewer, ui);
     let palette = theme::palette(ui);
     let panel = |x, y| Frame::new().fill(palette.panel).inner_margin(Margin::symmetric(x, y));
+    let has_photo = viewer.state.document.is_some();
     let panels = viewer.state.settings.panels;
-    if panels {
+    if panels || !has_photo {
         Panel::top("top").exact_size(40.0).frame(panel(12, 0)).show(ui, |ui| top_bar::show(viewer, ui));
         Panel::bottom("status").exact_size(28.0).frame(panel(12, 0)).show(ui, |ui| status_bar::show(viewer, ui));
     }
-    if panels && viewer.state.document.is_some() {
+    if panels && has_photo {
         let side = |panel: Panel| panel.size_range(200.0..=360.0).resizable(true);
         side(Panel::left("history"))
             .default_size(232.0)
@@ -40,7 +41,7 @@ pub(super) fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
             .show(ui, |ui| prompt_panel::show(viewer, ui));
     }
     CentralPanel::default().frame(Frame::new().fill(palette.canvas)).show(ui, |ui| {
-        if viewer.state.document.is_some() {
+        if has_photo {
             canvas::show(viewer, ui);
         } else {
             welcome::show(viewer, ui);
