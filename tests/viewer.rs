@@ -309,6 +309,19 @@ fn pictures_are_dropped_and_pasted() {
 }
 
 #[test]
+fn who_goes_elsewhere_meanwhile_is_left_there() {
+    let folder = Folder::new();
+    let mut harness = app(settings());
+    open(&mut harness, &folder);
+    drag(&mut harness, (100.0, 100.0), (132.0, 132.0));
+    until(&mut harness, "a state to look at", |viewer| count(viewer) == 2 && idle(viewer));
+    harness.state_mut().act(Action::RunAgain);
+    harness.state_mut().act(Action::Go(Direction::Photo));
+    until(&mut harness, "the sibling", |viewer| count(viewer) == 3 && idle(viewer));
+    assert_eq!(document(&harness).history.current().id, StateId(0));
+}
+
+#[test]
 fn the_wheel_travels_between_photo_and_state() {
     let folder = Folder::new();
     let mut harness = app(Settings { backbone: Backbone::Bicubic, ..settings() });

@@ -130,7 +130,8 @@ impl Viewer {
         if self.state.settings.motion {
             document.born.insert(id, (Instant::now(), overlay));
         }
-        if self.state.settings.follow {
+        if self.state.settings.follow && running.looked_from == document.history.current().id {
+            running.looked_from = id;
             document.go(id, self.state.settings.motion);
         }
     }
@@ -297,13 +298,15 @@ impl Viewer {
     }
 
     fn start(&mut self, parent: StateId, job: Option<Job>, proposing: bool) {
-        let Some(job) = job else { return };
+        let (Some(job), Some(document)) = (job, &self.state.document) else { return };
+        let looked_from = document.history.current().id;
         let regions = job.regions.clone();
         let job: JobId = if proposing { self.engine.propose(job) } else { self.engine.run(job) };
         self.state.running = Some(Running {
             job,
             proposing,
             parent,
+            looked_from,
             regions,
             step: 0,
             stage: Stage::Prompting,

@@ -105,6 +105,8 @@ pub struct Running {
     pub proposing: bool,
     /// The state that the running step cuts from.
     pub parent: StateId,
+    /// The state that was at hand when the job last moved the camera; whoever goes elsewhere meanwhile is left there.
+    pub looked_from: StateId,
     /// Its regions, one a step.
     pub regions: Vec<Region>,
     /// The running step, from 0.
