@@ -17,13 +17,26 @@ pub fn show(document: &Document, texture: &egui::TextureHandle, ui: &egui::Ui, c
     let cell = Rect::from_min_size(canvas.right_bottom() - vec2(SIDE + 16.0, SIDE + 16.0), vec2(SIDE, SIDE));
     let mut map = fitted(cell, texture.size_vec2());
     map = map.translate(cell.right_bottom() - map.right_bottom());
+    let history = &document.history;
+    let scale = f64::from(map.width()) / f64::from(history.photo().picture.width());
+    let view = document.camera.relative_to(history, history.photo().id).map(|view| {
+        let half = |axis: usize| document.screen[axis] / view.scale / 2.0;
+        let at = |axis: usize, offset: f64, from: f32| from + ((view.center[axis] + offset) * scale) as f32;
+        Rect::from_min_max(
+            pos2(at(0, -half(0), map.left()), at(1, -half(1), map.top())),
+            pos2(at(0, half(0), map.left()), at(1, half(1), map.top())),
+        )
+    });
+    let chain = history.chain(history.current().id);
+    if chain.len() == 1 && view.is_some_and(|view| view.contains_rect(map)) {
+        // All of the photo is seen, and nothing else: there is nothing to find.
+        return;
+    }
     let painter = ui.painter().with_clip_rect(map.expand(1.0));
     painter.rect_filled(map.expand(1.0), CornerRadius::ZERO, palette.line);
     let whole = Rect::from_min_max(pos2(0.0, 0.0), pos2(1.0, 1.0));
     painter.image(texture.id(), map, whole, Color32::from_gray(200));
 
-    let history = &document.history;
-    let scale = f64::from(map.width()) / f64::from(history.photo().picture.width());
     let mut placement = Placement { origin: [map.left().into(), map.top().into()], scale };
     let mark = |rect: Rect, stroke: Stroke| {
         painter.rect_stroke(rect, CornerRadius::ZERO, stroke, StrokeKind::Middle);
@@ -34,7 +47,6 @@ pub fn show(document: &Document, texture: &egui::TextureHandle, ui: &egui::Ui, c
             }
         }
     };
-    let chain = history.chain(history.current().id);
     for (i, state) in chain.iter().enumerate().skip(1) {
         placement = placement.of_child(state);
         let side = |length: u32| (f64::from(length) * placement.scale) as f32;
@@ -46,14 +58,7 @@ pub fn show(document: &Document, texture: &egui::TextureHandle, ui: &egui::Ui, c
             Stroke::new(if last { 1.5 } else { 1.0 }, if last { theme::ACCENT } else { Color32::from_gray(230) }),
         );
     }
-    // The view itself, where it shows less than all.
-    if let Some(view) = document.camera.relative_to(history, history.photo().id) {
-        let half = |axis: usize| document.screen[axis] / view.scale / 2.0;
-        let at = |axis: usize, offset: f64, from: f32| from + ((view.center[axis] + offset) * scale) as f32;
-        let rect = Rect::from_min_max(
-            pos2(at(0, -half(0), map.left()), at(1, -half(1), map.top())),
-            pos2(at(0, half(0), map.left()), at(1, half(1), map.top())),
-        );
-        painter.rect_stroke(rect, CornerRadius::ZERO, Stroke::new(1.0, Color32::WHITE), StrokeKind::Middle);
+    if let Some(view) = view {
+        painter.rect_stroke(view, CornerRadius::ZERO, Stroke::new(1.0, Color32::WHITE), StrokeKind::Middle);
     }
 }
