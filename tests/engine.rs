@@ -48,14 +48,14 @@ fn a_planned_chain_arrives_state_by_state() {
     let id = engine.run(job(plan.regions.clone(), 128, Backbone::BuiltIn));
     let (states, done) = until_finished(&engine, id);
     assert_eq!(done, Done::Completed);
-    assert_eq!(states.iter().map(|made| made.region).collect::<Vec<_>>(), plan.regions);
+    assert_eq!(states.iter().map(|made| made.making.region).collect::<Vec<_>>(), plan.regions);
     for made in &states {
         assert_eq!((made.picture.width(), made.picture.height()), (128, 128));
         assert_ne!(made.picture, made.enlarged, "the network did something");
-        assert_eq!((made.prompt.as_str(), made.seed), ("words", 7));
-        let agreement = made.agreement.expect("a model ran");
+        assert_eq!((made.making.prompt.as_str(), made.making.seed), ("words", 7));
+        let agreement = made.making.agreement.expect("a model ran");
         assert!(agreement > 25.0, "reduced again, it is what it was made from: {agreement} dB");
-        let model = made.model.as_ref().expect("a model ran");
+        let model = made.making.model.as_ref().expect("a model ran");
         assert!(!model.takes_text, "the built-in model hears no words and says so");
     }
     assert!(woken.load(Ordering::Relaxed) >= 5, "every event wakes the receiver");
@@ -67,7 +67,7 @@ fn a_large_box_is_reduced_without_a_model() {
     let id = engine.run(job(vec![Region::square(50, 0, 200)], 64, Backbone::File("/no/such/model.pth".into())));
     let (states, done) = until_finished(&engine, id);
     assert_eq!(done, Done::Completed, "the missing model is not needed");
-    assert_eq!((&states[0].model, states[0].agreement), (&None, None));
+    assert_eq!((&states[0].making.model, states[0].making.agreement), (&None, None));
     assert_eq!(*states[0].picture, resize(&photo(300, 200).crop(50, 0, 200, 200), 64, 64, Filter::Bicubic));
 }
 

@@ -260,14 +260,14 @@ impl Run<'_> {
             let restored = matches!(self.arguments.rec_type, RecursionType::Onestep | RecursionType::Recursive);
             tree.state(i, &made.picture, restored.then_some(&*made.enlarged))?;
             if self.arguments.save_prompts && restored {
-                tree.prompt(i - 1, &made.prompt)?;
+                tree.prompt(i - 1, &made.making.prompt)?;
             }
             states.push(StateSummary {
                 file: tree.state_file(i),
-                region: Some(made.region),
-                prompt: made.prompt,
-                agreement: made.agreement.filter(|agreement| agreement.is_finite()),
-                seconds: made.elapsed.as_secs_f64(),
+                region: Some(made.making.region),
+                prompt: made.making.prompt,
+                agreement: made.making.agreement.filter(|agreement| agreement.is_finite()),
+                seconds: made.making.elapsed.as_secs_f64(),
             });
             pictures.push(made.picture);
             Ok(())

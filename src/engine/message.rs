@@ -1,12 +1,12 @@
 //! What goes in and out of the engine's thread.
 
 use std::sync::Arc;
-use std::time::Duration;
 
+use crate::history::Making;
 use crate::image::{AlignMethod, Picture};
 use crate::problem::Problem;
 use crate::region::Region;
-use crate::step::{Backbone, DeviceChoice, ModelUsed, Stage};
+use crate::step::{Backbone, DeviceChoice, Stage};
 
 /// Names a job; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -60,19 +60,8 @@ pub struct Made {
     pub thumbnail: Arc<Picture>,
     /// The region enlarged by bicubic: what the model saw, and the colour source.
     pub enlarged: Arc<Picture>,
-    /// The box, in the pixels of the picture it was cut from.
-    pub region: Region,
-    /// The words found for it; [`ModelUsed::takes_text`] says whether the model heard them.
-    pub prompt: String,
-    /// `None` where the region was only reduced and no model ran.
-    pub model: Option<ModelUsed>,
-    /// The noise's seed.
-    pub seed: u64,
-    /// How well the result, reduced again, agrees with the region it came from: luma PSNR in dB; `None` where no model
-    /// ran.
-    pub agreement: Option<f64>,
-    /// How long this step took, without loading.
-    pub elapsed: Duration,
+    /// How it came to be.
+    pub making: Making,
 }
 
 /// How a job ended.

@@ -9,7 +9,7 @@ use crossbeam_channel::{Receiver, Sender};
 
 use super::message::{Command, Done, Event, Job, JobId, Made};
 use super::{Restorer, Wake};
-use crate::history;
+use crate::history::{self, Making};
 use crate::image::psnr::luma_psnr;
 use crate::image::{Filter, Picture, colour, resize};
 use crate::prompt::{Fixed, PromptInput, Prompter};
@@ -138,15 +138,10 @@ impl Worker {
             luma_psnr(&reduced, &cut, 0)
         });
         Ok(Made {
-            agreement,
             thumbnail: Arc::new(history::thumbnail(&picture)),
             picture,
             enlarged,
-            region,
-            prompt,
-            model,
-            seed: job.seed,
-            elapsed: start.elapsed(),
+            making: Making { region, prompt, model, seed: job.seed, agreement, elapsed: start.elapsed() },
         })
     }
 }

@@ -90,11 +90,15 @@ pub fn resize(picture: &Picture, width: u32, height: u32, filter: Filter) -> Pic
     if filter == Filter::Nearest {
         return nearest(picture, width, height);
     }
-    let across =
-        |picture: Picture| if width == picture.width() { picture } else { horizontal(&picture, width, filter) };
-    let down = |picture: Picture| if height == picture.height() { picture } else { vertical(&picture, height, filter) };
-    let vertical_first = width > picture.width() && height < picture.height();
-    if vertical_first { across(down(picture.clone())) } else { down(across(picture.clone())) }
+    match (width == picture.width(), height == picture.height()) {
+        (true, true) => picture.clone(),
+        (true, false) => vertical(picture, height, filter),
+        (false, true) => horizontal(picture, width, filter),
+        (false, false) if width > picture.width() && height < picture.height() => {
+            horizontal(&vertical(picture, height, filter), width, filter)
+        }
+        (false, false) => vertical(&horizontal(picture, width, filter), height, filter),
+    }
 }
 
 fn horizontal(picture: &Picture, width: u32, filter: Filter) -> Picture {

@@ -13,7 +13,7 @@ use super::theme;
 use crate::canvas::{Camera, Overlay};
 use crate::engine::{Done, Event, Job, JobId, Made, Restorer};
 use crate::export::stills::magnification_label;
-use crate::history::{Direction, History, Making, StateId};
+use crate::history::{Direction, History, StateId};
 use crate::region::{self, MAX_FACTOR, Region, square_around};
 use crate::settings::Theme;
 use crate::step::Stage;
@@ -96,7 +96,10 @@ impl Viewer {
                     running.overlay = Some(Overlay { parent: running.parent, region, picture });
                 }
             }
-            Event::Proposed { job, prompt } if job == wanted => self.state.draft = prompt,
+            // Whoever has typed meanwhile keeps their own words.
+            Event::Proposed { job, prompt } if job == wanted && self.state.draft == running.asked_with => {
+                self.state.draft = prompt;
+            }
             Event::Made { job, made, .. } if job == wanted => self.keep(*made),
             Event::Finished { job, done } if job == wanted => {
                 self.state.running = None;
@@ -111,18 +114,10 @@ impl Viewer {
 
     fn keep(&mut self, made: Made) {
         let (Some(running), Some(document)) = (&mut self.state.running, &mut self.state.document) else { return };
-        let overlay = Overlay { parent: running.parent, region: made.region, picture: made.enlarged };
+        let overlay = Overlay { parent: running.parent, region: made.making.region, picture: made.enlarged };
         running.overlay = None;
-        let making = Making {
-            region: made.region,
-            prompt: made.prompt,
-            model: made.model,
-            seed: made.seed,
-            agreement: made.agreement,
-            elapsed: made.elapsed,
-        };
         // Where the parent was deleted meanwhile there is no place for its child, nor for those after it.
-        let Some(id) = document.history.add(running.parent, making, made.picture, made.thumbnail) else {
+        let Some(id) = document.history.add(running.parent, made.making, made.picture, made.thumbnail) else {
             self.engine.cancel();
             return;
         };
@@ -300,11 +295,12 @@ impl Viewer {
     fn start(&mut self, parent: StateId, job: Option<Job>, proposing: bool) {
         let (Some(job), Some(document)) = (job, &self.state.document) else { return };
         let looked_from = document.history.current().id;
-        let regions = job.regions.clone();
+        let (regions, asked_with) = (job.regions.clone(), job.prompt.clone());
         let job: JobId = if proposing { self.engine.propose(job) } else { self.engine.run(job) };
         self.state.running = Some(Running {
             job,
             proposing,
+            asked_with,
             parent,
             looked_from,
             regions,

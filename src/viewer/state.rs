@@ -103,6 +103,8 @@ pub struct Running {
     pub job: JobId,
     /// It only looks for words.
     pub proposing: bool,
+    /// The user's words when it was started.
+    pub asked_with: String,
     /// The state that the running step cuts from.
     pub parent: StateId,
     /// The state that was at hand when the job last moved the camera; whoever goes elsewhere meanwhile is left there.

@@ -44,9 +44,11 @@ fn set_up(packages: &[&str]) -> anyhow::Result<()> {
     libtorch::ensure(&root())
 }
 
-/// The repository.
+/// The repository: cargo tells where the package lies now, which need not be where it was compiled.
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new(".")).to_owned()
+    let package =
+        std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
+    package.parent().unwrap_or(Path::new(".")).to_owned()
 }
 
 fn cargo(arguments: &[&str], rest: &[String]) -> anyhow::Result<()> {
