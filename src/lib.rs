@@ -9,14 +9,17 @@
 
 pub mod canvas;
 pub mod cli;
+pub mod digest;
 pub mod engine;
 pub mod export;
+pub mod film;
 pub mod history;
 pub mod image;
 pub mod models;
 pub mod problem;
 pub mod prompt;
 pub mod region;
+pub mod session;
 pub mod settings;
 pub mod step;
 pub mod train;

@@ -5,8 +5,10 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::film::FilmError;
 use crate::image::ImageError;
 use crate::models::WeightsError;
+use crate::session::SessionError;
 use crate::step::StepError;
 
 /// A failure in words.
@@ -91,6 +93,49 @@ impl From<StepError> for Problem {
             StepError::Internal(_) => {
                 ("Something broke inside", "Nothing is lost. Please report it with `coz doctor`.")
             }
+        };
+        Self::new(title, error.to_string(), hint)
+    }
+}
+
+impl From<SessionError> for Problem {
+    fn from(error: SessionError) -> Self {
+        let (title, hint) = match &error {
+            SessionError::Open { .. } => ("The session cannot be opened", "Check the path and the file's permissions."),
+            SessionError::Damaged { .. } => {
+                ("This is no session", "Choose a .coz file; copy it again if it was cut short.")
+            }
+            SessionError::Newer { .. } => ("The session is from a newer program", "Update this program to open it."),
+            SessionError::PhotoMissing { .. } => {
+                ("The session's photo is missing", "Put the photo beside the session file and open it again.")
+            }
+            SessionError::OtherPhoto { .. } => {
+                ("The session's photo has changed", "Put the original beside the session file under its name.")
+            }
+            SessionError::Photo(_) => {
+                ("The session's photo cannot be read", "Put a good copy beside the session file.")
+            }
+            SessionError::Write { .. } => {
+                ("The session could not be saved", "Nothing in the window is lost: free some space, or save elsewhere.")
+            }
+        };
+        Self::new(title, error.to_string(), hint)
+    }
+}
+
+impl From<FilmError> for Problem {
+    fn from(error: FilmError) -> Self {
+        let (title, hint) = match error {
+            FilmError::Cancelled => ("Cancelled", ""),
+            FilmError::Write(error) => return error.into(),
+            FilmError::Graphics(_) => (
+                "There is no graphics driver to draw with",
+                "Without a graphics card, Debian's mesa-vulkan-drivers draws in software.",
+            ),
+            FilmError::NoChain => ("There is nothing to film", "Zoom into the photo first, or choose a state."),
+            FilmError::Size { .. } => ("The film's size is out of range", "1920 x 1080 plays everywhere."),
+            FilmError::Ending(_) => ("The format is not clear", "End the name in .mp4 or .gif."),
+            FilmError::Encode(_) => ("The film could not be encoded", "Try a smaller size; check the free disk space."),
         };
         Self::new(title, error.to_string(), hint)
     }

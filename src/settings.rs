@@ -1,9 +1,11 @@
 //! What the user chose, kept between starts in one file that a person can edit.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::film;
 use crate::image::{AlignMethod, Format, codec};
 use crate::step::{Backbone, DeviceChoice};
 
@@ -16,6 +18,8 @@ pub struct Folders {
     pub data: PathBuf,
     /// For model files.
     pub models: PathBuf,
+    /// For the sessions of open windows.
+    pub autosave: PathBuf,
 }
 
 impl Folders {
@@ -23,7 +27,12 @@ impl Folders {
     pub fn of_user() -> Option<Self> {
         let directories = directories::ProjectDirs::from("", "", "chain-of-zoom")?;
         let data = directories.data_dir().to_owned();
-        Some(Self { config: directories.config_dir().to_owned(), models: data.join("models"), data })
+        Some(Self {
+            config: directories.config_dir().to_owned(),
+            models: data.join("models"),
+            autosave: data.join("autosave"),
+            data,
+        })
     }
 }
 
@@ -36,6 +45,8 @@ pub enum Theme {
     Dark,
     /// Neutral light grey.
     Light,
+    /// Black and white, for eyes that need it.
+    Contrast,
 }
 
 /// What is kept. Unknown and missing entries are harmless, so older and newer files can be read.
@@ -60,14 +71,32 @@ pub struct Settings {
     pub follow: bool,
     /// The camera glides and states fade in; off: everything is at once.
     pub motion: bool,
+    /// Boxes are prepared while they are being placed.
+    pub work_ahead: bool,
+    /// Sessions link to their photo instead of holding it.
+    pub link_photo: bool,
     /// Side panels are shown.
     pub panels: bool,
+    /// The one on the right too.
+    pub info: bool,
+    /// Their widths, left and right, in points.
+    pub panel_widths: [f32; 2],
+    /// The window's width and height, in points.
+    pub window: [f32; 2],
+    /// It filled the screen.
+    pub maximized: bool,
     /// Surroundings.
     pub theme: Theme,
     /// Of exported pictures.
     pub export_format: Format,
-    /// Pictures opened lately, the newest first.
+    /// Pictures and sessions opened lately, the newest first.
     pub recent: Vec<PathBuf>,
+    /// Words used lately, the newest last.
+    pub prompts: Vec<String>,
+    /// How films look.
+    pub film: film::Options,
+    /// Keys that were changed: an action's name and its keys, such as `fit = ["F"]`.
+    pub keys: BTreeMap<String, Vec<String>>,
 }
 
 impl Default for Settings {
@@ -82,15 +111,25 @@ impl Default for Settings {
             ask_first: false,
             follow: true,
             motion: true,
+            work_ahead: true,
+            link_photo: false,
             panels: true,
+            info: true,
+            panel_widths: [232.0, 264.0],
+            window: [1440.0, 900.0],
+            maximized: false,
             theme: Theme::default(),
             export_format: Format::Png,
             recent: Vec::new(),
+            prompts: Vec::new(),
+            film: film::Options::default(),
+            keys: BTreeMap::new(),
         }
     }
 }
 
 const RECENT: usize = 8;
+const PROMPTS: usize = 50;
 
 impl Settings {
     /// From the user's file. Where there is none these are the defaults; where it cannot be read, also what was wrong.
@@ -122,7 +161,22 @@ impl Settings {
     fn sane(mut self) -> Self {
         self.process_size = self.process_size.clamp(64, 2048);
         self.recent.truncate(RECENT);
+        let side = |length: f32, range: std::ops::RangeInclusive<f32>, usual: f32| {
+            if length.is_finite() { length.clamp(*range.start(), *range.end()) } else { usual }
+        };
+        self.window = [side(self.window[0], 900.0..=16000.0, 1440.0), side(self.window[1], 600.0..=16000.0, 900.0)];
+        self.panel_widths = self.panel_widths.map(|width| side(width, 200.0..=360.0, 232.0));
         self
+    }
+
+    /// Puts words at the end of the prompt history.
+    pub fn remember_prompt(&mut self, prompt: &str) {
+        if !prompt.trim().is_empty() {
+            self.prompts.retain(|known| known != prompt);
+            self.prompts.push(prompt.to_owned());
+            let surplus = self.prompts.len().saturating_sub(PROMPTS);
+            self.prompts.drain(..surplus);
+        }
     }
 
     /// Puts a file on top of the recent ones.
@@ -142,6 +196,9 @@ mod tests {
         let mut settings = Settings { backbone: Backbone::File("/a b/ö.pth".into()), ..Settings::default() };
         settings.remember("/x.png".into());
         settings.device = DeviceChoice::Cuda(1);
+        settings.keys.insert("fit".into(), vec!["Ctrl+F".into()]);
+        settings.remember_prompt("fur");
+        settings.film.hold = 0.5;
         let text = toml::to_string_pretty(&settings).expect("settings are plain data");
         assert_eq!(toml::from_str::<Settings>(&text).expect("what was written can be read"), settings);
     }

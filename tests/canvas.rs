@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chain_of_zoom::canvas::{Camera, Renderer, Scene, compose};
-use chain_of_zoom::history::{History, Making, StateId};
+use chain_of_zoom::history::{History, Making, Source, StateId};
 use chain_of_zoom::image::{Filter, Picture, resize};
 use chain_of_zoom::region::Region;
 
@@ -103,7 +103,7 @@ impl Gpu {
 
 fn history(picture: Picture) -> History {
     let thumbnail = Arc::new(chain_of_zoom::history::thumbnail(&picture));
-    History::new(Arc::new(picture), thumbnail)
+    History::new(Source::default(), Arc::new(picture), thumbnail)
 }
 
 fn worst(a: &Picture, b: &Picture) -> u8 {

@@ -56,7 +56,7 @@ fn a_planned_chain_arrives_state_by_state() {
         let agreement = made.making.agreement.expect("a model ran");
         assert!(agreement > 25.0, "reduced again, it is what it was made from: {agreement} dB");
         let model = made.making.model.as_ref().expect("a model ran");
-        assert!(!model.takes_text, "the built-in model hears no words and says so");
+        assert!(!model.takes_text(), "the built-in model hears no words and says so");
     }
     assert!(woken.load(Ordering::Relaxed) >= 5, "every event wakes the receiver");
 }

@@ -7,9 +7,9 @@ use chain_of_zoom::history::{Direction, StateId};
 use chain_of_zoom::image::codec;
 use chain_of_zoom::settings::Settings;
 use chain_of_zoom::step::Backbone;
-use chain_of_zoom::viewer::Viewer;
 use chain_of_zoom::viewer::actions::{Action, ExportKind};
 use chain_of_zoom::viewer::state::{Document, Message};
+use chain_of_zoom::viewer::{Keeps, Viewer};
 use egui::{Key, Modifiers, PointerButton, Pos2, vec2};
 use egui_kittest::kittest::Queryable;
 use egui_kittest::{Harness, SnapshotOptions};
@@ -25,7 +25,7 @@ fn app(settings: Settings) -> Harness<'static, Viewer> {
     let mut harness = Harness::builder()
         .with_size(vec2(1100.0, 700.0))
         .wgpu()
-        .build_eframe(|creation| Viewer::new(creation, settings, false).unwrap());
+        .build_eframe(|creation| Viewer::new(creation, settings, Keeps::default()).unwrap());
     harness.step();
     harness
 }
@@ -106,7 +106,7 @@ fn open_zoom_go_back_branch_and_export() {
     assert_eq!(document(&harness).history.chain(deep.id).len(), 3);
     assert!((7.0..=8.5).contains(&deep.magnification), "{}", deep.magnification);
     let making = deep.making.clone().unwrap();
-    assert_eq!(making.model.unwrap().name, "Built-in x4");
+    assert_eq!(making.model.unwrap().name(), "Built-in x4");
     assert_eq!(document(&harness).camera.anchor, deep.id, "the camera went into the result");
     assert!(harness.query_all_by_label(&format!("State {}", Document::title(deep))).count() == 1);
 
@@ -410,9 +410,11 @@ fn random_hands_break_nothing() {
     let mut harness = app(Settings { backbone: Backbone::Bicubic, motion: true, ..settings() });
     open(&mut harness, &folder);
     let mut rng = fastrand::Rng::with_seed(5);
-    let asks = |action: &Action| matches!(action, Action::Open | Action::Export(_) | Action::Quit);
+    let asks = |action: &Action| {
+        matches!(action, Action::Open | Action::OpenModel | Action::Save | Action::Export(_) | Action::Quit)
+    };
     let keys: Vec<_> =
-        Action::with_keys().into_iter().filter(|action| !asks(action)).flat_map(|action| action.shortcuts()).collect();
+        Action::all().into_iter().filter(|action| !asks(action)).flat_map(|action| action.shortcuts()).collect();
     let canvas = egui::Rect::from_min_max(Pos2::new(0.0, 40.0), Pos2::new(1100.0, 672.0));
     for _ in 0..600 {
         let at = canvas.min + vec2(rng.f32() * canvas.width(), rng.f32() * canvas.height());

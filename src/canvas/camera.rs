@@ -175,7 +175,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::history::Making;
+    use crate::history::{Making, Source};
     use crate::image::Picture;
     use crate::region::Region;
 
@@ -187,7 +187,7 @@ mod tests {
 
     /// A chain of `depth` x4 steps off centre.
     fn chain(depth: usize) -> History {
-        let mut history = History::new(picture(600), picture(1));
+        let mut history = History::new(Source::default(), picture(600), picture(1));
         for _ in 0..depth {
             let making = Making {
                 region: Region::square(17, 31, 16),

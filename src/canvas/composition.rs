@@ -17,15 +17,21 @@ pub struct Layer {
     pub state: Option<StateId>,
     /// Its pixels.
     pub picture: Arc<Picture>,
-    /// To be shown until the pixels have reached the GPU.
-    pub thumbnail: Option<Arc<Picture>>,
     /// Where it lies.
     pub placement: Placement,
     /// 0 to 1.
     pub opacity: f32,
+    /// The part of the screen it may take (left, top, right, bottom): to compare two views side by side.
+    pub clip: Option<[f64; 4]>,
 }
 
 impl Layer {
+    /// The part of the screen it may take.
+    pub fn clipped(&self, screen: [f64; 2]) -> [f64; 4] {
+        let [left, top, right, bottom] = self.clip.unwrap_or([0.0, 0.0, screen[0], screen[1]]);
+        [left.max(0.0), top.max(0.0), right.min(screen[0]), bottom.min(screen[1])]
+    }
+
     /// Left, top, right, bottom on the screen.
     pub fn screen_rect(&self) -> [f64; 4] {
         let [left, top] = self.placement.origin;
@@ -90,9 +96,9 @@ fn descend(scene: &Scene, known: &[(StateId, Placement)], state: &ScaleState, la
     let layer = Layer {
         state: Some(state.id),
         picture: state.picture.clone(),
-        thumbnail: Some(state.thumbnail.clone()),
         placement,
         opacity: (scene.opacity)(state.id),
+        clip: None,
     };
     let visible = |layer: &Layer| {
         let [left, top, right, bottom] = layer.screen_rect();
@@ -104,7 +110,7 @@ fn descend(scene: &Scene, known: &[(StateId, Placement)], state: &ScaleState, la
             && right - left >= SMALLEST
             && bottom - top >= SMALLEST
     };
-    if !visible(&layer) {
+    if !visible(&layer) || layer.opacity <= 0.0 {
         return;
     }
     layers.push(layer);
@@ -121,12 +127,12 @@ fn descend(scene: &Scene, known: &[(StateId, Placement)], state: &ScaleState, la
         let layer = Layer {
             state: None,
             picture: overlay.picture.clone(),
-            thumbnail: None,
             placement: Placement {
                 origin: placement.screen_from_picture([region.x.into(), region.y.into()]),
                 scale: placement.scale * f64::from(region.width) / f64::from(overlay.picture.width()),
             },
             opacity: 1.0,
+            clip: None,
         };
         if visible(&layer) {
             layers.push(layer);
@@ -142,7 +148,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::history::Making;
+    use crate::history::{Making, Source};
 
     fn picture() -> Arc<Picture> {
         Arc::new(Picture::from_fn(64, 64, |_, _| [0; 3]))
@@ -150,7 +156,7 @@ mod tests {
 
     #[test]
     fn children_lie_in_their_boxes_and_hidden_layers_are_left_out() {
-        let mut history = History::new(picture(), picture());
+        let mut history = History::new(Source::default(), picture(), picture());
         let making = |x| Making {
             region: Region::square(x, 8, 16),
             prompt: String::new(),

@@ -1,16 +1,16 @@
 //! Draws layers with wgpu, into a window or into a texture.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use super::Layer;
-use super::texture::{FORMAT, Gpu, Shared, Texture};
+use super::texture::{FORMAT, Gpu, Place, Shared, Tile, level_for, top_level};
 use crate::image::Picture;
 
-/// Bytes brought to the GPU in one frame; the thumbnail stands in meanwhile.
-const UPLOAD_PER_FRAME: usize = 8 << 20;
-/// Textures not seen for a while are dropped beyond this many bytes.
-const KEPT: u64 = 1 << 30;
+/// Bytes brought to the GPU in one frame; coarser tiles stand in meanwhile.
+const UPLOAD_PER_FRAME: usize = 6 << 20;
+/// Tiles not seen for a while are dropped beyond this many bytes.
+const KEPT: usize = 512 << 20;
 
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -24,16 +24,30 @@ struct Quad {
 pub struct Renderer {
     shared: Shared,
     pipeline: wgpu::RenderPipeline,
-    /// By the picture's address, which lives as long as its entry.
-    textures: HashMap<usize, Texture>,
+    /// By the picture's address; a weak reference keeps that address from being used again.
+    pictures: HashMap<usize, Weak<Picture>>,
+    tiles: HashMap<Key, Tile>,
     quads: wgpu::Buffer,
-    /// What the next [`Renderer::draw`] draws: a picture's key and one of its tiles for each quad.
-    drawn: Vec<(usize, usize)>,
+    /// What the next [`Renderer::draw`] draws: a tile for each quad.
+    drawn: Vec<Key>,
     frame: u64,
 }
 
+/// A picture's address and one of its tiles.
+type Key = (usize, Place);
+
 fn key(picture: &Arc<Picture>) -> usize {
     Arc::as_ptr(picture) as usize
+}
+
+impl Layer {
+    /// The tiles of a level that are on the screen.
+    fn places(&self, level: u32, screen: [f64; 2]) -> Vec<Place> {
+        let [left, top, right, bottom] = self.clipped(screen);
+        let ([left, top], [right, bottom]) =
+            (self.placement.picture_from_screen([left, top]), self.placement.picture_from_screen([right, bottom]));
+        Place::touching(&self.picture, level, [left, top, right, bottom])
+    }
 }
 
 impl Renderer {
@@ -109,7 +123,8 @@ impl Renderer {
         Self {
             shared: Shared { layout, sampler, halve },
             pipeline: drawing,
-            textures: HashMap::new(),
+            pictures: HashMap::new(),
+            tiles: HashMap::new(),
             quads: quad_buffer(device, 64),
             drawn: Vec::new(),
             frame: 0,
@@ -129,21 +144,38 @@ impl Renderer {
         self.frame += 1;
         let mut gpu = Gpu { device, queue, encoder };
         let mut budget = UPLOAD_PER_FRAME;
-        let mut quads = Vec::new();
         let mut complete = true;
-        self.drawn.clear();
         // From the top: what hides the others is wanted first.
         for layer in layers.iter().rev() {
-            complete &= self.ready(&mut gpu, &layer.picture, &mut budget);
-        }
-        for layer in layers {
-            let ready = self.textures.get(&key(&layer.picture)).is_some_and(Texture::is_ready);
-            if let Some(thumbnail) = layer.thumbnail.as_ref().filter(|_| !ready) {
-                let mut small_budget = usize::MAX;
-                self.ready(&mut gpu, thumbnail, &mut small_budget);
-                self.place(layer, thumbnail, screen, &mut quads);
+            self.pictures.entry(key(&layer.picture)).or_insert_with(|| Arc::downgrade(&layer.picture));
+            let whole = Place { level: top_level(&layer.picture), column: 0, row: 0 };
+            self.bring(&mut gpu, layer, whole, &mut usize::MAX.clone());
+            for place in layer.places(level_for(&layer.picture, layer.placement.scale), screen) {
+                complete &= self.bring(&mut gpu, layer, place, &mut budget);
             }
-            self.place(layer, &layer.picture, screen, &mut quads);
+        }
+        let mut quads = Vec::new();
+        self.drawn.clear();
+        for layer in layers {
+            let wanted = level_for(&layer.picture, layer.placement.scale);
+            let there = |place: &Place| self.tiles.contains_key(&(key(&layer.picture), *place));
+            // Where tiles are still on their way, coarser ones lie beneath.
+            let coarsest = match layer.places(wanted, screen).iter().all(there) {
+                true => wanted,
+                false => top_level(&layer.picture),
+            };
+            for level in (wanted..=coarsest).rev() {
+                for place in layer.places(level, screen) {
+                    let key = (key(&layer.picture), place);
+                    if let Some(tile) = self.tiles.get_mut(&key) {
+                        tile.last_frame = self.frame;
+                        if let Some(quad) = quad(layer, tile, place, screen) {
+                            quads.push(quad);
+                            self.drawn.push(key);
+                        }
+                    }
+                }
+            }
         }
         let bytes: &[u8] = bytemuck::cast_slice(&quads);
         if bytes.len() as u64 > self.quads.size() {
@@ -154,61 +186,34 @@ impl Renderer {
         complete
     }
 
-    fn ready(&mut self, gpu: &mut Gpu, picture: &Arc<Picture>, budget: &mut usize) -> bool {
-        let shared = &self.shared;
-        let texture =
-            self.textures.entry(key(picture)).or_insert_with(|| Texture::new(gpu.device, shared, picture.clone()));
-        texture.last_frame = self.frame;
-        texture.upload(gpu, shared, budget);
-        texture.is_ready()
-    }
-
-    /// One quad for each tile of `picture` (the layer's own or its thumbnail) that is ready and visible.
-    fn place(&mut self, layer: &Layer, picture: &Arc<Picture>, screen: [f64; 2], quads: &mut Vec<Quad>) {
-        let Some(texture) = self.textures.get(&key(picture)) else { return };
-        // A thumbnail fills the same place with fewer pixels.
-        let shrunk = |axis: usize| match axis {
-            0 => f64::from(layer.picture.width()) / f64::from(picture.width()),
-            _ => f64::from(layer.picture.height()) / f64::from(picture.height()),
-        };
-        for (number, tile) in texture.tiles.iter().enumerate().filter(|(_, tile)| tile.is_ready()) {
-            let [left, top, width, height] = tile.rect.map(f64::from);
-            let axis = |axis: usize, from: f64, length: f64| {
-                let pixel = layer.placement.scale * shrunk(axis);
-                let start = layer.placement.origin[axis] + from * pixel;
-                let end = start + length * pixel;
-                // Cut to the screen here, in 64 bits: far enlarged, the whole would overflow the GPU's 32.
-                let (cut_start, cut_end) = (start.max(0.0), end.min(screen[axis]));
-                (cut_start < cut_end).then(|| {
-                    let uv = |at: f64| ((at - start) / (end - start)) as f32;
-                    let ndc = |at: f64| (at / screen[axis] * 2.0 - 1.0) as f32;
-                    [ndc(cut_start), ndc(cut_end), uv(cut_start), uv(cut_end)]
-                })
-            };
-            let (Some(x), Some(y)) = (axis(0, left, width), axis(1, top, height)) else { continue };
-            quads.push(Quad {
-                rect: [x[0], -y[0], x[1], -y[1]],
-                uv: [x[2], y[2], x[3], y[3]],
-                params: [
-                    layer.opacity,
-                    (layer.placement.scale * shrunk(0)) as f32,
-                    tile.rect[2] as f32,
-                    tile.rect[3] as f32,
-                ],
-            });
-            self.drawn.push((key(picture), number));
+    /// Sees to it that a tile is on the GPU, within the budget; whether it is.
+    fn bring(&mut self, gpu: &mut Gpu, layer: &Layer, place: Place, budget: &mut usize) -> bool {
+        let key = (key(&layer.picture), place);
+        if !self.tiles.contains_key(&key) {
+            if *budget == 0 {
+                return false;
+            }
+            let tile = Tile::upload(gpu, &self.shared, &layer.picture, place);
+            *budget = budget.saturating_sub(tile.bytes());
+            self.tiles.insert(key, tile);
         }
+        true
     }
 
     fn forget_unseen(&mut self) {
-        // What only this cache still holds is gone from the history.
-        self.textures.retain(|_, texture| texture.last_frame == self.frame || Arc::strong_count(&texture.picture) > 1);
-        let mut held: u64 = self.textures.values().map(Texture::bytes).sum();
-        while held > KEPT {
-            let oldest = self.textures.iter().filter(|(_, texture)| texture.last_frame < self.frame);
-            let Some((&key, texture)) = oldest.min_by_key(|(_, texture)| texture.last_frame) else { return };
-            held -= texture.bytes();
-            self.textures.remove(&key);
+        self.pictures.retain(|_, picture| picture.strong_count() > 0);
+        self.tiles.retain(|(picture, _), _| self.pictures.contains_key(picture));
+        let mut held: usize = self.tiles.values().map(Tile::bytes).sum();
+        if held > KEPT {
+            let mut unseen: Vec<(u64, Key)> = self.tiles.iter().map(|(key, tile)| (tile.last_frame, *key)).collect();
+            unseen.retain(|(frame, _)| *frame < self.frame);
+            unseen.sort_by_key(|(frame, _)| *frame);
+            for (_, key) in unseen {
+                if held <= KEPT {
+                    break;
+                }
+                held -= self.tiles.remove(&key).map_or(0, |tile| tile.bytes());
+            }
         }
     }
 
@@ -216,12 +221,40 @@ impl Renderer {
     pub fn draw(&self, pass: &mut wgpu::RenderPass<'_>) {
         pass.set_pipeline(&self.pipeline);
         pass.set_vertex_buffer(0, self.quads.slice(..));
-        for (i, (key, tile)) in (0..).zip(&self.drawn) {
-            let Some(texture) = self.textures.get(key) else { continue };
-            pass.set_bind_group(0, &texture.tiles[*tile].bind_group, &[]);
+        for (i, key) in (0..).zip(&self.drawn) {
+            let Some(tile) = self.tiles.get(key) else { continue };
+            pass.set_bind_group(0, &tile.bind_group, &[]);
             pass.draw(0..4, i..i + 1);
         }
     }
+}
+
+/// A tile's visible part on the screen; `None` where there is none.
+fn quad(layer: &Layer, tile: &Tile, place: Place, screen: [f64; 2]) -> Option<Quad> {
+    let rect = place.rect(&layer.picture);
+    let clip = layer.clipped(screen);
+    let scale = layer.placement.scale;
+    let axis = |axis: usize| {
+        let on_screen = |at: f64| layer.placement.origin[axis] + at * scale;
+        // Cut to the screen here, in 64 bits: far enlarged, the whole would overflow the GPU's 32.
+        let (start, end) = (on_screen(rect[axis]).max(clip[axis]), on_screen(rect[axis + 2]).min(clip[axis + 2]));
+        (start < end).then(|| {
+            let uv = |at: f64| tile.texture_from_picture(place, axis, (at - layer.placement.origin[axis]) / scale);
+            let ndc = |at: f64| (at / screen[axis] * 2.0 - 1.0) as f32;
+            [ndc(start), ndc(end), uv(start), uv(end)]
+        })
+    };
+    let (x, y) = (axis(0)?, axis(1)?);
+    Some(Quad {
+        rect: [x[0], -y[0], x[1], -y[1]],
+        uv: [x[2], y[2], x[3], y[3]],
+        params: [
+            layer.opacity,
+            (scale * f64::from(1u32 << place.level)) as f32,
+            tile.size[0] as f32,
+            tile.size[1] as f32,
+        ],
+    })
 }
 
 fn quad_buffer(device: &wgpu::Device, count: usize) -> wgpu::Buffer {

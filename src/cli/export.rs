@@ -1,31 +1,71 @@
-//! `coz export`: pictures side by side.
+//! `coz export`: pictures side by side, or a film.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
+use indicatif::{ProgressBar, ProgressStyle};
 
-use super::pictures_in;
+use super::{chain, pictures_in};
 use crate::export::{sheet, strip};
+use crate::film;
 use crate::image::{Picture, codec};
 use crate::problem::Problem;
 
 /// Options of `coz export`.
 #[derive(Args)]
-#[command(after_help = "Example:\n  coz zoom -i photo.jpg -o out && coz export -i out/per-sample/photo -o strip.png")]
+#[command(
+    after_help = "Examples:\n  coz zoom -i photo.jpg -o out && coz export -i out/per-sample/photo -o strip.png\n  \
+    coz export --video -i session.coz -o film.mp4 --size 1080x1920 --caption"
+)]
 pub struct Arguments {
-    /// A sample folder of `coz zoom` (its states 0.png, 1.png, ...), any other folder of pictures, or pictures in order
+    /// A session (.coz), a sample folder of `coz zoom` (its states 0.png, 1.png, ...), any other folder of pictures, or
+    /// pictures in order
     #[arg(short, long, required = true, num_args = 1..)]
     input: Vec<PathBuf>,
-    /// File to write: .png, .jpg or .webp
+    /// File to write: .png, .jpg or .webp; a film: .mp4 or .gif
     #[arg(short, long)]
     output: PathBuf,
     /// How the pictures are laid out
     #[arg(long, value_enum, default_value_t = Layout::Strip)]
     layout: Layout,
-    /// Height of the strip, or side of the sheet's cells, in pixels
-    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(16..=4096))]
-    size: u32,
+    /// Height of the strip, or side of the sheet's cells, in pixels [default: 512]; size of a film [default: 1920x1080]
+    #[arg(long)]
+    size: Option<String>,
+    /// Make a film: one move from the whole photo into the last state
+    #[arg(long)]
+    video: bool,
+    #[command(flatten)]
+    film: FilmArguments,
+}
+
+#[derive(Args)]
+#[command(next_help_heading = "With --video")]
+struct FilmArguments {
+    /// State to zoom into, by its number in the session [default: the one at hand]
+    #[arg(long, requires = "video")]
+    state: Option<usize>,
+    /// Frames a second
+    #[arg(long, requires = "video", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=120))]
+    fps: u32,
+    /// How long an enlargement by 4 takes
+    #[arg(long, requires = "video", value_name = "SECONDS", default_value_t = 2.5)]
+    seconds_per_4x: f64,
+    /// Rest at each state
+    #[arg(long, requires = "video", value_name = "SECONDS", default_value_t = 0.0)]
+    hold: f64,
+    /// Rest at the photo and at the last state
+    #[arg(long, requires = "video", value_name = "SECONDS", default_value_t = 1.0)]
+    hold_end: f64,
+    /// Start and stop at once
+    #[arg(long, requires = "video")]
+    no_easing: bool,
+    /// From the last state out to the photo
+    #[arg(long, requires = "video")]
+    reverse: bool,
+    /// Write magnification and words into the picture
+    #[arg(long, requires = "video")]
+    caption: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -36,21 +76,112 @@ enum Layout {
     Sheet,
 }
 
+fn wrong_size(text: &str, expected: &str) -> Problem {
+    Problem::new("The size is not clear", format!("expected {expected}, found {text:?}"), "See `coz export --help`.")
+}
+
 /// Runs the command.
 pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let mut files = Vec::new();
-    for input in &arguments.input {
-        let states: Vec<PathBuf> =
-            (0..).map(|i| input.join(format!("{i}.png"))).take_while(|file| file.is_file()).collect();
-        files.extend(if states.is_empty() { pictures_in(input)? } else { states });
+    if arguments.video {
+        return film(arguments);
     }
-    let pictures = files.iter().map(|file| codec::open(file)).collect::<Result<Vec<_>, _>>().map_err(Problem::from)?;
-    let pictures: Vec<&Picture> = pictures.iter().collect();
+    let size = arguments.size.as_deref().unwrap_or("512");
+    let size = size.parse().ok().filter(|size| (16..=4096).contains(size));
+    let size = size.ok_or_else(|| wrong_size(arguments.size.as_deref().unwrap_or_default(), "16 to 4096 pixels"))?;
+    let pictures = pictures(&arguments.input)?;
+    let pictures: Vec<&Picture> = pictures.iter().map(|picture| &**picture).collect();
     let laid_out = match arguments.layout {
-        Layout::Strip => strip::strip(&pictures, arguments.size),
-        Layout::Sheet => sheet::sheet(&pictures, arguments.size),
+        Layout::Strip => strip::strip(&pictures, size),
+        Layout::Sheet => sheet::sheet(&pictures, size),
     };
     codec::save(&laid_out, &arguments.output).map_err(Problem::from)?;
     eprintln!("{} pictures on {}", pictures.len(), arguments.output.display());
     Ok(ExitCode::SUCCESS)
+}
+
+fn pictures(inputs: &[PathBuf]) -> Result<Vec<std::sync::Arc<Picture>>, Problem> {
+    let mut pictures = Vec::new();
+    for input in inputs {
+        if chain::is_session(input) {
+            let history = chain::open(input)?.history;
+            pictures.extend(history.chain(history.current().id).iter().map(|state| state.picture.clone()));
+            continue;
+        }
+        let states: Vec<PathBuf> =
+            (0..).map(|i| input.join(format!("{i}.png"))).take_while(|file| file.is_file()).collect();
+        for file in if states.is_empty() { pictures_in(input)? } else { states } {
+            pictures.push(codec::open(&file)?.into());
+        }
+    }
+    Ok(pictures)
+}
+
+fn film(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let [input] = arguments.input.as_slice() else {
+        let details = "a film is made of one session or one sample folder";
+        return Err(Problem::new("There are too many inputs", details, "Name one .coz file or one folder.").into());
+    };
+    let history = chain::open(input)?.history;
+    let state = match arguments.film.state {
+        None => history.current().id,
+        Some(number) => {
+            let outline = history.outline();
+            let found = outline.get(number).map(|(_, state)| state.id);
+            found.ok_or_else(|| {
+                let details = format!("the session has the states 0 to {}, not {number}", outline.len() - 1);
+                Problem::new("There is no such state", details, "`coz replay` lists the states.")
+            })?
+        }
+    };
+    let options = options(arguments)?;
+    let bar = ProgressBar::new(0);
+    if let Ok(style) = ProgressStyle::with_template("{wide_bar} {pos}/{len} frames, {per_sec}, {eta} left") {
+        bar.set_style(style);
+    }
+    let start = std::time::Instant::now();
+    let made = shoot(&history.branch(state), &options, &arguments.output, &bar)?;
+    let seconds = start.elapsed().as_secs_f64();
+    eprintln!(
+        "{} frames, {:.1} s of film in {seconds:.1} s ({:.1} frames a second): {}",
+        made.frames,
+        made.seconds,
+        f64::from(made.frames) / seconds,
+        arguments.output.display()
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+fn shoot(
+    branch: &crate::history::History,
+    options: &film::Options,
+    file: &Path,
+    bar: &ProgressBar,
+) -> Result<film::Made, Problem> {
+    let stopped = super::interruption();
+    let made = film::make(branch, options, file, &mut |done, all| {
+        bar.set_length(all.into());
+        bar.set_position(done.into());
+        !stopped.load(std::sync::atomic::Ordering::Relaxed)
+    });
+    bar.finish_and_clear();
+    Ok(made?)
+}
+
+fn options(arguments: &Arguments) -> Result<film::Options, Problem> {
+    let FilmArguments { fps, seconds_per_4x, hold, hold_end, no_easing, reverse, caption, .. } = arguments.film;
+    let size = arguments.size.as_deref().unwrap_or("1920x1080");
+    let sides: Vec<u32> = size.split(['x', 'X']).filter_map(|side| side.trim().parse().ok()).collect();
+    let &[width, height] = sides.as_slice() else { return Err(wrong_size(size, "WIDTHxHEIGHT")) };
+    let seconds = |value: f64, most: f64| if value.is_finite() { value.clamp(0.0, most) } else { 0.0 };
+    Ok(film::Options {
+        width,
+        height,
+        fps,
+        seconds_per_4x: seconds(seconds_per_4x, 600.0).max(0.05),
+        easing: !no_easing,
+        hold: seconds(hold, 600.0),
+        hold_end: seconds(hold_end, 600.0),
+        reverse,
+        caption,
+    })
 }

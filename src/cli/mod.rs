@@ -1,12 +1,16 @@
 //! The command line: the viewer's door, and headless commands on the same engine.
 
+mod chain;
 mod doctor;
 mod export;
+mod replay;
 mod train;
 mod zoom;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Parser, Subcommand};
 
@@ -20,11 +24,13 @@ use crate::step::{Backbone, DeviceChoice};
 #[command(after_help = "Examples:\n  coz photo.jpg                              open the viewer on a photo\n  \
     coz zoom -i photo.jpg -o out               four centred x4 steps: 256x, as the reference does\n  \
     coz zoom -i photos -o out --rec-num 3 --align-method wavelet --json\n  \
+    coz export --video -i out/per-sample/photo -o film.mp4\n  \
+    coz replay session.coz                     does it come out the same?\n  \
     coz doctor                                 what a bug report needs")]
 struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
-    /// Picture to open in the viewer; further ones wait in its menu
+    /// Picture or session to open in the viewer; further ones wait in its menu
     images: Vec<PathBuf>,
     /// Where models run: auto, cpu, cuda or cuda:NUMBER (viewer: for this start only)
     #[arg(long)]
@@ -35,8 +41,10 @@ struct Arguments {
 enum Command {
     /// Run a chain of zoom steps on pictures, without a window
     Zoom(zoom::Arguments),
-    /// Put the pictures of a chain on a strip or a contact sheet
+    /// Put the pictures of a chain on a strip or a contact sheet, or make a film of it
     Export(export::Arguments),
+    /// Make a session's states again and say whether they are the same
+    Replay(replay::Arguments),
     /// Print what a bug report needs: versions, devices, folders, models
     Doctor,
     /// Train the built-in super-resolution model again
@@ -52,6 +60,7 @@ pub fn main() -> ExitCode {
         None => crate::viewer::run(arguments.images, arguments.device).map(|()| ExitCode::SUCCESS),
         Some(Command::Zoom(zoom)) => zoom::run(&zoom),
         Some(Command::Export(export)) => export::run(&export),
+        Some(Command::Replay(replay)) => replay::run(&replay),
         Some(Command::Doctor) => doctor::run(),
         Some(Command::Train(train)) => train::train(&train),
         Some(Command::Measure(measure)) => train::measure(&measure),
@@ -60,6 +69,22 @@ pub fn main() -> ExitCode {
         eprintln!("error: {error:#}");
         ExitCode::FAILURE
     })
+}
+
+/// The shell's exit code for a program ended by Ctrl+C.
+const INTERRUPTED: u8 = 130;
+
+/// Becomes true with Ctrl+C. Who asks twice does not want to wait for the tile to end.
+fn interruption() -> Arc<AtomicBool> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let flag = interrupted.clone();
+    // Where it cannot be caught, Ctrl+C ends the program as it always does.
+    _ = ctrlc::set_handler(move || {
+        if flag.swap(true, Ordering::Relaxed) {
+            std::process::exit(INTERRUPTED.into());
+        }
+    });
+    interrupted
 }
 
 /// `builtin`, `nearest`, `bicubic` or a model file.

@@ -12,8 +12,11 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use super::{backbone, pictures_in};
+use crate::digest;
 use crate::engine::{Done, Engine, Event, Job, Made, Restorer};
+use crate::export::provenance;
 use crate::export::tree::Tree;
+use crate::history::recipe::{PROGRAM, Recipe, Source, Step};
 use crate::image::{AlignMethod, Filter, Picture, codec, resize};
 use crate::problem::Problem;
 use crate::region::Region;
@@ -111,9 +114,6 @@ fn crop_box(text: &str) -> Result<Region, String> {
     }
 }
 
-/// The shell's exit code for a program ended by Ctrl+C.
-const INTERRUPTED: u8 = 130;
-
 #[derive(Serialize)]
 struct Summary<'a> {
     version: &'static str,
@@ -153,20 +153,13 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         let details = format!("{}: {error}", arguments.output.display());
         Problem::new("The output folder cannot be made", details, "Choose a folder you may write to.")
     })?;
-    let interrupted = Arc::new(AtomicBool::new(false));
+    let interrupted = super::interruption();
     let mut run = Run {
         arguments,
         engine: Engine::start(Arc::new(|| ()))?,
         interrupted: interrupted.clone(),
         bar: progress_bar(arguments, files.len()),
     };
-    let flag = interrupted.clone();
-    ctrlc::set_handler(move || {
-        // Who asks twice does not want to wait for the tile to end.
-        if flag.swap(true, Ordering::Relaxed) {
-            std::process::exit(INTERRUPTED.into());
-        }
-    })?;
     let stems = stems(&files);
     let mut images = Vec::new();
     for (file, stem) in files.iter().zip(stems) {
@@ -199,7 +192,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         eprintln!("{done} of {} pictures done in {seconds:.1} s: {}", images.len(), arguments.output.display());
     }
     Ok(match failed {
-        _ if interrupted.load(Ordering::Relaxed) => ExitCode::from(INTERRUPTED),
+        _ if interrupted.load(Ordering::Relaxed) => ExitCode::from(super::INTERRUPTED),
         0 => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,
     })
@@ -245,7 +238,19 @@ impl Run<'_> {
     /// One picture's chain, into its folders.
     fn zoom(&mut self, file: &Path, tree: &Tree, states: &mut Vec<StateSummary>) -> Result<(), Problem> {
         let first = Arc::new(first_state(&codec::open(file)?, self.arguments.process_size));
-        tree.state(0, &first, None)?;
+        tree.state(0, &first, None, None)?;
+        let photo = tree.state_file(0);
+        let mut recipe = Recipe {
+            program: PROGRAM.into(),
+            photo: Source {
+                name: "0.png".into(),
+                file: photo.canonicalize().ok(),
+                sha256: digest::sha256(&photo).ok(),
+            },
+            width: first.width(),
+            height: first.height(),
+            steps: Vec::new(),
+        };
         states.push(StateSummary {
             file: tree.state_file(0),
             region: None,
@@ -258,7 +263,14 @@ impl Run<'_> {
             let i = pictures.len();
             // Without a model there is no input to it, nor words for it.
             let restored = matches!(self.arguments.rec_type, RecursionType::Onestep | RecursionType::Recursive);
-            tree.state(i, &made.picture, restored.then_some(&*made.enlarged))?;
+            if self.arguments.rec_type != RecursionType::Recursive {
+                // Every step starts from the first state.
+                recipe.steps.clear();
+            }
+            let (width, height) = (made.picture.width(), made.picture.height());
+            recipe.steps.push(Step { making: made.making.clone(), width, height });
+            let xmp = provenance::packet(&recipe);
+            tree.state(i, &made.picture, restored.then_some(&*made.enlarged), Some(&xmp))?;
             if self.arguments.save_prompts && restored {
                 tree.prompt(i - 1, &made.making.prompt)?;
             }

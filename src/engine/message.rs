@@ -47,6 +47,8 @@ pub(super) enum Command {
     Run(JobId, Job),
     /// Only find the words for the first step.
     Propose(JobId, Job),
+    /// Do what can be done before the box is asked for.
+    Prepare(JobId, Job),
     /// Leave.
     Quit,
 }
@@ -109,6 +111,11 @@ pub enum Event {
         job: JobId,
         /// The words.
         prompt: String,
+    },
+    /// Cut, words and weights for a box are ready, should it be asked for.
+    Prepared {
+        /// Whose.
+        job: JobId,
     },
     /// A step is made.
     Made {

@@ -9,21 +9,52 @@ use crossbeam_channel::{Receiver, Sender};
 
 use super::message::{Command, Done, Event, Job, JobId, Made};
 use super::{Restorer, Wake};
+use crate::digest;
 use crate::history::{self, Making};
 use crate::image::psnr::luma_psnr;
 use crate::image::{Filter, Picture, colour, resize};
 use crate::prompt::{Fixed, PromptInput, Prompter};
 use crate::region::Region;
-use crate::step::{Backbone, DeviceChoice, Progress, Stage, StepError, StepInput, SuperResolver, cuda_devices};
+use crate::step::{
+    Backbone, DeviceChoice, ModelUsed, Progress, Stage, StepError, StepInput, SuperResolver, cuda_devices,
+};
 
 pub(super) struct Worker {
     outbox: Outbox,
     wanted: Arc<AtomicU64>,
     prompter: Box<dyn Prompter>,
-    /// The model loaded last, with what it was loaded for.
-    loaded: Option<(Backbone, DeviceChoice, Box<dyn SuperResolver>)>,
+    loaded: Option<Loaded>,
+    /// The only work ahead that is still of use.
+    wanted_ahead: Arc<AtomicU64>,
+    ahead: Option<Ahead>,
 }
 
+/// What was done for a box before it was asked for.
+struct Ahead {
+    source: Arc<Picture>,
+    region: Region,
+    size: (u32, u32),
+    hint: String,
+    cut: Arc<Picture>,
+    enlarged: Arc<Picture>,
+    prompt: String,
+}
+
+impl Ahead {
+    fn is_for(&self, source: &Arc<Picture>, region: Region, job: &Job) -> bool {
+        Arc::ptr_eq(&self.source, source) && (self.region, self.size, &self.hint) == (region, job.size, &job.prompt)
+    }
+}
+
+/// The model loaded last, with what it was loaded for.
+struct Loaded {
+    backbone: Backbone,
+    device: DeviceChoice,
+    sha256: Option<String>,
+    resolver: Box<dyn SuperResolver>,
+}
+
+#[derive(Clone)]
 struct Outbox {
     events: Sender<Event>,
     wake: Wake,
@@ -38,8 +69,9 @@ impl Outbox {
 }
 
 impl Worker {
-    pub(super) fn new(events: Sender<Event>, wake: Wake, wanted: Arc<AtomicU64>) -> Self {
-        Self { outbox: Outbox { events, wake }, wanted, prompter: Box::new(Fixed), loaded: None }
+    pub(super) fn new(events: Sender<Event>, wake: Wake, wanted: Arc<AtomicU64>, wanted_ahead: Arc<AtomicU64>) -> Self {
+        let outbox = Outbox { events, wake };
+        Self { outbox, wanted, prompter: Box::new(Fixed), loaded: None, wanted_ahead, ahead: None }
     }
 
     pub(super) fn run(mut self, inbox: &Receiver<Command>) {
@@ -51,6 +83,7 @@ impl Worker {
                 Command::Quit => return,
                 Command::Run(id, job) => self.guarded(id, |worker| worker.chain(id, &job)),
                 Command::Propose(id, job) => self.guarded(id, |worker| worker.propose(id, &job)),
+                Command::Prepare(id, job) => self.guarded_ahead(id, &job),
             }
         }
     }
@@ -72,6 +105,56 @@ impl Worker {
         self.outbox.send(Event::Finished { job: id, done });
     }
 
+    /// Works ahead. What fails here fails again, and is told, when it is asked for.
+    fn guarded_ahead(&mut self, id: JobId, job: &Job) {
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.prepare(id, job)));
+        match outcome {
+            Ok(Ok(true)) => self.outbox.send(Event::Prepared { job: id }),
+            Ok(_) => {}
+            Err(_) => self.loaded = None,
+        }
+    }
+
+    /// Cut, words and weights for the job's first step; whether all of it was still wanted.
+    fn prepare(&mut self, id: JobId, job: &Job) -> Result<bool, StepError> {
+        let wanted = self.wanted_ahead.clone();
+        let is_wanted = || wanted.load(Ordering::Acquire) == id.0;
+        let Some(&region) = job.regions.first().filter(|_| is_wanted()) else { return Ok(false) };
+        let (cut, enlarged) = StepInput::cut(&job.source, region, job.size.0, job.size.1)?;
+        let (cut, enlarged) = (Arc::new(cut), Arc::new(enlarged));
+        if !is_wanted() {
+            return Ok(false);
+        }
+        let prompt = words(&mut *self.prompter, job, &job.source, &enlarged);
+        let (source, hint) = (job.source.clone(), job.prompt.clone());
+        self.ahead = Some(Ahead { source, region, size: job.size, hint, cut, enlarged, prompt });
+        if !is_wanted() {
+            return Ok(false);
+        }
+        if !reduces_only(region, job) {
+            self.load(&job.restorer)?;
+        }
+        Ok(true)
+    }
+
+    fn load(&mut self, restorer: &Restorer) -> Result<&mut Loaded, StepError> {
+        let Restorer { backbone, device, .. } = restorer;
+        match &mut self.loaded {
+            Some(loaded) if loaded.backbone == *backbone && loaded.device == *device => {}
+            slot => {
+                // The old one goes first: two need not fit at once.
+                *slot = None;
+                let resolver = backbone.load(device)?;
+                let sha256 = match backbone {
+                    Backbone::File(file) => digest::sha256(file).ok(),
+                    _ => None,
+                };
+                *slot = Some(Loaded { backbone: backbone.clone(), device: *device, sha256, resolver });
+            }
+        }
+        self.loaded.as_mut().ok_or_else(|| StepError::Internal("the model went away".into()))
+    }
+
     fn chain(&mut self, id: JobId, job: &Job) -> Result<(), StepError> {
         let mut source = job.source.clone();
         for (step, &region) in job.regions.iter().enumerate() {
@@ -83,11 +166,15 @@ impl Worker {
     }
 
     fn propose(&mut self, id: JobId, job: &Job) -> Result<(), StepError> {
-        if let Some(&region) = job.regions.first() {
-            let (_, enlarged) = StepInput::cut(&job.source, region, job.size.0, job.size.1)?;
-            let prompt = words(&mut *self.prompter, job, &job.source, &Arc::new(enlarged));
-            self.outbox.send(Event::Proposed { job: id, prompt });
-        }
+        let Some(&region) = job.regions.first() else { return Ok(()) };
+        let prompt = match &self.ahead {
+            Some(ahead) if ahead.is_for(&job.source, region, job) => ahead.prompt.clone(),
+            _ => {
+                let (_, enlarged) = StepInput::cut(&job.source, region, job.size.0, job.size.1)?;
+                words(&mut *self.prompter, job, &job.source, &Arc::new(enlarged))
+            }
+        };
+        self.outbox.send(Event::Proposed { job: id, prompt });
         Ok(())
     }
 
@@ -99,7 +186,8 @@ impl Worker {
         source: &Arc<Picture>,
         region: Region,
     ) -> Result<Made, StepError> {
-        let (outbox, wanted) = (&self.outbox, self.wanted.clone());
+        let wanted = self.wanted.clone();
+        let outbox = self.outbox.clone();
         let mut told = |stage, fraction| {
             outbox.send(Event::Progress { job: id, step, stage, fraction });
             wanted.load(Ordering::Acquire) == id.0
@@ -107,31 +195,36 @@ impl Worker {
         let mut progress = Progress::new(&mut told);
         progress.at(Stage::Prompting, 0.0)?;
         let mut start = Instant::now();
-        let (cut, enlarged) = StepInput::cut(source, region, job.size.0, job.size.1)?;
-        let (cut, enlarged) = (Arc::new(cut), Arc::new(enlarged));
+        let ahead = self.ahead.take().filter(|ahead| ahead.is_for(source, region, job));
+        let (cut, enlarged, words_ahead) = match ahead {
+            Some(ahead) => (ahead.cut, ahead.enlarged, Some(ahead.prompt)),
+            None => {
+                let (cut, enlarged) = StepInput::cut(source, region, job.size.0, job.size.1)?;
+                (Arc::new(cut), Arc::new(enlarged), None)
+            }
+        };
         self.outbox.send(Event::Enlarged { job: id, step, picture: enlarged.clone() });
 
-        let reduced_only = region.width >= job.size.0 && region.height >= job.size.1;
-        let (picture, prompt, model) = if reduced_only {
+        let (picture, prompt, model) = if reduces_only(region, job) {
             (enlarged.clone(), String::new(), None)
         } else {
-            let prompt = words(&mut *self.prompter, job, source, &enlarged);
+            let prompt = words_ahead.unwrap_or_else(|| words(&mut *self.prompter, job, source, &enlarged));
             let input =
                 StepInput { cut: cut.clone(), enlarged: enlarged.clone(), prompt: prompt.clone(), seed: job.seed };
-            let Restorer { backbone, device, align } = &job.restorer;
-            let resolver = match &mut self.loaded {
-                Some((loaded, on, resolver)) if loaded == backbone && on == device => resolver,
-                slot => {
-                    progress.at(Stage::Loading, 0.0)?;
-                    // The old one goes first: two need not fit at once.
-                    *slot = None;
-                    let resolver = backbone.load(device)?;
-                    start = Instant::now();
-                    &mut slot.insert((backbone.clone(), *device, resolver)).2
-                }
-            };
-            let restored = resolver.restore(&input, &mut progress)?;
-            (Arc::new(colour::align(*align, &restored, &enlarged)), prompt, Some(backbone.used()))
+            let is_loaded = self.loaded.as_ref().is_some_and(|loaded| {
+                (&loaded.backbone, loaded.device) == (&job.restorer.backbone, job.restorer.device)
+            });
+            if !is_loaded {
+                progress.at(Stage::Loading, 0.0)?;
+            }
+            let loaded = self.load(&job.restorer)?;
+            if !is_loaded {
+                start = Instant::now();
+            }
+            let restored = loaded.resolver.restore(&input, &mut progress)?;
+            let align = job.restorer.align;
+            let used = ModelUsed { backbone: loaded.backbone.clone(), align, sha256: loaded.sha256.clone() };
+            (Arc::new(colour::align(align, &restored, &enlarged)), prompt, Some(used))
         };
         let agreement = model.is_some().then(|| {
             let reduced = resize(&picture, region.width, region.height, Filter::Bicubic);
@@ -144,6 +237,11 @@ impl Worker {
             making: Making { region, prompt, model, seed: job.seed, agreement, elapsed: start.elapsed() },
         })
     }
+}
+
+/// A box at least as large as its result needs no model.
+fn reduces_only(region: Region, job: &Job) -> bool {
+    region.width >= job.size.0 && region.height >= job.size.1
 }
 
 fn words(prompter: &mut dyn Prompter, job: &Job, previous: &Arc<Picture>, enlarged: &Arc<Picture>) -> String {

@@ -1,21 +1,29 @@
-//! Single pictures: one state, or a whole chain as numbered files.
+//! Single pictures: one state, or a whole chain as numbered files; each says how it was made.
 
 use std::path::{Path, PathBuf};
 
-use crate::image::{Format, ImageError, Picture, codec};
+use super::provenance;
+use crate::history::{Recipe, ScaleState, Source};
+use crate::image::{Format, ImageError, codec};
+
+/// Writes the last state of a chain that begins with the photo.
+pub fn state(source: &Source, chain: &[&ScaleState], file: &Path) -> Result<(), ImageError> {
+    let Some(state) = chain.last() else { return Ok(()) };
+    codec::save_with(&state.picture, file, Some(&provenance::packet(&Recipe::of(source, chain))))
+}
 
 /// Writes a chain as `{stem}_{i}_{magnification}.{format}` into `folder`, the photo first; returns the files.
 pub fn chain(
-    states: &[(&Picture, f64)],
+    source: &Source,
+    chain: &[&ScaleState],
     folder: &Path,
-    stem: &str,
     format: Format,
 ) -> Result<Vec<PathBuf>, ImageError> {
     let mut files = Vec::new();
-    for (i, (picture, magnification)) in states.iter().enumerate() {
-        let magnification = magnification_label(*magnification);
-        let file = folder.join(format!("{stem}_{i}_{magnification}.{}", format.extension()));
-        codec::save(picture, &file)?;
+    for (i, last) in chain.iter().enumerate() {
+        let magnification = magnification_label(last.magnification);
+        let file = folder.join(format!("{}_{i}_{magnification}.{}", source.stem(), format.extension()));
+        state(source, &chain[..=i], &file)?;
         files.push(file);
     }
     Ok(files)

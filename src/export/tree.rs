@@ -34,14 +34,20 @@ impl Tree {
         self.sample_folder().join(format!("{i}.png"))
     }
 
-    /// Writes state `i`, and the enlarged crop it was made from.
-    pub fn state(&self, i: usize, picture: &Picture, input: Option<&Picture>) -> Result<(), ImageError> {
+    /// Writes state `i` with what it says of itself, and the enlarged crop it was made from.
+    pub fn state(
+        &self,
+        i: usize,
+        picture: &Picture,
+        input: Option<&Picture>,
+        xmp: Option<&str>,
+    ) -> Result<(), ImageError> {
         if let Some(input) = input {
             codec::save(input, &self.sample_folder().join(format!("{i}_input.png")))?;
         }
-        codec::save(picture, &self.state_file(i))?;
+        codec::save_with(picture, &self.state_file(i), xmp)?;
         let scale = self.out.join("per-scale").join(format!("scale{i}"));
-        codec::save(picture, &scale.join(format!("{}.png", self.stem)))
+        codec::save_with(picture, &scale.join(format!("{}.png", self.stem)), xmp)
     }
 
     /// Writes the words of step `i`, counted from 0.

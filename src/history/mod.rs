@@ -1,7 +1,14 @@
 //! Memory: the scale states of one photo as a tree. Going back and zooming elsewhere branches; nothing is lost.
 
+pub mod agreement;
+pub mod recipe;
+
 use std::sync::Arc;
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+pub use recipe::{Recipe, Source};
 
 use crate::image::{Filter, Picture, resize};
 use crate::region::Region;
@@ -15,7 +22,7 @@ const THUMBNAIL: u32 = 160;
 pub struct StateId(pub usize);
 
 /// How a state came to be.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Making {
     /// The box it shows, in its parent's pixels.
     pub region: Region,
@@ -26,9 +33,25 @@ pub struct Making {
     /// The noise's seed.
     pub seed: u64,
     /// How well it agrees, reduced again, with what it was made from: luma PSNR in dB; `None` where no model ran.
+    #[serde(default)]
     pub agreement: Option<f64>,
     /// How long it took.
+    #[serde(rename = "seconds", with = "seconds")]
     pub elapsed: Duration,
+}
+
+mod seconds {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(elapsed: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_f64(elapsed.as_secs_f64())
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        Duration::try_from_secs_f64(f64::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+    }
 }
 
 /// One picture of the chain (x_i of the paper).
@@ -68,6 +91,7 @@ struct Deletion {
 /// The tree, the state at hand, and the way there.
 #[derive(Clone, Debug)]
 pub struct History {
+    source: Source,
     states: Vec<ScaleState>,
     current: StateId,
     visited: Vec<StateId>,
@@ -75,6 +99,7 @@ pub struct History {
     visit: usize,
     undo: Vec<Deletion>,
     redo: Vec<Deletion>,
+    revision: u64,
 }
 
 /// Steps through the tree.
@@ -100,7 +125,7 @@ pub enum Direction {
 
 impl History {
     /// A history that holds only the photo.
-    pub fn new(photo: Arc<Picture>, photo_thumbnail: Arc<Picture>) -> Self {
+    pub fn new(source: Source, photo: Arc<Picture>, photo_thumbnail: Arc<Picture>) -> Self {
         let root = ScaleState {
             id: StateId(0),
             parent: None,
@@ -112,7 +137,39 @@ impl History {
             deleted: false,
         };
         let current = root.id;
-        Self { states: vec![root], current, visited: vec![current], visit: 0, undo: vec![], redo: vec![] }
+        let (states, visited) = (vec![root], vec![current]);
+        Self { source, states, current, visited, visit: 0, undo: vec![], redo: vec![], revision: 0 }
+    }
+
+    /// Where the photo came from.
+    pub fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// Grows with every state that comes or goes.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// The chain to `id` alone, as a history of its own: what a film shows.
+    pub fn branch(&self, id: StateId) -> Self {
+        let mut branch = Self::new(self.source.clone(), self.photo().picture.clone(), self.photo().thumbnail.clone());
+        for state in self.chain(id) {
+            if let Some(making) = state.making.clone() {
+                let parent = branch.current;
+                if let Some(child) = branch.add(parent, making, state.picture.clone(), state.thumbnail.clone()) {
+                    branch.look(child);
+                }
+            }
+        }
+        branch
+    }
+
+    /// The states made of the same box as `id`, itself included, oldest first.
+    pub fn variants(&self, id: StateId) -> Vec<&ScaleState> {
+        let region = |state: &ScaleState| state.making.as_ref().map(|making| making.region);
+        let Some((state, parent)) = self.get(id).and_then(|state| Some((state, state.parent?))) else { return vec![] };
+        self.children(parent).filter(|sibling| region(sibling) == region(state)).collect()
     }
 
     /// The photo.
@@ -177,6 +234,7 @@ impl History {
         let id = StateId(self.states.len());
         let enlargement = f64::from(picture.width()) / f64::from(making.region.width);
         let magnification = self.get(parent)?.magnification * enlargement;
+        self.revision += 1;
         self.states.push(ScaleState {
             id,
             parent: Some(parent),
@@ -266,6 +324,7 @@ impl History {
         self.undo.push(Deletion { deleted: id, current_before: self.current });
         let inside = self.chain(self.current).iter().any(|state| state.id == id);
         self.states[id.0].deleted = true;
+        self.revision += 1;
         if inside {
             self.go(parent);
         }
@@ -275,6 +334,7 @@ impl History {
     pub fn undo(&mut self) -> bool {
         let Some(deletion) = self.undo.pop() else { return false };
         self.states[deletion.deleted.0].deleted = false;
+        self.revision += 1;
         self.go(deletion.current_before);
         self.redo.push(deletion);
         true
@@ -314,7 +374,7 @@ mod tests {
 
     #[test]
     fn branches_and_ways() {
-        let mut history = History::new(picture(), picture());
+        let mut history = History::new(Source::default(), picture(), picture());
         let root = history.photo().id;
         let a = grown(&mut history, root, 16);
         let b = grown(&mut history, a, 16);
@@ -335,8 +395,22 @@ mod tests {
     }
 
     #[test]
+    fn a_branch_is_the_chain_alone() {
+        let mut history = History::new(Source::default(), picture(), picture());
+        let root = history.photo().id;
+        let a = grown(&mut history, root, 16);
+        let twin = grown(&mut history, root, 16);
+        let b = grown(&mut history, a, 32);
+        let branch = history.branch(b);
+        assert_eq!(branch.outline().len(), 3);
+        assert_eq!(branch.current().magnification, 8.0);
+        assert_eq!(history.variants(a).iter().map(|state| state.id).collect::<Vec<_>>(), [a, twin]);
+        assert_eq!(history.variants(b).len(), 1);
+    }
+
+    #[test]
     fn deletion_is_undone_and_redone() {
-        let mut history = History::new(picture(), picture());
+        let mut history = History::new(Source::default(), picture(), picture());
         let root = history.photo().id;
         let a = grown(&mut history, root, 16);
         let b = grown(&mut history, a, 16);
@@ -354,7 +428,7 @@ mod tests {
 
     #[test]
     fn back_and_forward_retrace_the_way() {
-        let mut history = History::new(picture(), picture());
+        let mut history = History::new(Source::default(), picture(), picture());
         let root = history.photo().id;
         let a = grown(&mut history, root, 16);
         let b = grown(&mut history, root, 20);

@@ -4,11 +4,10 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use image::codecs::jpeg::JpegEncoder;
-use image::codecs::png::PngEncoder;
-use image::codecs::webp::WebPEncoder;
-use image::{DynamicImage, ExtendedColorType, ImageDecoder, ImageEncoder, ImageReader};
+use image::{ExtendedColorType, ImageDecoder, ImageEncoder, ImageReader};
 
 use super::Picture;
+pub use super::decode::{Preview, open, open_watched, png_of_size};
 
 /// Larger pictures are refused before a byte of them is decoded: 512 megapixels are 1.5 GB as RGB.
 pub const MAX_PIXELS: u64 = 512 << 20;
@@ -107,59 +106,76 @@ impl Format {
     }
 }
 
-/// Endings of the files that [`open`] can read, for dialogs and folders.
+/// Endings of the files that can be read, for dialogs and folders.
 pub const READABLE: [&str; 9] = ["png", "jpg", "jpeg", "webp", "tif", "tiff", "bmp", "gif", "jfif"];
-
-/// Reads a picture: first frame of an animation, upright by its EXIF orientation, 16 bits reduced to 8, grey spread
-/// to three channels, alpha dropped (not blended, as the reference does).
-pub fn open(file: &Path) -> Result<Picture, ImageError> {
-    let io = |source| ImageError::Open { file: file.to_owned(), source };
-    let opened = std::fs::File::open(file).map_err(io)?;
-    let metadata = opened.metadata().map_err(io)?;
-    if metadata.is_dir() {
-        return Err(io(std::io::Error::from(std::io::ErrorKind::IsADirectory)));
-    }
-    if metadata.len() == 0 {
-        return Err(ImageError::Empty { file: file.to_owned() });
-    }
-    let reader = ImageReader::new(std::io::BufReader::new(opened)).with_guessed_format().map_err(io)?;
-    decode(reader, file)
-}
-
-fn decode<R: std::io::BufRead + std::io::Seek>(mut reader: ImageReader<R>, file: &Path) -> Result<Picture, ImageError> {
-    let damaged = |error: image::ImageError| ImageError::Damaged { file: file.to_owned(), details: error.to_string() };
-    if reader.format().is_none() {
-        return Err(ImageError::Unknown { file: file.to_owned() });
-    }
-    // Our own limit below is the one that speaks.
-    reader.no_limits();
-    let mut decoder = reader.into_decoder().map_err(damaged)?;
-    let (width, height) = decoder.dimensions();
-    if u64::from(width) * u64::from(height) > MAX_PIXELS {
-        return Err(ImageError::TooLarge { file: file.to_owned(), width, height });
-    }
-    let orientation = decoder.orientation().map_err(damaged)?;
-    let mut decoded = DynamicImage::from_decoder(decoder).map_err(damaged)?;
-    decoded.apply_orientation(orientation);
-    let rgb = decoded.into_rgb8();
-    let (width, height) = rgb.dimensions();
-    Picture::from_rgb(width, height, rgb.into_raw())
-        .ok_or_else(|| ImageError::Damaged { file: file.to_owned(), details: "it has no pixels".into() })
-}
 
 /// Writes `picture` in the format its name ends in. The file appears whole or not at all.
 pub fn save(picture: &Picture, file: &Path) -> Result<(), ImageError> {
-    let format = Format::of(file)?;
-    write_whole(file, |out| encode(picture, format, out))
+    save_with(picture, file, None)
 }
 
-fn encode(picture: &Picture, format: Format, out: impl Write) -> Result<(), image::ImageError> {
-    let (rgb, width, height, kind) = (picture.rgb(), picture.width(), picture.height(), ExtendedColorType::Rgb8);
-    match format {
-        Format::Png => PngEncoder::new(out).write_image(rgb, width, height, kind),
-        Format::Jpeg => JpegEncoder::new_with_quality(out, 95).write_image(rgb, width, height, kind),
-        Format::WebP => WebPEncoder::new_lossless(out).write_image(rgb, width, height, kind),
+/// The same with a text about it: an XMP packet, which other programs show and search.
+pub fn save_with(picture: &Picture, file: &Path, xmp: Option<&str>) -> Result<(), ImageError> {
+    let format = Format::of(file)?;
+    write_whole(file, |out| match format {
+        Format::Png => encode_png(picture, xmp, out).map_err(|error| error.to_string()),
+        Format::Jpeg => encode_jpeg(picture, xmp, out),
+        Format::WebP => encode_webp(picture, xmp, out),
+    })
+}
+
+/// As PNG, compressed quickly; `xmp` as the text chunk that XMP's specification names.
+pub fn encode_png(picture: &Picture, xmp: Option<&str>, out: impl Write) -> Result<(), png::EncodingError> {
+    let mut encoder = png::Encoder::new(out, picture.width(), picture.height());
+    encoder.set_color(png::ColorType::Rgb);
+    encoder.set_depth(png::BitDepth::Eight);
+    encoder.set_compression(png::Compression::Fast);
+    if let Some(xmp) = xmp {
+        encoder.add_itxt_chunk("XML:com.adobe.xmp".into(), xmp.into())?;
     }
+    let mut writer = encoder.write_header()?;
+    writer.write_image_data(picture.rgb())?;
+    writer.finish()
+}
+
+/// What a JPEG's APP1 segment holds besides its header.
+const LARGEST_JPEG_XMP: usize = 65_000;
+
+fn encode_jpeg(picture: &Picture, xmp: Option<&str>, out: &mut impl Write) -> Result<(), String> {
+    let (width, height) = (picture.width(), picture.height());
+    let mut bytes = Vec::new();
+    JpegEncoder::new_with_quality(&mut bytes, 95)
+        .write_image(picture.rgb(), width, height, ExtendedColorType::Rgb8)
+        .map_err(|error| error.to_string())?;
+    // After the start-of-image marker.
+    let (start, rest) = bytes.split_at(2);
+    let mut segment = Vec::new();
+    if let Some(xmp) = xmp.filter(|xmp| xmp.len() < LARGEST_JPEG_XMP) {
+        const NAME: &[u8] = b"http://ns.adobe.com/xap/1.0/\0";
+        let length = (2 + NAME.len() + xmp.len()) as u16;
+        segment.extend([0xff, 0xe1]);
+        segment.extend(length.to_be_bytes());
+        segment.extend(NAME);
+        segment.extend(xmp.as_bytes());
+    }
+    [start, &segment, rest].iter().try_for_each(|part| out.write_all(part)).map_err(|error| error.to_string())
+}
+
+fn encode_webp(picture: &Picture, xmp: Option<&str>, out: &mut impl Write) -> Result<(), String> {
+    let mut encoder = image_webp::WebPEncoder::new(out);
+    if let Some(xmp) = xmp {
+        encoder.set_xmp_metadata(xmp.into());
+    }
+    encoder
+        .encode(picture.rgb(), picture.width(), picture.height(), image_webp::ColorType::Rgb8)
+        .map_err(|error| error.to_string())
+}
+
+/// The XMP packet that a picture file carries; `None` where there is none that can be read.
+pub fn xmp(file: &Path) -> Option<String> {
+    let reader = ImageReader::open(file).ok()?.with_guessed_format().ok()?;
+    let xmp = reader.into_decoder().ok()?.xmp_metadata().ok()??;
+    String::from_utf8(xmp).ok()
 }
 
 /// Writes through a temporary file beside `file` and renames it; its folder is made where it is missing.
@@ -180,6 +196,8 @@ pub fn write_whole<E: std::fmt::Display>(
     write(&mut out).map_err(|error| failed(error.to_string()))?;
     out.flush().map_err(|error| failed(error.to_string()))?;
     drop(out);
+    // On the disk before it takes its name: after a power cut there is the old file or the new one.
+    part.as_file().sync_all().map_err(|error| failed(error.to_string()))?;
     part.persist(file).map_err(|error| failed(error.error.to_string()))?;
     Ok(())
 }

@@ -4,6 +4,8 @@
 
 pub mod codec;
 pub mod colour;
+mod decode;
+pub mod lettering;
 pub mod picture;
 pub mod psnr;
 pub mod resample;

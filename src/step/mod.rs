@@ -14,7 +14,7 @@ pub use device::{DeviceChoice, cpu_threads, cuda_devices, libtorch_version};
 pub use network::Network;
 pub use progress::{Progress, Stage};
 
-use crate::image::{Filter, Picture, resize};
+use crate::image::{AlignMethod, Filter, Picture, resize};
 use crate::models::WeightsError;
 use crate::region::Region;
 
@@ -112,13 +112,28 @@ impl SuperResolver for Interpolation {
     }
 }
 
-/// The model that made a picture, as it is remembered.
+/// The model that made a picture, as it is remembered: enough to use it again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelUsed {
+    /// Which.
+    pub backbone: Backbone,
+    /// How colours were matched afterwards.
+    pub align: AlignMethod,
+    /// SHA-256 of its file, in hexadecimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+}
+
+impl ModelUsed {
     /// For people.
-    pub name: String,
+    pub fn name(&self) -> String {
+        self.backbone.name()
+    }
+
     /// Whether it heard the prompt.
-    pub takes_text: bool,
+    pub fn takes_text(&self) -> bool {
+        self.backbone.takes_text()
+    }
 }
 
 /// Which super-resolution model to use.
@@ -153,11 +168,6 @@ impl Backbone {
         match self {
             Backbone::Nearest | Backbone::Bicubic | Backbone::BuiltIn | Backbone::File(_) => false,
         }
-    }
-
-    /// To remember it by.
-    pub fn used(&self) -> ModelUsed {
-        ModelUsed { name: self.name(), takes_text: self.takes_text() }
     }
 
     /// Loads it. Slow: on the engine's thread only.

@@ -5,14 +5,12 @@
 use std::f32::consts::TAU;
 
 use fastrand::Rng;
-use skrifa::instance::{LocationRef, Size};
-use skrifa::outline::{DrawSettings, OutlinePen};
-use skrifa::{FontRef, MetadataProvider};
 use tiny_skia::{
     Color, FillRule, FilterQuality, GradientStop, LinearGradient, Paint, Path, PathBuilder, Pattern, Pixmap, Point,
     RadialGradient, Shader, SpreadMode, Stroke, Transform,
 };
 
+use crate::image::lettering::Lettering;
 use crate::image::{Filter, Picture, resize};
 
 /// Scenes are drawn larger and reduced, so that edges fall between pixels as a lens lets them.
@@ -277,31 +275,10 @@ fn line(rng: &mut Rng, pixmap: &mut Pixmap, palette: &Palette) {
     }
 }
 
-struct GlyphPen(PathBuilder);
-
-impl OutlinePen for GlyphPen {
-    fn move_to(&mut self, x: f32, y: f32) {
-        self.0.move_to(x, -y);
-    }
-    fn line_to(&mut self, x: f32, y: f32) {
-        self.0.line_to(x, -y);
-    }
-    fn quad_to(&mut self, cx: f32, cy: f32, x: f32, y: f32) {
-        self.0.quad_to(cx, -cy, x, -y);
-    }
-    fn curve_to(&mut self, ax: f32, ay: f32, bx: f32, by: f32, x: f32, y: f32) {
-        self.0.cubic_to(ax, -ay, bx, -by, x, -y);
-    }
-    fn close(&mut self) {
-        self.0.close();
-    }
-}
-
 fn text(rng: &mut Rng, pixmap: &mut Pixmap, palette: &Palette) {
     let font = if rng.bool() { epaint_default_fonts::HACK_REGULAR } else { epaint_default_fonts::UBUNTU_LIGHT };
-    let Ok(font) = FontRef::new(font) else { return };
-    let (glyphs, letters) = (font.outline_glyphs(), font.charmap());
     let size = power_law(rng, 12.0, 120.0);
+    let Some(lettering) = Lettering::new(font, size) else { return };
     let side = pixmap.width() as f32;
     let turn =
         Transform::from_rotate((rng.f32() - 0.5) * 40.0).post_translate((rng.f32() - 0.2) * side, rng.f32() * side);
@@ -310,14 +287,8 @@ fn text(rng: &mut Rng, pixmap: &mut Pixmap, palette: &Palette) {
     let mut x = 0.0;
     for _ in 0..rng.u32(3..16) {
         let letter = char::from(rng.u8(b'!'..=b'z'));
-        if let Some(glyph) = letters.map(letter).and_then(|id| glyphs.get(id)) {
-            let mut pen = GlyphPen(PathBuilder::new());
-            let settings = DrawSettings::unhinted(Size::new(size), LocationRef::default());
-            if glyph.draw(settings, &mut pen).is_ok()
-                && let Some(path) = pen.0.finish()
-            {
-                pixmap.fill_path(&path, &paint, FillRule::Winding, turn.pre_translate(x, 0.0), None);
-            }
+        if let Some(path) = lettering.letter(letter) {
+            pixmap.fill_path(&path, &paint, FillRule::Winding, turn.pre_translate(x, 0.0), None);
         }
         x += size * 0.6;
     }

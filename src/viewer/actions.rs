@@ -1,4 +1,5 @@
-//! Everything the user can do, once: menus, buttons, tooltips and keys all read it from here, so they cannot drift.
+//! Everything the user can do, once: menus, buttons, tooltips, the palette and keys all read it from here, so they
+//! cannot drift.
 
 use std::path::PathBuf;
 
@@ -7,6 +8,7 @@ use egui::{Key, KeyboardShortcut, Modifiers};
 use crate::history::{Direction, StateId};
 use crate::image::AlignMethod;
 use crate::region::Region;
+use crate::settings::Theme;
 use crate::step::Backbone;
 
 /// What the left button does on the canvas.
@@ -32,29 +34,79 @@ pub enum ExportKind {
     Sheet,
     /// The chain in the reference's folders.
     Folders,
+    /// A move from the photo into the state at hand, one file.
+    Film,
+    /// Everything, to go on later: one `.coz` file.
+    Session,
+}
+
+/// What the state at hand is compared with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Against {
+    /// Its region, plainly enlarged.
+    #[default]
+    Bicubic,
+    /// The photo's own pixels behind the view.
+    Photo,
+    /// Another state, in its place.
+    State(StateId),
+}
+
+/// How the two are shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CompareMode {
+    /// Not at all.
+    #[default]
+    Off,
+    /// Side by side, with a slider.
+    Split,
+    /// In a lens at the pointer.
+    Lens,
 }
 
 /// Something the user asks for.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
-    /// Ask for a picture file.
+    /// Ask for a picture or session file.
     Open,
-    /// Open this picture.
+    /// Open this picture or session.
     OpenFile(PathBuf),
+    /// Open a session that was left behind.
+    Restore(PathBuf),
+    /// Throw away a session that was left behind.
+    DiscardLeft(PathBuf),
+    /// Save the session where it was saved before, or ask where.
+    Save,
+    /// Close the photo.
+    Close,
     /// Ask where to export to.
     Export(ExportKind),
     /// Export to this file or folder.
     ExportTo(ExportKind, PathBuf),
+    /// Stop the export that runs.
+    StopExport,
+    /// Show or hide the film's options.
+    ToggleFilm,
+    /// Play the film on the canvas.
+    PlayFilm,
     /// Put the state at hand on the clipboard.
     Copy,
     /// Close the window.
     Quit,
     /// A box was placed on a state.
     PlaceBox(StateId, Region),
+    /// A box was placed on a state, to be run after what runs.
+    QueueBox(StateId, Region),
     /// Run the placed box; without one, the middle of the view x4.
     Run,
+    /// The same, after what runs.
+    Enqueue,
+    /// Forget the boxes that wait.
+    ClearQueue,
     /// Make the state at hand again, with its prompt as edited: a sibling.
     RunAgain,
+    /// Make the state at hand again with several other seeds.
+    Variants,
     /// Stop: the box being drawn, the box placed, the job running, full screen; the first of these there is.
     Cancel,
     /// Look at a state.
@@ -81,18 +133,46 @@ pub enum Action {
     ZoomOut,
     /// Choose a tool.
     Use(Tool),
+    /// Compare so, or stop comparing where it is so already.
+    Compare(CompareMode),
+    /// Choose what to compare with.
+    CompareWith(Against),
+    /// The next thing to compare with.
+    NextReference,
+    /// Show what is compared with instead, while the key is held.
+    HoldReference,
+    /// Show where the state disagrees with its region, while the key is held.
+    HoldHeat,
+    /// Show the photo's own pixels, while the key is held.
+    HoldPhoto,
+    /// The words used before, one further back.
+    EarlierPrompt,
+    /// The words used before, one further on.
+    LaterPrompt,
     /// Show or hide the panels.
     TogglePanels,
+    /// Show or hide the panel on the right.
+    ToggleInfo,
     /// Whole screen or window.
     ToggleFullscreen,
     /// Show or hide the keys.
     ToggleHelp,
-    /// Light or dark.
-    ToggleTheme,
+    /// Show or hide the list of all actions.
+    TogglePalette,
+    /// The next surroundings.
+    NextTheme,
+    /// These surroundings.
+    UseTheme(Theme),
     /// Ask before a step, or run straight through.
     ToggleAskFirst,
     /// Let the camera follow, or not.
     ToggleFollow,
+    /// Glide and fade, or not.
+    ToggleMotion,
+    /// Prepare boxes while they are being placed, or not.
+    ToggleWorkAhead,
+    /// Keep a link to the photo in sessions instead of the photo.
+    ToggleLinkPhoto,
     /// Roll a new seed.
     RollSeed,
     /// Keep the seed, or roll one for each step.
@@ -103,48 +183,43 @@ pub enum Action {
     OpenModel,
     /// Match colours so.
     Align(AlignMethod),
+    /// The next key pressed is for this action.
+    Rebind(Box<Action>),
+    /// All actions have their own keys again.
+    ResetKeys,
     /// Close the topmost message.
     Dismiss,
 }
 
 impl Action {
-    /// Those that have a key, in the order of the help window.
-    pub fn with_keys() -> Vec<Action> {
+    /// All that need nothing said with them, in the order of the palette and the help window.
+    pub fn all() -> Vec<Action> {
         use Action::*;
-        vec![
-            Open,
-            Export(ExportKind::State),
-            Export(ExportKind::Chain),
-            Copy,
-            Quit,
-            Run,
-            RunAgain,
-            Cancel,
-            Go(Direction::Parent),
-            Go(Direction::Child),
-            Go(Direction::PreviousSibling),
-            Go(Direction::NextSibling),
-            Go(Direction::Back),
-            Go(Direction::Forward),
-            Go(Direction::Photo),
-            Go(Direction::Deepest),
-            Delete,
-            Undo,
-            Redo,
-            Fit,
-            OneToOne,
-            TwoToOne,
-            ZoomIn,
-            ZoomOut,
-            Use(Tool::Zoom),
-            Use(Tool::Hand),
-            RollSeed,
-            ToggleSeedLock,
-            ToggleAskFirst,
-            TogglePanels,
-            ToggleFullscreen,
-            ToggleHelp,
-        ]
+        let exports = [ExportKind::State, ExportKind::Chain, ExportKind::Strip, ExportKind::Sheet, ExportKind::Folders];
+        let directions = [
+            Direction::Parent,
+            Direction::Child,
+            Direction::PreviousSibling,
+            Direction::NextSibling,
+            Direction::Back,
+            Direction::Forward,
+            Direction::Photo,
+            Direction::Deepest,
+        ];
+        let mut all = vec![Open, Save, Export(ExportKind::Session), Close];
+        all.extend(exports.map(Export));
+        all.extend([ToggleFilm, PlayFilm, StopExport, Copy, Quit]);
+        all.extend([Run, Enqueue, ClearQueue, RunAgain, Variants, Cancel]);
+        all.extend(directions.map(Go));
+        all.extend([Delete, Undo, Redo, Fit, OneToOne, TwoToOne, ZoomIn, ZoomOut]);
+        all.extend([Use(Tool::Zoom), Use(Tool::Hand)]);
+        all.extend([CompareMode::Split, CompareMode::Lens].map(Compare));
+        all.extend([CompareWith(Against::Bicubic), CompareWith(Against::Photo), NextReference]);
+        all.extend([HoldReference, HoldHeat, HoldPhoto, EarlierPrompt, LaterPrompt]);
+        all.extend([RollSeed, ToggleSeedLock, ToggleAskFirst, ToggleFollow, ToggleMotion, ToggleWorkAhead]);
+        all.extend([ToggleLinkPhoto, TogglePanels, ToggleInfo, ToggleFullscreen, NextTheme]);
+        all.extend([OpenModel, TogglePalette, ToggleHelp, ResetKeys]);
+        all
     }
 
     /// What it is called in menus and tooltips.
@@ -153,16 +228,31 @@ impl Action {
         match self {
             Open => "Open…",
             OpenFile(_) => "Open",
-            Export(ExportKind::State) | ExportTo(ExportKind::State, _) => "Save this state…",
-            Export(ExportKind::Chain) | ExportTo(ExportKind::Chain, _) => "Export the chain…",
-            Export(ExportKind::Strip) | ExportTo(ExportKind::Strip, _) => "Export a strip…",
-            Export(ExportKind::Sheet) | ExportTo(ExportKind::Sheet, _) => "Export a contact sheet…",
-            Export(ExportKind::Folders) | ExportTo(ExportKind::Folders, _) => "Export the reference's folders…",
+            Restore(_) => "Restore",
+            DiscardLeft(_) => "Discard",
+            Save => "Save the session",
+            Close => "Close the photo",
+            Export(kind) | ExportTo(kind, _) => match kind {
+                ExportKind::State => "Export this state…",
+                ExportKind::Chain => "Export the chain…",
+                ExportKind::Strip => "Export a strip…",
+                ExportKind::Sheet => "Export a contact sheet…",
+                ExportKind::Folders => "Export the reference's folders…",
+                ExportKind::Film => "Export the film…",
+                ExportKind::Session => "Save the session as…",
+            },
+            StopExport => "Stop the export",
+            ToggleFilm => "Zoom film…",
+            PlayFilm => "Preview the film",
             Copy => "Copy this state",
             Quit => "Quit",
             PlaceBox(..) => "Zoom into a box",
+            QueueBox(..) => "Queue a box",
             Run => "Zoom",
+            Enqueue => "Queue the box",
+            ClearQueue => "Clear the queue",
             RunAgain => "Run again",
+            Variants => "Make variants",
             Cancel => "Cancel",
             GoTo(_) => "Go there",
             Go(Direction::Back) => "Back",
@@ -183,23 +273,53 @@ impl Action {
             ZoomOut => "Look from further away",
             Use(Tool::Zoom) => "Zoom box",
             Use(Tool::Hand) => "Hand",
+            Compare(CompareMode::Split) => "Compare: split",
+            Compare(CompareMode::Lens) => "Compare: lens",
+            Compare(CompareMode::Off) => "Compare: off",
+            CompareWith(Against::Bicubic) => "Compare with plain bicubic",
+            CompareWith(Against::Photo) => "Compare with the photo's own pixels",
+            CompareWith(Against::State(_)) => "Compare with this state",
+            NextReference => "Compare with the next reference",
+            HoldReference => "Flip to the reference (hold)",
+            HoldHeat => "Show where it disagrees (hold)",
+            HoldPhoto => "Show the photo's own pixels (hold)",
+            EarlierPrompt => "Earlier prompt",
+            LaterPrompt => "Later prompt",
             TogglePanels => "Show or hide the panels",
+            ToggleInfo => "Show or hide the info panel",
             ToggleFullscreen => "Full screen",
             ToggleHelp => "Keys",
-            ToggleTheme => "Light or dark",
+            TogglePalette => "All actions…",
+            NextTheme => "Dark, light or high contrast",
+            UseTheme(Theme::Dark) => "Dark",
+            UseTheme(Theme::Light) => "Light",
+            UseTheme(Theme::Contrast) => "High contrast",
             ToggleAskFirst => "Ask first",
             ToggleFollow => "Follow new states",
+            ToggleMotion => "Motion",
+            ToggleWorkAhead => "Work ahead",
+            ToggleLinkPhoto => "Link the photo in sessions",
             RollSeed => "Roll a new seed",
             ToggleSeedLock => "Keep the seed",
             UseBackbone(_) => "Use this model",
             OpenModel => "Open a model file…",
             Align(_) => "Match colours",
+            Rebind(_) => "Change the key",
+            ResetKeys => "Reset all keys",
             Dismiss => "Close the message",
         }
         .into()
     }
 
-    /// Its keys, the first one to be shown.
+    /// What it is called in the settings file: its label in small letters.
+    pub fn name(&self) -> String {
+        let label = self.label().to_lowercase();
+        let words: Vec<&str> =
+            label.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty()).collect();
+        words.join("_")
+    }
+
+    /// Its usual keys, the first one to be shown.
     pub fn shortcuts(&self) -> Vec<KeyboardShortcut> {
         use Action::*;
         let key = |key| KeyboardShortcut::new(Modifiers::NONE, key);
@@ -208,12 +328,19 @@ impl Action {
         let alt = |key| KeyboardShortcut::new(Modifiers::ALT, key);
         match self {
             Open => vec![command(Key::O)],
-            Export(ExportKind::State) => vec![command(Key::S)],
-            Export(ExportKind::Chain) => vec![shifted(Key::S)],
+            Save => vec![command(Key::S)],
+            Export(ExportKind::Session) => vec![shifted(Key::S)],
+            Export(ExportKind::State) => vec![command(Key::E)],
+            Export(ExportKind::Chain) => vec![shifted(Key::E)],
+            ToggleFilm => vec![command(Key::M)],
+            PlayFilm => vec![key(Key::P)],
             Copy => vec![command(Key::C)],
-            Quit => vec![command(Key::Q), command(Key::W)],
+            Close => vec![command(Key::W)],
+            Quit => vec![command(Key::Q)],
             Run => vec![key(Key::Enter), command(Key::Enter)],
+            Enqueue => vec![key(Key::Q)],
             RunAgain => vec![command(Key::R)],
+            Variants => vec![key(Key::V)],
             Cancel => vec![key(Key::Escape)],
             Go(Direction::Parent) => vec![key(Key::ArrowLeft)],
             Go(Direction::Child) => vec![key(Key::ArrowRight)],
@@ -233,45 +360,72 @@ impl Action {
             ZoomOut => vec![key(Key::Minus)],
             Use(Tool::Zoom) => vec![key(Key::Z)],
             Use(Tool::Hand) => vec![key(Key::H)],
+            Compare(CompareMode::Split) => vec![key(Key::S)],
+            Compare(CompareMode::Lens) => vec![key(Key::G)],
+            NextReference => vec![key(Key::B)],
+            HoldReference => vec![key(Key::C)],
+            HoldHeat => vec![key(Key::X)],
+            HoldPhoto => vec![key(Key::E)],
+            EarlierPrompt => vec![alt(Key::ArrowUp)],
+            LaterPrompt => vec![alt(Key::ArrowDown)],
             RollSeed => vec![key(Key::D)],
             ToggleSeedLock => vec![key(Key::L)],
             ToggleAskFirst => vec![key(Key::A)],
             TogglePanels => vec![key(Key::Tab)],
+            ToggleInfo => vec![key(Key::I)],
             ToggleFullscreen => vec![key(Key::F11)],
+            TogglePalette => vec![command(Key::P)],
             ToggleHelp => vec![key(Key::F1), key(Key::Questionmark)],
             _ => vec![],
         }
     }
 
+    /// Whether it lasts as long as its key is held; such keys do nothing when pressed.
+    pub fn is_held(&self) -> bool {
+        matches!(self, Action::HoldReference | Action::HoldHeat | Action::HoldPhoto)
+    }
+
     /// Whether its keys work while a text field has the focus.
     pub fn works_while_typing(&self, shortcut: &KeyboardShortcut) -> bool {
+        if matches!(self, Action::EarlierPrompt | Action::LaterPrompt) {
+            return true;
+        }
         // Copying, undoing and word-wise moving belong to the text then.
         !matches!(self, Action::Copy | Action::Undo | Action::Redo | Action::Go(_))
             && (shortcut.modifiers.command || matches!(shortcut.logical_key, Key::Escape | Key::F1 | Key::F11))
     }
 
-    /// Its name with its first key, for tooltips.
-    pub fn tooltip(&self, context: &egui::Context) -> String {
-        match self.shortcuts().first() {
-            Some(shortcut) => format!("{}  ({})", self.label(), context.format_shortcut(shortcut)),
-            None => self.label(),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn no_key_means_two_things() {
-        let mut seen = std::collections::HashMap::new();
-        for action in Action::with_keys() {
-            assert!(!action.shortcuts().is_empty(), "{action:?} is listed but has no key");
-            for shortcut in action.shortcuts() {
-                let other = seen.insert(format!("{shortcut:?}"), action.clone());
-                assert_eq!(other, None, "{shortcut:?} is also {action:?}");
-            }
-        }
+    /// Whether it makes sense only with an open photo.
+    pub fn needs_photo(&self) -> bool {
+        use Action::*;
+        !matches!(
+            self,
+            Open | OpenFile(_)
+                | Restore(_)
+                | DiscardLeft(_)
+                | Quit
+                | Cancel
+                | TogglePanels
+                | ToggleInfo
+                | ToggleFullscreen
+                | ToggleHelp
+                | TogglePalette
+                | NextTheme
+                | UseTheme(_)
+                | ToggleAskFirst
+                | ToggleFollow
+                | ToggleMotion
+                | ToggleWorkAhead
+                | ToggleLinkPhoto
+                | RollSeed
+                | ToggleSeedLock
+                | UseBackbone(_)
+                | OpenModel
+                | Align(_)
+                | Use(_)
+                | Rebind(_)
+                | ResetKeys
+                | Dismiss
+        )
     }
 }

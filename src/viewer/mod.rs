@@ -2,6 +2,8 @@
 //! is painted (`ui`). The thread here never waits: files, dialogs and pixels are the tasks' work, models the engine's.
 
 pub mod actions;
+pub mod bindings;
+mod keeper;
 mod logic;
 pub mod state;
 mod tasks;
@@ -10,17 +12,19 @@ mod thumbnails;
 mod ui;
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use anyhow::Context;
 
 use crate::canvas::Renderer;
 use crate::engine::Engine;
 use crate::problem::Problem;
-use crate::settings::Settings;
+use crate::settings::{Folders, Settings};
 use crate::step::DeviceChoice;
 use actions::Action;
-use state::State;
+use keeper::Keeper;
+use state::{PlacedBox, State};
 use tasks::Tasks;
 use thumbnails::Thumbnails;
 
@@ -30,35 +34,75 @@ pub struct Viewer {
     pub state: State,
     engine: Engine,
     tasks: Tasks,
+    /// Keeps the open session on the disk; `None` where there is no place for it.
+    keeper: Option<Keeper>,
+    autosave_folder: Option<PathBuf>,
     thumbnails: Thumbnails,
     /// What the user asked for in this frame; the logic carries it out.
     actions: Vec<Action>,
     /// The pixel of the state at hand under the pointer.
     pointer_in_state: Option<[f64; 2]>,
+    /// The box that was prepared last.
+    ahead: Option<PlacedBox>,
+    /// Documents opened so far.
+    documents: u64,
+    last_screen: [f64; 2],
+    /// Sessions left behind are to be offered once.
+    offer_left: bool,
+    device_lost: Arc<AtomicBool>,
+}
+
+/// What a viewer may write on the disk.
+#[derive(Clone, Debug, Default)]
+pub struct Keeps {
+    /// Settings are saved when they change.
+    pub settings: bool,
+    /// The open session is kept below this folder.
+    pub sessions: Option<PathBuf>,
 }
 
 impl Viewer {
-    /// A viewer in a new window. `settings` as loaded; they are saved only where `keeps_settings`.
-    pub fn new(
-        creation: &eframe::CreationContext<'_>,
-        settings: Settings,
-        keeps_settings: bool,
-    ) -> std::io::Result<Self> {
+    /// A viewer in a new window, with settings as loaded.
+    pub fn new(creation: &eframe::CreationContext<'_>, settings: Settings, keeps: Keeps) -> std::io::Result<Self> {
         let context = creation.egui_ctx.clone();
         theme::install(&context, settings.theme);
+        let device_lost = Arc::new(AtomicBool::new(false));
         if let Some(wgpu) = &creation.wgpu_render_state {
             let renderer = Renderer::new(&wgpu.device, wgpu.target_format);
             wgpu.renderer.write().callback_resources.insert(renderer);
+            let (lost, waking) = (device_lost.clone(), context.clone());
+            wgpu.device.set_device_lost_callback(move |reason, _| {
+                // A device that is destroyed was given back by us.
+                if reason != wgpu::DeviceLostReason::Destroyed {
+                    lost.store(true, Ordering::Release);
+                    waking.request_repaint();
+                }
+            });
         }
         let waking = context.clone();
         let engine = Engine::start(Arc::new(move || waking.request_repaint()))?;
+        let tasks = Tasks::new(context.clone());
+        let keeper = match &keeps.sessions {
+            Some(folder) => Some(Keeper::start(folder.clone(), tasks.sender(), context)?),
+            None => None,
+        };
+        if let Some(folder) = &keeps.sessions {
+            tasks.look_for_left(folder.clone());
+        }
         Ok(Self {
-            pointer_in_state: None,
-            state: State::new(settings, keeps_settings),
+            state: State::new(settings, keeps.settings),
             engine,
-            tasks: Tasks::new(context),
+            tasks,
+            keeper,
+            autosave_folder: keeps.sessions,
             thumbnails: Thumbnails::default(),
             actions: Vec::new(),
+            pointer_in_state: None,
+            ahead: None,
+            documents: 0,
+            last_screen: [0.0; 2],
+            offer_left: true,
+            device_lost,
         })
     }
 
@@ -81,6 +125,9 @@ impl eframe::App for Viewer {
     fn logic(&mut self, context: &egui::Context, _: &mut eframe::Frame) {
         self.receive(context);
         self.carry_out(context);
+        if self.device_lost.load(Ordering::Acquire) {
+            context.send_viewport_cmd(egui::ViewportCommand::Close);
+        }
     }
 
     fn ui(&mut self, ui: &mut egui::Ui, _: &mut eframe::Frame) {
@@ -93,7 +140,14 @@ impl eframe::App for Viewer {
 
     fn on_exit(&mut self) {
         self.engine.cancel();
+        self.keep_session(None);
         // The window is gone; here a moment of waiting is right.
+        if let Some(keeper) = self.keeper.take() {
+            if !self.state.document.as_ref().is_some_and(state::Document::is_unsaved) {
+                keeper.forget();
+            }
+            drop(keeper);
+        }
         if self.state.keeps_settings && self.state.settings != self.state.saved_settings {
             _ = self.state.settings.save();
         }
@@ -113,24 +167,48 @@ pub fn run(images: Vec<PathBuf>, device: Option<DeviceChoice>) -> anyhow::Result
     if let Some(problem) = problem {
         eprintln!("warning: {problem}; starting with the defaults");
     }
-    let keeps_settings = device.is_none();
+    let keeps = Keeps { settings: device.is_none(), sessions: Folders::of_user().map(|folders| folders.autosave) };
     settings.device = device.unwrap_or(settings.device);
+    let mut images = images;
+    // A graphics driver that was reset takes the window with it; the session comes back in a new one.
+    for _ in 0..=RESTARTS {
+        let lost = window(settings.clone(), keeps.clone(), images)?;
+        let Some(folder) = lost else { break };
+        eprintln!("warning: the graphics device was lost; starting again with the session as it was");
+        let newest = crate::session::autosave::left(&folder).into_iter().next();
+        images = newest.map(|left| left.folder).into_iter().collect();
+        settings = Settings::load().0;
+    }
+    Ok(())
+}
+
+/// How often a lost graphics device is replaced before the program gives up.
+const RESTARTS: usize = 3;
+
+/// Shows one window until it is closed; the sessions' folder where that was because its graphics device was lost.
+fn window(settings: Settings, keeps: Keeps, images: Vec<PathBuf>) -> anyhow::Result<Option<PathBuf>> {
     let viewport = egui::ViewportBuilder::default()
         .with_title("Chain-of-Zoom")
         .with_app_id("chain-of-zoom")
-        .with_inner_size([1440.0, 900.0])
+        .with_inner_size(settings.window)
+        .with_maximized(settings.maximized)
         .with_min_inner_size([900.0, 600.0])
         .with_icon(theme::icon())
         .with_drag_and_drop(true);
     let options = eframe::NativeOptions { viewport, ..Default::default() };
+    let lost = Arc::new(OnceLock::new());
+    let told = lost.clone();
+    let folder = keeps.sessions.clone();
     eframe::run_native(
         "chain-of-zoom",
         options,
         Box::new(move |creation| {
-            let mut viewer = Viewer::new(creation, settings, keeps_settings)?;
+            let mut viewer = Viewer::new(creation, settings, keeps)?;
+            _ = told.set(viewer.device_lost.clone());
             viewer.open_all(images);
             Ok(Box::new(viewer))
         }),
     )
-    .context("the window could not be opened; is there a display and a graphics driver? `coz doctor` tells more")
+    .context("the window could not be opened; is there a display and a graphics driver? `coz doctor` tells more")?;
+    Ok(folder.filter(|_| lost.get().is_some_and(|lost| lost.load(Ordering::Acquire))))
 }

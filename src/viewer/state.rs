@@ -1,15 +1,24 @@
 //! What is on the window, without a word on how it is painted.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32};
 use std::time::Instant;
 
-use super::actions::Tool;
+use super::actions::{Action, Against, CompareMode, Tool};
+use super::bindings::Bindings;
 use crate::canvas::{Camera, Overlay};
-use crate::engine::JobId;
+use crate::engine::{Job, JobId};
+use crate::film::path::ZoomPath;
+use crate::history::agreement::Agreement;
 use crate::history::{History, ScaleState, StateId};
+use crate::image::Picture;
+use crate::image::codec::Preview;
 use crate::problem::Problem;
 use crate::region::{Plan, Region, plan};
+use crate::session::autosave::Left;
+use crate::session::{Choices, Session};
 use crate::settings::Settings;
 use crate::step::Stage;
 
@@ -20,22 +29,90 @@ pub struct State {
     /// As they are on the disk.
     pub(super) saved_settings: Settings,
     pub(super) keeps_settings: bool,
+    /// Which keys do what.
+    pub bindings: Bindings,
     /// The photo that is open.
     pub document: Option<Document>,
     /// The file that is being decoded.
-    pub opening: Option<PathBuf>,
+    pub opening: Option<Opening>,
     /// How many CUDA devices there are, once the engine has looked.
     pub cuda_devices: Option<usize>,
     /// What the left button does.
     pub tool: Tool,
     /// Words for the next step.
     pub draft: String,
+    /// Which of the words used before is shown; counted from the end.
+    pub(super) recalled: Option<usize>,
     /// The job that runs.
     pub running: Option<Running>,
+    /// Jobs that wait for it.
+    pub queue: VecDeque<Queued>,
+    /// Seconds a step has taken lately, by model.
+    pub(super) pace: HashMap<String, f64>,
+    /// The export that runs.
+    pub exporting: Option<Exporting>,
     /// What went wrong or was done, the newest last.
     pub messages: Vec<Message>,
+    /// Sessions that were left behind by a crash or unsaved.
+    pub left: Vec<Left>,
     /// The window with the keys.
     pub help: bool,
+    /// The action whose key is to be changed.
+    pub rebinding: Option<Action>,
+    /// The film's options.
+    pub film_options: bool,
+    /// The list of all actions, with what was typed there.
+    pub palette: Option<Palette>,
+    /// What the state at hand is compared with.
+    pub against: Against,
+    /// How.
+    pub compare: CompareMode,
+    /// Where the split is, as a fraction of the canvas.
+    pub split: f32,
+    /// Bytes of memory in use, looked up now and then.
+    pub(super) memory: Option<(Instant, usize)>,
+}
+
+/// A file on its way.
+#[derive(Clone, Debug)]
+pub struct Opening {
+    /// Which.
+    pub file: PathBuf,
+    /// What is decoded so far.
+    pub preview: Option<Arc<Preview>>,
+}
+
+/// A job that waits.
+#[derive(Clone, Debug)]
+pub struct Queued {
+    /// The state it starts from.
+    pub parent: StateId,
+    /// It goes on from what this job makes; number 0 stands for the one before it in the queue.
+    pub after: Option<JobId>,
+    /// What is to be done; its source is looked up when it starts.
+    pub job: Job,
+}
+
+/// An export that runs.
+#[derive(Clone, Debug)]
+pub struct Exporting {
+    /// For the status line.
+    pub what: String,
+    /// Parts done, and of how many.
+    pub done: Arc<(AtomicU32, AtomicU32)>,
+    /// To stop it.
+    pub stop: Arc<AtomicBool>,
+    /// Since when.
+    pub start: Instant,
+}
+
+/// The list of all actions.
+#[derive(Clone, Debug, Default)]
+pub struct Palette {
+    /// What was typed.
+    pub query: String,
+    /// Which line is chosen.
+    pub selected: usize,
 }
 
 /// A line over the canvas.
@@ -45,10 +122,14 @@ pub enum Message {
     Problem(Problem),
     /// Something was done.
     Done(String),
+    /// A session was left behind: restore it?
+    Offer(Left),
 }
 
 /// An open photo with all that was made of it.
 pub struct Document {
+    /// Tells documents apart.
+    pub(super) number: u64,
     /// For titles and file names.
     pub name: String,
     /// Photo and states.
@@ -68,6 +149,41 @@ pub struct Document {
     pub(super) drawing_from: Option<[f64; 2]>,
     /// The words of the state at hand, as edited.
     pub edited: Edited,
+    /// Words that go into every prompt below a state.
+    pub pinned: BTreeMap<StateId, String>,
+    /// The `.coz` file it was saved to or opened from.
+    pub session_file: Option<PathBuf>,
+    /// The history's revision on the disk, in that file.
+    pub(super) saved_revision: u64,
+    /// The same of the autosave.
+    pub(super) kept_revision: u64,
+    /// The autosave it was restored from, until there is a new one.
+    pub(super) restored_from: Option<PathBuf>,
+    /// What is known of how far states agree with what was there; `None` while it is looked at.
+    pub(super) examined: HashMap<StateId, Option<Arc<Examined>>>,
+    /// The film being previewed.
+    pub film: Option<Playing>,
+}
+
+/// What was found out about a state beside the window's thread.
+#[derive(Debug)]
+pub struct Examined {
+    /// `None` where no model ran.
+    pub agreement: Option<Agreement>,
+    /// Where it disagrees, to be drawn in its place.
+    pub heat: Option<Arc<Picture>>,
+    /// Its region, plainly enlarged.
+    pub bicubic: Arc<Picture>,
+}
+
+/// A film on the canvas.
+pub struct Playing {
+    /// The chain.
+    pub branch: History,
+    /// The camera's way.
+    pub path: ZoomPath,
+    /// When it began.
+    pub start: Instant,
 }
 
 /// The words of a state while they are being edited.
@@ -119,25 +235,64 @@ pub struct Running {
     pub fraction: f32,
     /// When the job was started.
     pub start: Instant,
+    /// When the running step was.
+    pub step_start: Instant,
     /// The enlarged region, shown in place until the result is there.
     pub overlay: Option<Overlay>,
 }
 
 impl State {
     pub(super) fn new(settings: Settings, keeps_settings: bool) -> Self {
+        let bindings = Bindings::new(&settings.keys);
         Self {
             saved_settings: settings.clone(),
             settings,
             keeps_settings,
+            bindings,
             document: None,
             opening: None,
             cuda_devices: None,
             tool: Tool::default(),
             draft: String::new(),
+            recalled: None,
             running: None,
+            queue: VecDeque::new(),
+            pace: HashMap::new(),
+            exporting: None,
             messages: Vec::new(),
+            left: Vec::new(),
             help: false,
+            rebinding: None,
+            film_options: false,
+            palette: None,
+            against: Against::default(),
+            compare: CompareMode::default(),
+            split: 0.5,
+            memory: None,
         }
+    }
+
+    /// The open document as a session.
+    pub fn session(&self) -> Option<Session> {
+        let document = self.document.as_ref()?;
+        let settings = &self.settings;
+        let choices = Choices {
+            process_size: settings.process_size,
+            backbone: settings.backbone.clone(),
+            align: settings.align,
+            seed: settings.seed,
+            draft: self.draft.clone(),
+            pinned: document.pinned.iter().map(|(id, words)| (id.0, words.clone())).collect(),
+        };
+        Some(Session { history: document.history.clone(), choices })
+    }
+
+    /// Seconds that the running job will still take, where its model's pace is known.
+    pub fn remaining(&self) -> Option<f64> {
+        let running = self.running.as_ref()?;
+        let pace = *self.pace.get(&self.settings.backbone.name())?;
+        let ahead = running.regions.len().saturating_sub(running.step) as f64;
+        Some((pace * ahead - running.step_start.elapsed().as_secs_f64()).max(0.0))
     }
 
     /// Where models run, for people.
@@ -147,10 +302,13 @@ impl State {
 }
 
 impl Document {
-    pub(super) fn new(name: String, history: History) -> Self {
+    pub(super) fn new(number: u64, history: History) -> Self {
+        let name = history.source().name.clone();
+        let revision = history.revision();
         let camera = Camera::fitted(history.photo(), [1.0, 1.0]);
         let edited = Edited { state: history.photo().id, prompt: String::new() };
         Self {
+            number,
             name,
             history,
             camera,
@@ -161,6 +319,13 @@ impl Document {
             placed: None,
             drawing_from: None,
             edited,
+            pinned: BTreeMap::new(),
+            session_file: None,
+            saved_revision: revision,
+            kept_revision: revision,
+            restored_from: None,
+            examined: HashMap::new(),
+            film: None,
         }
     }
 
@@ -169,6 +334,35 @@ impl Document {
         let picture = &self.history.get(parent)?.picture;
         let plan = plan(picture.width(), picture.height(), target, size);
         Some(PlacedBox { parent, target, plan })
+    }
+
+    /// Whether it holds states that are in no `.coz` file.
+    pub fn is_unsaved(&self) -> bool {
+        self.history.revision() != self.saved_revision && self.history.outline().len() > 1
+    }
+
+    /// The words that go into every prompt for a box on this state.
+    pub fn pinned_words(&self, parent: StateId) -> Vec<&str> {
+        let chain = self.history.chain(parent);
+        chain.iter().filter_map(|state| self.pinned.get(&state.id)).map(String::as_str).collect()
+    }
+
+    /// What is known of how far a state agrees with what was there.
+    pub fn examined(&self, id: StateId) -> Option<&Examined> {
+        self.examined.get(&id)?.as_deref()
+    }
+
+    /// Width and height of the part of the photo behind what is seen of the state at hand, in the photo's own pixels.
+    pub fn evidence_in_view(&self) -> [f64; 2] {
+        let state = self.history.current();
+        let Some(view) = self.camera.relative_to(&self.history, state.id) else { return [0.0; 2] };
+        let side = |axis: usize| {
+            let length = f64::from([state.picture.width(), state.picture.height()][axis]);
+            let half = self.screen[axis] / view.scale / 2.0;
+            let seen = (view.center[axis] + half).min(length) - (view.center[axis] - half).max(0.0);
+            seen.max(0.0) / state.magnification
+        };
+        [side(0), side(1)]
     }
 
     /// How a state is called: its magnification, or the photo.

@@ -1,31 +1,81 @@
 //! Work beside the window's thread: decoding, encoding, dialogs, settings. Each task is a short-lived named thread; what
 //! comes of it arrives over one channel.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crossbeam_channel::{Receiver, Sender};
 
 use super::actions::{Action, ExportKind};
-use crate::export::{sheet, stills, strip, tree::Tree};
-use crate::history::{self, ScaleState};
-use crate::image::codec::{self, READABLE};
-use crate::image::{Format, Picture};
+use super::state::{Examined, Exporting};
+use crate::digest;
+use crate::export::{provenance, sheet, stills, strip, tree::Tree};
+use crate::film;
+use crate::history::agreement::examine;
+use crate::history::recipe::{Recipe, Step};
+use crate::history::{self, History, ScaleState, Source, StateId};
+use crate::image::codec::{self, Preview, READABLE};
+use crate::image::{Filter, Format, Picture, resize};
 use crate::problem::Problem;
+use crate::session::autosave::{self, Left};
+use crate::session::{self, Choices, EXTENSION, Session};
 use crate::step::Backbone;
 
 /// What came of a task.
 pub(super) enum Outcome {
-    /// A picture is decoded.
-    Opened { name: String, file: Option<PathBuf>, picture: Arc<Picture>, thumbnail: Arc<Picture> },
+    /// More of a large picture is decoded.
+    Preview { file: PathBuf, preview: Preview },
+    /// A picture or a session is open.
+    Opened(Box<Opened>),
     /// The user chose something in a dialog.
     Chosen(Action),
     /// A picture is ready for the clipboard.
     Copied(egui::ColorImage),
+    /// Something is known of a state of this document.
+    Examined { document: u64, id: StateId, examined: Examined },
+    /// Sessions were left behind.
+    Left(Vec<Left>),
+    /// The session is on the disk, with states up to this revision.
+    Saved { document: u64, file: PathBuf, revision: u64 },
     /// Something is done that is worth a line.
     Done(String),
+    /// An export is over, however it ended.
+    Exported,
     /// It did not work; `opening` where it was a picture that could not be opened.
     Failed { problem: Problem, opening: bool },
+}
+
+/// What was opened.
+pub(super) struct Opened {
+    /// As asked for; `None` where it was pasted.
+    pub file: Option<PathBuf>,
+    pub history: History,
+    /// Of a session.
+    pub choices: Option<Choices>,
+    /// The `.coz` file it is kept in.
+    pub session_file: Option<PathBuf>,
+    /// The autosave it was restored from.
+    pub restored_from: Option<PathBuf>,
+    /// Steps that an exported picture tells of, to be made again.
+    pub rebuild: Vec<Step>,
+    /// Worth a line.
+    pub note: Option<String>,
+}
+
+impl Opened {
+    fn photo(file: Option<PathBuf>, source: Source, picture: Picture) -> Self {
+        prepare_levels(&picture);
+        let thumbnail = Arc::new(history::thumbnail(&picture));
+        let history = History::new(source, Arc::new(picture), thumbnail);
+        Self { file, history, choices: None, session_file: None, restored_from: None, rebuild: vec![], note: None }
+    }
+}
+
+/// The halvings that the canvas will want; here they keep nobody waiting.
+fn prepare_levels(picture: &Picture) {
+    let side = picture.width().max(picture.height());
+    picture.level(side.ilog2().saturating_sub(8));
 }
 
 pub(super) struct Tasks {
@@ -38,8 +88,8 @@ pub(super) struct Tasks {
 pub(super) struct ExportInput {
     pub kind: ExportKind,
     pub to: PathBuf,
-    pub stem: String,
     pub format: Format,
+    pub source: Source,
     /// The chain from the photo to the state at hand.
     pub chain: Vec<ScaleState>,
     /// All states.
@@ -72,12 +122,21 @@ impl Tasks {
         }
     }
 
+    /// For threads of their own.
+    pub fn sender(&self) -> Sender<Outcome> {
+        self.sender.clone()
+    }
+
     pub fn open(&self, file: PathBuf) {
+        let (sender, context) = (self.sender.clone(), self.context.clone());
         self.spawn("open", move || {
-            let name = file.file_name().unwrap_or(file.as_os_str()).to_string_lossy().into_owned();
-            Some(match codec::open(&file) {
-                Ok(picture) => opened(name, Some(file.canonicalize().unwrap_or(file)), picture),
-                Err(error) => Outcome::Failed { problem: error.into(), opening: true },
+            let mut watch = |preview| {
+                _ = sender.send(Outcome::Preview { file: file.clone(), preview });
+                context.request_repaint();
+            };
+            Some(match open(&file, &mut watch) {
+                Ok(opened) => Outcome::Opened(Box::new(opened)),
+                Err(problem) => Outcome::Failed { problem, opening: true },
             })
         });
     }
@@ -86,7 +145,70 @@ impl Tasks {
         self.spawn("paste", move || {
             let [width, height] = image.size.map(|side| u32::try_from(side).unwrap_or(0));
             let rgb = image.pixels.iter().flat_map(|pixel| [pixel.r(), pixel.g(), pixel.b()]).collect();
-            Picture::from_rgb(width, height, rgb).map(|picture| opened("pasted".into(), None, picture))
+            let source = Source { name: "pasted".into(), ..Source::default() };
+            let picture = Picture::from_rgb(width, height, rgb)?;
+            Some(Outcome::Opened(Box::new(Opened::photo(None, source, picture))))
+        });
+    }
+
+    /// Looks for sessions that were left behind.
+    pub fn look_for_left(&self, folder: PathBuf) {
+        self.spawn("left", move || Some(Outcome::Left(autosave::left(&folder))));
+    }
+
+    /// Throws one of them away, then looks again.
+    pub fn discard_left(&self, left: PathBuf, folder: PathBuf) {
+        self.spawn("left", move || {
+            autosave::discard(&left);
+            Some(Outcome::Left(autosave::left(&folder)))
+        });
+    }
+
+    /// Finds out how far the last state of a chain agrees with what was there.
+    pub fn examine(&self, document: u64, chain: Vec<ScaleState>) {
+        self.spawn("examine", move || {
+            let chain: Vec<&ScaleState> = chain.iter().collect();
+            let [.., parent, state] = chain.as_slice() else { return None };
+            let region = state.making.as_ref()?.region;
+            let cut = parent.picture.crop(region.x.into(), region.y.into(), region.width, region.height);
+            let bicubic = resize(&cut, state.picture.width(), state.picture.height(), Filter::Bicubic);
+            let agreement = examine(&chain);
+            let heat = agreement.as_ref().map(|agreement| Arc::new(agreement.heat.clone()));
+            let examined = Examined { agreement, heat, bicubic: Arc::new(bicubic) };
+            Some(Outcome::Examined { document, id: state.id, examined })
+        });
+    }
+
+    /// Saves a session; `number` and `revision` name what was saved.
+    pub fn save_session(&self, session: Session, number: u64, file: PathBuf, link_photo: bool, exporting: Exporting) {
+        self.spawn("save", move || {
+            let mut told = |fraction: f32| {
+                exporting.done.0.store((fraction * 1000.0) as u32, Ordering::Relaxed);
+                exporting.done.1.store(1000, Ordering::Relaxed);
+                !exporting.stop.load(Ordering::Relaxed)
+            };
+            let revision = session.history.revision();
+            Some(match session::save(&session, &file, link_photo, &mut told) {
+                Ok(()) => Outcome::Saved { document: number, file, revision },
+                Err(_) if exporting.stop.load(Ordering::Relaxed) => Outcome::Exported,
+                Err(error) => Outcome::Failed { problem: error.into(), opening: false },
+            })
+        });
+    }
+
+    /// Makes a film of a branch.
+    pub fn film(&self, branch: History, options: film::Options, file: PathBuf, exporting: Exporting) {
+        self.spawn("film", move || {
+            let mut told = |done: u32, all: u32| {
+                exporting.done.0.store(done, Ordering::Relaxed);
+                exporting.done.1.store(all, Ordering::Relaxed);
+                !exporting.stop.load(Ordering::Relaxed)
+            };
+            Some(match film::make(&branch, &options, &file, &mut told) {
+                Ok(made) => Outcome::Done(format!("{:.1} s of film: {}", made.seconds, file.display())),
+                Err(film::FilmError::Cancelled) => Outcome::Exported,
+                Err(error) => Outcome::Failed { problem: error.into(), opening: false },
+            })
         });
     }
 
@@ -107,7 +229,8 @@ impl Tasks {
 
     pub fn ask_for_picture(&self) {
         self.dialog(|dialog| {
-            let dialog = dialog.set_title("Open a picture").add_filter("Pictures", &READABLE);
+            let all: Vec<&str> = READABLE.iter().copied().chain([EXTENSION]).collect();
+            let dialog = dialog.set_title("Open a picture or a session").add_filter("Pictures and sessions", &all);
             dialog.pick_file().map(Action::OpenFile)
         });
     }
@@ -129,6 +252,8 @@ impl Tasks {
                 ExportKind::State | ExportKind::Strip | ExportKind::Sheet => {
                     dialog.add_filter("Pictures", &Format::ALL.map(Format::extension)).set_file_name(name).save_file()
                 }
+                ExportKind::Film => dialog.add_filter("Films", &["mp4", "gif"]).set_file_name(name).save_file(),
+                ExportKind::Session => dialog.add_filter("Sessions", &[EXTENSION]).set_file_name(name).save_file(),
             };
             place.map(|place| Action::ExportTo(kind, place))
         });
@@ -168,47 +293,107 @@ fn dialogs_missing() -> Option<Problem> {
     })
 }
 
-fn opened(name: String, file: Option<PathBuf>, picture: Picture) -> Outcome {
-    let thumbnail = Arc::new(history::thumbnail(&picture));
-    Outcome::Opened { name, file, picture: Arc::new(picture), thumbnail }
+/// Opens what a path names: an autosave's folder, a session, a picture that says how it was made, or a picture.
+fn open(file: &Path, watch: &mut dyn FnMut(Preview)) -> Result<Opened, Problem> {
+    let is_session = file.extension().is_some_and(|ending| ending.eq_ignore_ascii_case(EXTENSION));
+    if is_session || file.is_dir() {
+        let Session { history, choices } = session::open(file)?;
+        prepare_levels(&history.photo().picture);
+        let mut opened = Opened {
+            file: is_session.then(|| file.to_owned()),
+            history,
+            choices: Some(choices),
+            session_file: is_session.then(|| file.to_owned()),
+            restored_from: (!is_session).then(|| file.to_owned()),
+            rebuild: vec![],
+            note: None,
+        };
+        opened.note = opened.restored_from.is_some().then(|| "Restored".into());
+        return Ok(opened);
+    }
+    let mut note = None;
+    if let Some(recipe) = codec::xmp(file).and_then(|xmp| provenance::recipe(&xmp)).filter(|r| !r.steps.is_empty()) {
+        match photo_of(&recipe, file) {
+            Some(photo) => {
+                let picture = codec::open_watched(&photo, watch)?;
+                if (picture.width(), picture.height()) == (recipe.width, recipe.height) {
+                    let source = Source { file: Some(photo), ..recipe.photo };
+                    let count = recipe.steps.len();
+                    return Ok(Opened {
+                        rebuild: recipe.steps,
+                        note: Some(format!("Making the {count} steps of this picture again")),
+                        ..Opened::photo(Some(file.to_owned()), source, picture)
+                    });
+                }
+                note = Some(format!("{} has changed: this picture's chain is not made again", photo.display()));
+            }
+            None => {
+                let name = recipe.photo.file.map_or(recipe.photo.name, |file| file.display().to_string());
+                note = Some(format!("This was made from {name}, which is not there: opened as a photo"));
+            }
+        }
+    }
+    // The digest is made while the pixels are.
+    let (digest, picture) = std::thread::scope(|scope| {
+        let digest = std::thread::Builder::new().name("coz-digest".into()).spawn_scoped(scope, || digest::sha256(file));
+        let picture = codec::open_watched(file, watch);
+        (digest.ok().and_then(|thread| thread.join().ok()).and_then(Result::ok), picture)
+    });
+    let name = file.file_name().unwrap_or(file.as_os_str()).to_string_lossy().into_owned();
+    let absolute = file.canonicalize().unwrap_or_else(|_| file.to_owned());
+    let source = Source { name, file: Some(absolute), sha256: digest };
+    Ok(Opened { note, ..Opened::photo(Some(file.to_owned()), source, picture?) })
+}
+
+/// The photo of a recipe, if it is still the same.
+fn photo_of(recipe: &Recipe, file: &Path) -> Option<PathBuf> {
+    let photo = session::photo_beside(&recipe.photo, file)?;
+    let same = match &recipe.photo.sha256 {
+        Some(expected) => digest::sha256(&photo).is_ok_and(|found| found == *expected),
+        None => true,
+    };
+    same.then_some(photo)
 }
 
 fn export(input: &ExportInput) -> Result<String, crate::image::ImageError> {
-    let chain: Vec<&Picture> = input.chain.iter().map(|state| &*state.picture).collect();
+    let chain: Vec<&ScaleState> = input.chain.iter().collect();
+    let pictures: Vec<&Picture> = chain.iter().map(|state| &*state.picture).collect();
     let to = input.to.display();
     match input.kind {
         ExportKind::State => {
-            // The last of the chain is the state at hand.
-            if let Some(picture) = chain.last() {
-                codec::save(picture, &input.to)?;
-            }
+            stills::state(&input.source, &chain, &input.to)?;
             Ok(format!("Saved {to}"))
         }
         ExportKind::Chain => {
-            let states: Vec<_> = input.chain.iter().map(|state| (&*state.picture, state.magnification)).collect();
-            let files = stills::chain(&states, &input.to, &input.stem, input.format)?;
+            let files = stills::chain(&input.source, &chain, &input.to, input.format)?;
             Ok(format!("Saved {} pictures to {to}", files.len()))
         }
         ExportKind::Strip => {
-            codec::save(&strip::strip(&chain, input.size), &input.to)?;
+            codec::save_with(&strip::strip(&pictures, input.size), &input.to, Some(&xmp(input, &chain)))?;
             Ok(format!("Saved a strip of {} states: {to}", chain.len()))
         }
         ExportKind::Sheet => {
             let all: Vec<&Picture> = input.all.iter().map(|picture| &**picture).collect();
-            codec::save(&sheet::sheet(&all, input.size), &input.to)?;
+            codec::save_with(&sheet::sheet(&all, input.size), &input.to, Some(&xmp(input, &chain)))?;
             Ok(format!("Saved a sheet of {} states: {to}", all.len()))
         }
         ExportKind::Folders => {
-            let tree = Tree::new(&input.to, &input.stem);
-            for (i, state) in input.chain.iter().enumerate() {
-                tree.state(i, &state.picture, None)?;
+            let tree = Tree::new(&input.to, &input.source.stem());
+            for (i, state) in chain.iter().enumerate() {
+                tree.state(i, &state.picture, None, Some(&xmp(input, &chain[..=i])))?;
                 if let (Some(making), Some(i)) = (&state.making, i.checked_sub(1)) {
                     tree.prompt(i, &making.prompt)?;
                 }
             }
             // States differ in size here: the photo keeps its own.
-            tree.finish(&chain, input.size)?;
+            tree.finish(&pictures, input.size)?;
             Ok(format!("Saved {} states to {to}", chain.len()))
         }
+        // These have tasks of their own.
+        ExportKind::Film | ExportKind::Session => Ok(String::new()),
     }
+}
+
+fn xmp(input: &ExportInput, chain: &[&ScaleState]) -> String {
+    provenance::packet(&Recipe::of(&input.source, chain))
 }

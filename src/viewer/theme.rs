@@ -26,7 +26,11 @@ pub struct Palette {
 
 /// Of the theme in use.
 pub fn palette(ui: &egui::Ui) -> Palette {
-    if ui.visuals().dark_mode { DARK } else { LIGHT }
+    match ui.visuals() {
+        visuals if !visuals.dark_mode => LIGHT,
+        visuals if visuals.panel_fill == CONTRAST.panel => CONTRAST,
+        _ => DARK,
+    }
 }
 
 const DARK: Palette = Palette {
@@ -34,6 +38,13 @@ const DARK: Palette = Palette {
     panel: Color32::from_gray(0x1e),
     line: Color32::from_gray(0x2c),
     dim: Color32::from_gray(0x8a),
+};
+
+const CONTRAST: Palette = Palette {
+    canvas: Color32::BLACK,
+    panel: Color32::from_gray(0x01),
+    line: Color32::from_gray(0xd0),
+    dim: Color32::from_gray(0xe0),
 };
 
 const LIGHT: Palette = Palette {
@@ -66,11 +77,19 @@ pub fn install(context: &egui::Context, theme: Theme) {
 
 /// Switches the surroundings.
 pub fn apply(context: &egui::Context, theme: Theme) {
-    let dark = theme == Theme::Dark;
+    let dark = theme != Theme::Light;
+    let contrast = theme == Theme::Contrast;
     context.set_theme(if dark { egui::Theme::Dark } else { egui::Theme::Light });
-    let palette = if dark { DARK } else { LIGHT };
-    let (mut visuals, text) =
-        if dark { (Visuals::dark(), Color32::from_gray(0xd6)) } else { (Visuals::light(), Color32::from_gray(0x22)) };
+    let palette = match theme {
+        Theme::Dark => DARK,
+        Theme::Light => LIGHT,
+        Theme::Contrast => CONTRAST,
+    };
+    let (mut visuals, text) = match theme {
+        Theme::Dark => (Visuals::dark(), Color32::from_gray(0xd6)),
+        Theme::Light => (Visuals::light(), Color32::from_gray(0x22)),
+        Theme::Contrast => (Visuals::dark(), Color32::WHITE),
+    };
     let lift =
         |by: i16| Color32::from_gray((i16::from(palette.panel.r()) + if dark { by } else { -by }).clamp(0, 255) as u8);
     visuals.panel_fill = palette.panel;
@@ -98,7 +117,8 @@ pub fn apply(context: &egui::Context, theme: Theme) {
         widget.weak_bg_fill = fill;
         widget.corner_radius = CornerRadius::same(4);
         widget.fg_stroke = Stroke::new(1.0, text);
-        widget.bg_stroke = Stroke::NONE;
+        // Without shades to tell them apart, what can be pressed has a line around it.
+        widget.bg_stroke = if contrast { Stroke::new(1.0, Color32::WHITE) } else { Stroke::NONE };
         widget.expansion = 0.0;
     }
     widgets.noninteractive.bg_stroke = Stroke::new(1.0, palette.line);

@@ -8,19 +8,34 @@ use anyhow::{Context, bail};
 /// Which of the library's modules each may use, in the order of the data. `problem` puts all failures into words.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("models", &[]),
+    ("digest", &[]),
     ("image", &[]),
     ("region", &["image"]),
     ("prompt", &["image", "region"]),
     ("step", &["image", "region", "prompt", "models"]),
-    ("problem", &["image", "models", "step"]),
     ("history", &["image", "region", "prompt", "step"]),
     ("export", &["image", "history"]),
-    ("engine", &["image", "region", "prompt", "step", "history", "problem"]),
+    ("session", &["image", "digest", "step", "history"]),
     ("canvas", &["image", "region", "history"]),
-    ("settings", &["image", "step"]),
+    ("film", &["image", "history", "export", "canvas"]),
+    ("problem", &["image", "models", "step", "session", "film"]),
+    ("engine", &["image", "digest", "region", "prompt", "step", "history", "problem"]),
+    ("settings", &["image", "step", "film"]),
     ("train", &["image", "models"]),
-    ("viewer", &["image", "region", "step", "problem", "history", "export", "engine", "canvas", "settings"]),
-    ("cli", &["image", "region", "step", "problem", "export", "engine", "settings", "train", "viewer"]),
+    (
+        "viewer",
+        &[
+            "image", "digest", "region", "step", "problem", "history", "export", "session", "engine", "canvas", "film",
+            "settings",
+        ],
+    ),
+    (
+        "cli",
+        &[
+            "image", "digest", "region", "step", "problem", "history", "export", "session", "film", "engine",
+            "settings", "train", "viewer",
+        ],
+    ),
     // The program and the library's own page.
     ("main", &["cli"]),
     ("lib", &[]),
@@ -31,7 +46,9 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("tch", &["models", "step", "train", "engine/worker.rs", "image/tensor.rs"]),
     ("egui", &["viewer"]),
     ("eframe", &["viewer"]),
-    ("wgpu", &["canvas", "viewer", "cli/doctor.rs"]),
+    ("wgpu", &["canvas", "film/studio.rs", "viewer", "cli/doctor.rs"]),
+    ("openh264", &["film"]),
+    ("zip", &["session", "models"]),
     ("rfd", &["viewer"]),
     ("clap", &["cli"]),
 ];

@@ -5,13 +5,15 @@ use std::process::{Command, Stdio};
 
 use anyhow::bail;
 
-/// To compile: torch-sys is C++.
-pub const BUILD: &[&str] = &["g++"];
+/// To compile: torch-sys, libjpeg and openh264 are C and C++, the latter two with assembler for speed.
+pub const BUILD: &[&str] = &["g++", "nasm"];
 /// To open a window on X11 or Wayland; a software Vulkan driver comes on top where there is none at all.
-pub const WINDOW: &[&str] = &["g++", "libvulkan1", "libx11-xcb1", "libxcursor1", "libxi6", "libxkbcommon-x11-0"];
+pub const WINDOW: &[&str] =
+    &["g++", "nasm", "libvulkan1", "libx11-xcb1", "libxcursor1", "libxi6", "libxkbcommon-x11-0"];
 /// To draw windows without a screen and look at them.
 pub const TEST: &[&str] = &[
     "g++",
+    "nasm",
     "libvulkan1",
     "libx11-xcb1",
     "libxcursor1",

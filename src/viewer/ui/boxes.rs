@@ -71,6 +71,13 @@ pub fn made(painter: &Painter, rect: Rect, hovered: bool) {
     painter.rect_stroke(rect, CornerRadius::ZERO, Stroke::new(width, colour), StrokeKind::Outside);
 }
 
+/// Around a box whose turn is still to come: dashed.
+pub fn waiting(painter: &Painter, rect: Rect) {
+    let corners = [rect.left_top(), rect.right_top(), rect.right_bottom(), rect.left_bottom(), rect.left_top()];
+    painter.extend(egui::Shape::dashed_line(&corners, Stroke::new(3.0, Color32::from_black_alpha(120)), 6.0, 5.0));
+    painter.extend(egui::Shape::dashed_line(&corners, Stroke::new(1.5, theme::ACCENT), 6.0, 5.0));
+}
+
 /// A thin line along the bottom of a box whose step runs.
 pub fn progress(painter: &Painter, rect: Rect, fraction: f32) {
     let from = rect.left_bottom() + vec2(0.0, 4.0);

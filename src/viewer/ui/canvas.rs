@@ -6,7 +6,7 @@ use egui::{
     CursorIcon, Event, Key, MouseWheelSource, MouseWheelUnit, Painter, PointerButton, Pos2, Rect, Response, Sense, vec2,
 };
 
-use super::{boxes, minimap};
+use super::{boxes, compare, minimap};
 use crate::canvas::{Layer, Renderer, Scene, compose};
 use crate::export::stills::magnification_label;
 use crate::history::StateId;
@@ -68,21 +68,19 @@ pub fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
         ui.ctx().request_repaint();
         return;
     }
+    if document.film.is_some() {
+        play(viewer, ui, rect);
+        return;
+    }
     move_camera(document, &response, ui, frame, viewer.state.tool);
 
     let running = viewer.state.running.iter().filter_map(|running| running.overlay.clone());
     let overlays: Vec<_> = running.chain(document.born.values().map(|(_, overlay)| overlay.clone())).collect();
-    let (born, camera) = (&document.born, document.camera);
+    let (born, camera, screen) = (&document.born, document.camera, document.screen);
     let opacity = |id| Document::opacity(born, id);
-    let scene =
-        Scene { history: &document.history, camera, screen: document.screen, overlays: &overlays, opacity: &opacity };
+    let scene = Scene { history: &document.history, camera, screen, overlays: &overlays, opacity: &opacity };
     let layers = compose(&scene);
 
-    let painter = ui.painter().with_clip_rect(rect);
-    painter.add(egui_wgpu::Callback::new_paint_callback(
-        rect,
-        Paint { layers: layers.clone(), screen: document.screen, context: ui.ctx().clone() },
-    ));
     let pointer = response.hover_pos().filter(|_| !viewer.state.help);
     viewer.pointer_in_state = pointer.and_then(|at| {
         let layer = layer_of(&layers, document.history.current().id)?;
@@ -90,15 +88,40 @@ pub fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
         let inside = x >= 0.0 && y >= 0.0 && x < layer.picture.width().into() && y < layer.picture.height().into();
         inside.then_some([x.floor(), y.floor()])
     });
+    let comparison = compare::choose(viewer, ui, &layers, pointer.map(|at| frame.pixels(at)));
+    let drawn = comparison.as_ref().map_or_else(|| layers.clone(), |other| other.arrange(&layers, screen));
+    let painter = ui.painter().with_clip_rect(rect);
+    painter
+        .add(egui_wgpu::Callback::new_paint_callback(rect, Paint { layers: drawn, screen, context: ui.ctx().clone() }));
 
-    let surface = Surface { ui, painter, frame, layers, pointer };
+    let surface = Surface { ui, painter: painter.clone(), frame, layers, pointer };
     let hovered = children(viewer, &surface);
-    hand_box(viewer, &surface, &response, hovered);
+    let chosen = hand_box(viewer, &surface, &response, hovered);
+    viewer.work_ahead(chosen.as_ref());
     running_box(viewer, &surface);
+    waiting_boxes(viewer, &surface);
+    if let Some(comparison) = comparison {
+        comparison.paint(viewer, ui, &painter, rect);
+    }
     if let Some(document) = &viewer.state.document {
         let texture = viewer.thumbnails.get(ui.ctx(), document.history.photo());
         minimap::show(document, &texture, ui, rect);
     }
+}
+
+/// The film's frame of this moment, drawn by the canvas itself.
+fn play(viewer: &mut Viewer, ui: &egui::Ui, rect: Rect) {
+    let Some(document) = &viewer.state.document else { return };
+    let Some(film) = &document.film else { return };
+    let moment = film.path.at(film.start.elapsed());
+    let opacity = |id| moment.opacity(id);
+    let screen = document.screen;
+    let scene = Scene { history: &film.branch, camera: moment.camera, screen, overlays: &[], opacity: &opacity };
+    let layers = compose(&scene);
+    let painter = ui.painter().with_clip_rect(rect);
+    painter.add(egui_wgpu::Callback::new_paint_callback(rect, Paint { layers, screen, context: ui.ctx().clone() }));
+    viewer.pointer_in_state = None;
+    ui.ctx().request_repaint();
 }
 
 fn is_hand(ui: &egui::Ui, tool: Tool) -> bool {
@@ -180,14 +203,26 @@ fn children(viewer: &mut Viewer, surface: &Surface) -> Option<StateId> {
 }
 
 /// Draws, hints at and places the zoom box.
-fn hand_box(viewer: &mut Viewer, surface: &Surface, response: &Response, hovered: Option<StateId>) {
+///
+/// Returns the box that would be run if it were let go now.
+fn hand_box(
+    viewer: &mut Viewer,
+    surface: &Surface,
+    response: &Response,
+    hovered: Option<StateId>,
+) -> Option<PlacedBox> {
     let Surface { ui, painter, frame, layers, pointer } = surface;
     let size = viewer.state.settings.process_size;
     let hand = is_hand(ui, viewer.state.tool);
-    let Some(document) = &mut viewer.state.document else { return };
+    let queues = ui.input(|input| input.modifiers.command);
+    let place = |placed: &PlacedBox| match queues {
+        true => Action::QueueBox(placed.parent, placed.target),
+        false => Action::PlaceBox(placed.parent, placed.target),
+    };
+    let document = viewer.state.document.as_mut()?;
     if hand && document.drawing_from.is_none() {
         ui.ctx().set_cursor_icon(if response.dragged() { CursorIcon::Grabbing } else { CursorIcon::Grab });
-        return;
+        return None;
     }
     if response.drag_started_by(PointerButton::Primary) {
         // Where it was pressed, not where it was first seen moving.
@@ -199,7 +234,7 @@ fn hand_box(viewer: &mut Viewer, surface: &Surface, response: &Response, hovered
         if document.drawing_from.is_some() || document.placed.is_some() {
             viewer.actions.push(Action::Cancel);
         }
-        return;
+        return None;
     }
     let drawn = document
         .drawing_from
@@ -209,19 +244,20 @@ fn hand_box(viewer: &mut Viewer, surface: &Surface, response: &Response, hovered
         if document.drawing_from.take().is_some()
             && let Some(placed) = &drawn
         {
-            viewer.actions.push(Action::PlaceBox(placed.parent, placed.target));
+            viewer.actions.push(place(placed));
         }
     } else if response.clicked_by(PointerButton::Primary) {
         document.drawing_from = None;
         if let Some(child) = hovered {
             viewer.actions.push(Action::GoTo(child));
         } else if let Some(placed) = pointer.and_then(|at| clicked_box(document, layers, frame.pixels(at), size)) {
-            viewer.actions.push(Action::PlaceBox(placed.parent, placed.target));
+            viewer.actions.push(place(&placed));
         }
-        return;
+        return None;
     }
     if let Some(chosen) = drawn.or_else(|| document.placed.clone()) {
         paint_box(document, surface, &chosen);
+        return Some(chosen);
     } else if hovered.is_some() {
         ui.ctx().set_cursor_icon(CursorIcon::PointingHand);
     } else if let Some(hint) = pointer.and_then(|at| clicked_box(document, layers, frame.pixels(at), size)) {
@@ -231,7 +267,10 @@ fn hand_box(viewer: &mut Viewer, surface: &Surface, response: &Response, hovered
             let label = magnification_label(magnification * hint.plan.factor);
             boxes::hinted(painter, frame.rect, rect, &format!("click: {label}"));
         }
+        // A pointer that rests is about to click.
+        return Some(hint).filter(|_| ui.input(|input| !input.pointer.is_moving()));
     }
+    None
 }
 
 /// The square between two points, on the topmost state that holds all of it (else on the photo, cut to it).
@@ -307,6 +346,15 @@ fn running_box(viewer: &Viewer, Surface { painter, frame, layers, .. }: &Surface
         let rect = region_rect(layer, region, frame);
         boxes::outline(painter, rect);
         boxes::progress(painter, rect, running.fraction);
+    }
+}
+
+/// Boxes whose turn is still to come.
+fn waiting_boxes(viewer: &Viewer, Surface { painter, frame, layers, .. }: &Surface) {
+    for queued in viewer.state.queue.iter().filter(|queued| queued.after.is_none()) {
+        if let (Some(layer), Some(&region)) = (layer_of(layers, queued.parent), queued.job.regions.first()) {
+            boxes::waiting(painter, region_rect(layer, region, frame));
+        }
     }
 }
 

@@ -3,8 +3,8 @@
 use egui::{Align, Align2, Color32, CornerRadius, FontId, Rect, ScrollArea, Sense, Stroke, StrokeKind, pos2, vec2};
 
 use super::heading;
-use crate::history::ScaleState;
-use crate::viewer::actions::Action;
+use crate::history::{ScaleState, StateId};
+use crate::viewer::actions::{Action, Against, CompareMode};
 use crate::viewer::state::Document;
 use crate::viewer::{Viewer, theme};
 
@@ -21,13 +21,19 @@ pub fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
         ui.spacing_mut().item_spacing.y = 2.0;
         let current = document.history.current().id;
         for (depth, state) in document.history.outline() {
+            // Of several made of one box only the one picked shows, with their number; the panel on the right has all.
+            let variants = document.history.variants(state.id);
+            let picked = picked(document, &variants);
+            if picked.is_some_and(|picked| picked != state.id) {
+                continue;
+            }
             let texture = thumbnails.get(ui.ctx(), state);
             let size = vec2(ui.available_width(), ROW);
             let (rect, response) = ui.allocate_exact_size(size, Sense::click());
             let is_current = state.id == current;
             let label = format!("State {}", Document::title(state));
             response.widget_info(|| egui::WidgetInfo::selected(egui::Role::Button, true, is_current, &label));
-            paint(ui, rect, depth, state, &texture, is_current, response.hovered());
+            paint(ui, rect, depth, state, &texture, is_current, response.hovered(), variants.len());
             let response = response.on_hover_text(description(state));
             if is_current {
                 // Once it has moved, not on every frame: the list stays where the user scrolled it.
@@ -44,6 +50,13 @@ pub fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
                 if ui.button(Action::GoTo(state.id).label()).clicked() {
                     actions.push(Action::GoTo(state.id));
                 }
+                let against = Action::CompareWith(Against::State(state.id));
+                if ui.add_enabled(!is_current, egui::Button::new(against.label())).clicked() {
+                    actions.push(against);
+                    if viewer.state.compare == CompareMode::Off {
+                        actions.push(Action::Compare(CompareMode::Split));
+                    }
+                }
                 let deletable = state.parent.is_some();
                 if ui.add_enabled(deletable, egui::Button::new(Action::Delete.label())).clicked() {
                     actions.push(Action::DeleteState(state.id));
@@ -53,6 +66,7 @@ pub fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
     });
 }
 
+#[allow(clippy::too_many_arguments, reason = "one call site, all of it needed")]
 fn paint(
     ui: &egui::Ui,
     rect: Rect,
@@ -61,6 +75,7 @@ fn paint(
     texture: &egui::TextureHandle,
     is_current: bool,
     hovered: bool,
+    variants: usize,
 ) {
     let painter = ui.painter();
     let palette = theme::palette(ui);
@@ -80,6 +95,14 @@ fn paint(
     let cell = Rect::from_min_size(pos2(left, rect.top() + 4.0), vec2(ROW - 8.0, ROW - 8.0));
     let image = fitted(cell, texture.size_vec2());
     painter.image(texture.id(), image, Rect::from_min_max(pos2(0.0, 0.0), pos2(1.0, 1.0)), Color32::WHITE);
+    if variants > 1 {
+        // Stacked: the others peep out behind.
+        for offset in [4.0, 2.0] {
+            let behind = image.translate(vec2(offset, -offset));
+            painter.rect_stroke(behind, CornerRadius::ZERO, Stroke::new(1.0, palette.dim), StrokeKind::Outside);
+        }
+        painter.image(texture.id(), image, Rect::from_min_max(pos2(0.0, 0.0), pos2(1.0, 1.0)), Color32::WHITE);
+    }
     let outline = if is_current { theme::ACCENT } else { palette.line };
     painter.rect_stroke(image, CornerRadius::ZERO, Stroke::new(1.0, outline), StrokeKind::Outside);
 
@@ -95,16 +118,28 @@ fn paint(
         }
         Some(making) => {
             let words = if making.prompt.is_empty() { "no words".into() } else { making.prompt.replace('\n', " ") };
-            line(12.0, format!("{}  ·  {:.1} s", Document::title(state), making.elapsed.as_secs_f64()), 13.0, text);
+            let stacked = if variants > 1 { format!("  ·  {variants} variants") } else { String::new() };
+            let title = format!("{}  ·  {:.1} s{stacked}", Document::title(state), making.elapsed.as_secs_f64());
+            line(12.0, title, 13.0, text);
             line(29.0, words, 11.0, palette.dim);
             line(44.0, format!("{}  ·  seed {}", model_name(state), making.seed), 11.0, palette.dim);
         }
     }
 }
 
+/// Which of the states made of one box is shown for all of them: the one on the way to the state at hand, else the one
+/// looked at last, else the newest.
+fn picked(document: &Document, variants: &[&ScaleState]) -> Option<StateId> {
+    let history = &document.history;
+    let parent = variants.first()?.parent?;
+    let last = history.last_child(parent);
+    let looked_at = variants.iter().find(|variant| Some(variant.id) == last);
+    looked_at.or(variants.last()).map(|variant| variant.id)
+}
+
 fn model_name(state: &ScaleState) -> String {
     let model = state.making.as_ref().and_then(|making| making.model.as_ref());
-    model.map_or_else(|| "reduced, no model".into(), |model| model.name.clone())
+    model.map_or_else(|| "reduced, no model".into(), crate::step::ModelUsed::name)
 }
 
 /// What the tooltips of a state say.
@@ -120,7 +155,7 @@ pub fn description(state: &ScaleState) -> String {
         format!("Took {:.2} s, seed {}", making.elapsed.as_secs_f64(), making.seed),
     ];
     if !making.prompt.is_empty() {
-        let unheard = making.model.as_ref().is_some_and(|model| !model.takes_text);
+        let unheard = making.model.as_ref().is_some_and(|model| !model.takes_text());
         let note = if unheard { " (the model takes no text)" } else { "" };
         lines.insert(1, format!("Prompt{note}: {}", making.prompt));
     }

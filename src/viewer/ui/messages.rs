@@ -22,6 +22,19 @@ pub fn show(viewer: &mut Viewer, ui: &egui::Ui) {
                     Message::Done(line) => {
                         ui.add(Label::new(line).wrap());
                     }
+                    Message::Offer(left) => {
+                        let states =
+                            if left.states == 1 { "1 state".into() } else { format!("{} states", left.states) };
+                        ui.label(RichText::new(format!("Unsaved work was found: {}, {states}", left.name)).strong());
+                        ui.horizontal(|ui| {
+                            if ui.button(Action::Restore(left.folder.clone()).label()).clicked() {
+                                viewer.actions.push(Action::Restore(left.folder.clone()));
+                            }
+                            if ui.button(Action::DiscardLeft(left.folder.clone()).label()).clicked() {
+                                viewer.actions.push(Action::DiscardLeft(left.folder.clone()));
+                            }
+                        });
+                    }
                     Message::Problem(problem) => {
                         ui.label(RichText::new(&problem.title).color(theme::ERROR).strong());
                         ui.add(Label::new(&problem.details).wrap().selectable(true));

@@ -3,10 +3,13 @@
 
 mod boxes;
 mod canvas;
+mod compare;
+mod film;
 mod help;
 mod history_panel;
 mod messages;
 mod minimap;
+mod palette;
 mod prompt_panel;
 mod status_bar;
 mod top_bar;
@@ -24,31 +27,59 @@ pub(super) fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
     let palette = theme::palette(ui);
     let panel = |x, y| Frame::new().fill(palette.panel).inner_margin(Margin::symmetric(x, y));
     let has_photo = viewer.state.document.is_some();
-    let panels = viewer.state.settings.panels;
+    let settings = &viewer.state.settings;
+    let (panels, info, widths) = (settings.panels, settings.info, settings.panel_widths);
     if panels || !has_photo {
         Panel::top("top").exact_size(40.0).frame(panel(12, 0)).show(ui, |ui| top_bar::show(viewer, ui));
         Panel::bottom("status").exact_size(28.0).frame(panel(12, 0)).show(ui, |ui| status_bar::show(viewer, ui));
     }
     if panels && has_photo {
         let side = |panel: Panel| panel.size_range(200.0..=360.0).resizable(true);
-        side(Panel::left("history"))
-            .default_size(232.0)
+        let left = side(Panel::left("history"))
+            .default_size(widths[0])
             .frame(panel(12, 12))
             .show(ui, |ui| history_panel::show(viewer, ui));
-        side(Panel::right("prompt"))
-            .default_size(264.0)
-            .frame(panel(12, 12))
-            .show(ui, |ui| prompt_panel::show(viewer, ui));
+        viewer.state.settings.panel_widths[0] = left.response.rect.width().round();
+        if info {
+            let right = side(Panel::right("prompt"))
+                .default_size(widths[1])
+                .frame(panel(12, 12))
+                .show(ui, |ui| prompt_panel::show(viewer, ui));
+            viewer.state.settings.panel_widths[1] = right.response.rect.width().round();
+        }
     }
+    remember_window(viewer, ui);
     CentralPanel::default().frame(Frame::new().fill(palette.canvas)).show(ui, |ui| {
-        if has_photo {
+        if viewer.state.opening.as_ref().is_some_and(|opening| opening.preview.is_some()) {
+            welcome::preview(viewer, ui);
+        } else if has_photo {
             canvas::show(viewer, ui);
         } else {
             welcome::show(viewer, ui);
         }
         messages::show(viewer, ui);
     });
+    film::show(viewer, ui);
+    palette::show(viewer, ui);
     help::show(viewer, ui);
+}
+
+/// The next start opens a window like this one.
+fn remember_window(viewer: &mut Viewer, ui: &egui::Ui) {
+    let (size, maximized, fullscreen) = ui.input(|input| {
+        let viewport = input.viewport();
+        let size = viewport.inner_rect.map(|rect| rect.size());
+        (size, viewport.maximized.unwrap_or(false), viewport.fullscreen.unwrap_or(false))
+    });
+    let settings = &mut viewer.state.settings;
+    // While it is being resized nothing is written.
+    if ui.input(|input| input.pointer.any_down()) || fullscreen {
+        return;
+    }
+    settings.maximized = maximized;
+    if let Some(size) = size.filter(|size| !maximized && size.x >= 900.0 && size.y >= 600.0) {
+        settings.window = [size.x.round(), size.y.round()];
+    }
 }
 
 /// Keys become actions before any widget sees them; while a text field has the focus only those that cannot be text.
@@ -59,15 +90,15 @@ fn take_keys(viewer: &mut Viewer, ui: &egui::Ui) {
     let in_menu = egui::Popup::is_any_open(context);
     let on_widget = !typing && context.memory(|memory| memory.focused().is_some());
     let belongs_to_widget = |key: Key| (in_menu && key == Key::Escape) || (on_widget && key == Key::Enter);
-    let mut shortcuts: Vec<_> = Action::with_keys()
-        .into_iter()
-        .flat_map(|action| action.shortcuts().into_iter().map(move |shortcut| (action.clone(), shortcut)))
-        .collect();
-    // Ctrl+Shift+S before Ctrl+S, which would take both.
-    let modifiers = |m: egui::Modifiers| u8::from(m.command) + u8::from(m.shift) + u8::from(m.alt);
-    shortcuts.sort_by_key(|(_, shortcut)| std::cmp::Reverse(modifiers(shortcut.modifiers)));
-    for (action, shortcut) in shortcuts {
-        let allowed = !typing || action.works_while_typing(&shortcut);
+    if viewer.state.rebinding.is_some() || viewer.state.palette.is_some() {
+        // There the keys are the list's, but for the one that closes it.
+        if viewer.state.palette.is_some() && context.input_mut(|i| i.consume_key(egui::Modifiers::NONE, Key::Escape)) {
+            viewer.actions.push(Action::TogglePalette);
+        }
+        return;
+    }
+    for (action, shortcut) in viewer.state.bindings.sorted() {
+        let allowed = (!typing || action.works_while_typing(&shortcut)) && !action.is_held();
         // Shift+Tab stays what it is: it walks through the widgets.
         let is_walk = shortcut.logical_key == Key::Tab && context.input(|input| input.modifiers.any());
         if !allowed || is_walk || belongs_to_widget(shortcut.logical_key) {
@@ -79,7 +110,7 @@ fn take_keys(viewer: &mut Viewer, ui: &egui::Ui) {
     }
     // Copying arrives as an event of its own, so that every system's key for it works.
     let copies = |event: &egui::Event| matches!(event, egui::Event::Copy);
-    if !typing && context.input(|input| input.events.iter().any(copies)) {
+    if !typing && has_photo(viewer) && context.input(|input| input.events.iter().any(copies)) {
         viewer.actions.push(Action::Copy);
     }
 }
@@ -109,12 +140,21 @@ fn take_files(viewer: &mut Viewer, ui: &egui::Ui) {
     }
 }
 
+fn has_photo(viewer: &Viewer) -> bool {
+    viewer.state.document.is_some()
+}
+
 /// A small button with an icon, whose tooltip names the action and its key.
 fn icon_button(viewer: &mut Viewer, ui: &mut egui::Ui, icon: &str, action: Action, enabled: bool) {
     let label = action.label();
     let button = egui::Button::new(egui::RichText::new(icon).size(16.0)).frame_when_inactive(false);
-    let button = button.selected(action == Action::Use(viewer.state.tool));
-    let response = ui.add_enabled(enabled, button).on_hover_text(action.tooltip(ui.ctx()));
+    let is_on = match &action {
+        Action::Use(tool) => *tool == viewer.state.tool,
+        Action::Compare(mode) => *mode == viewer.state.compare,
+        _ => false,
+    };
+    let button = button.selected(is_on);
+    let response = ui.add_enabled(enabled, button).on_hover_text(viewer.state.bindings.tooltip(&action, ui.ctx()));
     response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Button, enabled, &label));
     if response.clicked() {
         viewer.actions.push(action);

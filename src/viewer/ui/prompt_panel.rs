@@ -3,9 +3,10 @@
 use egui::{Button, DragValue, Key, KeyboardShortcut, Modifiers, RichText, ScrollArea, TextEdit};
 use egui_material_icons::icons as icon;
 
+use super::compare::count;
 use super::{dim, heading, icon_button};
 use crate::export::stills::magnification_label;
-use crate::viewer::actions::Action;
+use crate::viewer::actions::{Action, Against, CompareMode};
 use crate::viewer::state::Document;
 use crate::viewer::{Viewer, theme};
 
@@ -63,13 +64,21 @@ fn next_step(viewer: &mut Viewer, ui: &mut egui::Ui) {
     };
     let text = RichText::new(format!("{label}   {}", icon::ICON_KEYBOARD_RETURN.codepoint)).color(theme::ON_ACCENT);
     let button = Button::new(text).fill(theme::ACCENT).min_size(egui::vec2(ui.available_width(), 32.0));
-    let response = ui.add(button).on_hover_text(Action::Run.tooltip(ui.ctx()));
+    let response = ui.add(button).on_hover_text(viewer.state.bindings.tooltip(&Action::Run, ui.ctx()));
     response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Button, true, &label));
     if response.clicked() {
         viewer.actions.push(Action::Run);
     }
-    let waits = "The box waits: Enter runs it, Esc drops it.";
+    let waits = "The box waits: Enter runs it, Q queues it, V makes variants, Esc drops it.";
     ui.label(dim(ui, if placed.is_some() { waits } else { "Or drag a box on the picture; a click zooms 4x." }));
+    if !viewer.state.queue.is_empty() {
+        ui.horizontal(|ui| {
+            ui.label(dim(ui, format!("{} in the queue", viewer.state.queue.len())));
+            if ui.small_button("Clear").on_hover_text(Action::ClearQueue.label()).clicked() {
+                viewer.actions.push(Action::ClearQueue);
+            }
+        });
+    }
 }
 
 /// A field for words; whether Enter was pressed in it. Shift+Enter makes a new line.
@@ -90,32 +99,123 @@ fn this_state(viewer: &mut Viewer, ui: &mut egui::Ui) {
     heading(ui, "THIS STATE");
     ui.label(Document::title(state));
     ui.label(dim(ui, super::history_panel::description(state)));
-    let Some(making) = &state.making else { return };
-    let [across, down] = document.history.evidence(state);
-    ui.label(dim(ui, format!("Rests on {} x {} pixels of the photo", pixels(across), pixels(down))))
-        .on_hover_text("All the evidence behind this view; what goes beyond it, the model made up.");
-    if let Some(agreement) = making.agreement {
-        let told =
-            if agreement.is_finite() { format!("Agreement {agreement:.1} dB") } else { "Agreement: exact".into() };
-        ui.label(dim(ui, told)).on_hover_text(
-            "The result, reduced again, against the region it was made from: PSNR of luma. Higher is closer.",
-        );
+    if let Some(making) = &state.making {
+        let [across, down] = document.history.evidence(state);
+        ui.label(dim(ui, format!("Rests on {} x {} pixels of the photo", count(across), count(down))))
+            .on_hover_text("All the evidence behind this state; what goes beyond it, the model made up.");
+        agreement(document, making.agreement, ui);
     }
-    if making.model.is_none() {
+    let state = document.history.current();
+    let is_reduced = state.making.as_ref().is_some_and(|making| making.model.is_none());
+    if is_reduced {
         ui.label(dim(ui, "The box is larger than a state: it was only reduced, nothing is invented."));
+    } else if state.making.is_some() {
+        ui.add_space(4.0);
+        let entered = words(ui, &mut document.edited.prompt, "Prompt of this state", "No words");
+        ui.horizontal(|ui| {
+            let width = (ui.available_width() - 8.0) / 2.0;
+            for (action, tip) in [
+                (Action::RunAgain, "A sibling of this state with these words, the seed and the model above"),
+                (Action::Variants, "Four siblings of this state with other seeds; pick the best"),
+            ] {
+                let button = ui.add_sized([width, 28.0], Button::new(action.label())).on_hover_text(tip);
+                if button.clicked() || (entered && action == Action::RunAgain) {
+                    viewer.actions.push(action);
+                }
+            }
+        });
+    }
+    variants(viewer, ui);
+    pinned(viewer, ui);
+    compare(viewer, ui);
+}
+
+fn agreement(document: &Document, with_parent: Option<f64>, ui: &mut egui::Ui) {
+    let Some(with_parent) = with_parent else { return };
+    let decibels = |value: f64| if value.is_finite() { format!("{value:.1} dB") } else { "exact".into() };
+    let examined = document.examined(document.history.current().id);
+    let along = examined.and_then(|examined| examined.agreement.as_ref());
+    let along = along.map(|agreement| format!(", with the photo {}", decibels(agreement.with_photo)));
+    ui.label(dim(ui, format!("Agreement {}{}", decibels(with_parent), along.unwrap_or_default()))).on_hover_text(
+        "The result, reduced again, against the box it was made from, and down the whole chain against the photo's own \
+         pixels: PSNR of luma. Higher is closer. Hold X to see where it tells something else.",
+    );
+}
+
+/// Siblings of the same box, to pick from.
+fn variants(viewer: &mut Viewer, ui: &mut egui::Ui) {
+    let Some(document) = &viewer.state.document else { return };
+    let current = document.history.current().id;
+    let variants = document.history.variants(current);
+    if variants.len() < 2 {
         return;
     }
-    ui.add_space(4.0);
-    let entered = words(ui, &mut document.edited.prompt, "Prompt of this state", "No words");
-    let again = Button::new(Action::RunAgain.label()).min_size(egui::vec2(ui.available_width(), 28.0));
-    let again =
-        ui.add(again).on_hover_text("Makes a sibling of this state with these words, the seed and the model above");
-    if again.clicked() || entered {
-        viewer.actions.push(Action::RunAgain);
+    ui.add_space(8.0);
+    heading(ui, &format!("{} VARIANTS OF THIS BOX", variants.len()));
+    ui.horizontal_wrapped(|ui| {
+        for (number, state) in (1..).zip(variants) {
+            let texture = viewer.thumbnails.get(ui.ctx(), state);
+            let image = egui::Image::new((texture.id(), egui::vec2(48.0, 48.0)));
+            let button = ui.add(Button::image(image).selected(state.id == current));
+            let name = format!("Variant {number}");
+            button.widget_info(|| egui::WidgetInfo::selected(egui::Role::Button, true, state.id == current, &name));
+            if button.on_hover_text(super::history_panel::description(state)).clicked() {
+                viewer.actions.push(Action::GoTo(state.id));
+            }
+        }
+    });
+}
+
+/// Words that go into every prompt from here on down.
+fn pinned(viewer: &mut Viewer, ui: &mut egui::Ui) {
+    let Some(document) = &mut viewer.state.document else { return };
+    let id = document.history.current().id;
+    ui.add_space(8.0);
+    heading(ui, "PINNED WORDS");
+    let mut words = document.pinned.get(&id).cloned().unwrap_or_default();
+    let field =
+        TextEdit::singleline(&mut words).hint_text("In every prompt below this state").desired_width(f32::INFINITY);
+    let response = ui.add(field);
+    response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::TextInput, true, "Pinned words"));
+    if response.changed() {
+        match words.is_empty() {
+            true => document.pinned.remove(&id),
+            false => document.pinned.insert(id, words),
+        };
+    }
+    let parent = document.history.current().parent;
+    let above = parent.map(|parent| document.pinned_words(parent).join(", ")).unwrap_or_default();
+    if !above.is_empty() {
+        ui.label(dim(ui, format!("From above: {above}")));
     }
 }
 
-/// Fractions only where they matter.
-fn pixels(side: f64) -> String {
-    if side >= 10.0 { format!("{side:.0}") } else { format!("{side:.1}") }
+fn compare(viewer: &mut Viewer, ui: &mut egui::Ui) {
+    let Some(document) = &viewer.state.document else { return };
+    if document.history.current().making.is_none() {
+        return;
+    }
+    ui.add_space(8.0);
+    heading(ui, "COMPARE WITH");
+    let other = match viewer.state.against {
+        Against::State(id) => document.history.get(id).map(|state| (id, Document::title(state))),
+        _ => None,
+    };
+    ui.horizontal_wrapped(|ui| {
+        let against = &mut viewer.state.against;
+        ui.selectable_value(against, Against::Bicubic, "Bicubic");
+        ui.selectable_value(against, Against::Photo, "Photo");
+        if let Some((id, title)) = other {
+            ui.selectable_value(against, Against::State(id), title);
+        }
+    });
+    ui.horizontal(|ui| {
+        for (mode, name) in [(CompareMode::Split, "Split"), (CompareMode::Lens, "Lens")] {
+            let tip = viewer.state.bindings.tooltip(&Action::Compare(mode), ui.ctx());
+            if ui.selectable_label(viewer.state.compare == mode, name).on_hover_text(tip).clicked() {
+                viewer.actions.push(Action::Compare(mode));
+            }
+        }
+    });
+    ui.label(dim(ui, "Hold C to flip, X for where it disagrees, E for the photo's pixels. Right-click a state in the history to compare with it."));
 }

@@ -5,9 +5,10 @@ use egui_material_icons::icons as icon;
 
 use super::{dim, icon_button};
 use crate::image::AlignMethod;
+use crate::settings::Theme;
 use crate::step::Backbone;
 use crate::viewer::Viewer;
-use crate::viewer::actions::{Action, ExportKind, Tool};
+use crate::viewer::actions::{Action, CompareMode, ExportKind, Tool};
 
 pub fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
     ui.horizontal_centered(|ui| {
@@ -16,16 +17,23 @@ pub fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
             .response
             .widget_info(|| egui::WidgetInfo::labeled(egui::Role::Button, true, "Menu"));
         icon_button(viewer, ui, icon::ICON_FOLDER_OPEN.codepoint, Action::Open, true);
-        icon_button(viewer, ui, icon::ICON_SAVE.codepoint, Action::Export(ExportKind::State), has_photo);
+        icon_button(viewer, ui, icon::ICON_SAVE.codepoint, Action::Save, has_photo);
         ui.add_space(8.0);
         if let Some(document) = &viewer.state.document {
             let photo = &document.history.photo().picture;
-            ui.add(egui::Label::new(RichText::new(&document.name).strong()).truncate());
+            let unsaved = if document.is_unsaved() { " •" } else { "" };
+            let name = egui::Label::new(RichText::new(format!("{}{unsaved}", document.name)).strong()).truncate();
+            ui.add(name).on_hover_text(match unsaved {
+                "" => "Saved, or nothing made yet",
+                _ => "Not saved to a file yet; kept on the disk all the same, even through a crash",
+            });
             ui.label(dim(ui, format!("{} x {}", photo.width(), photo.height())));
         }
         ui.with_layout(Layout::right_to_left(Align::Center), |ui| {
             icon_button(viewer, ui, icon::ICON_HELP.codepoint, Action::ToggleHelp, true);
-            icon_button(viewer, ui, icon::ICON_CONTRAST.codepoint, Action::ToggleTheme, true);
+            icon_button(viewer, ui, icon::ICON_CONTRAST.codepoint, Action::NextTheme, true);
+            icon_button(viewer, ui, icon::ICON_MOVIE.codepoint, Action::ToggleFilm, has_photo);
+            icon_button(viewer, ui, icon::ICON_COMPARE.codepoint, Action::Compare(CompareMode::Split), has_photo);
             icon_button(viewer, ui, icon::ICON_FIT_SCREEN.codepoint, Action::Fit, has_photo);
             icon_button(viewer, ui, icon::ICON_PAN_TOOL.codepoint, Action::Use(Tool::Hand), has_photo);
             icon_button(viewer, ui, icon::ICON_FRAME_INSPECT.codepoint, Action::Use(Tool::Zoom), has_photo);
@@ -38,29 +46,48 @@ pub fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
 fn menu(viewer: &mut Viewer, ui: &mut egui::Ui, has_photo: bool) {
     items(viewer, ui, true, &[Action::Open]);
     recent(viewer, ui);
+    items(viewer, ui, has_photo, &[Action::Save, Action::Export(ExportKind::Session), Action::Close]);
     ui.separator();
-    let kinds = [ExportKind::State, ExportKind::Chain, ExportKind::Strip, ExportKind::Sheet, ExportKind::Folders];
-    items(viewer, ui, has_photo, &kinds.map(Action::Export));
-    items(viewer, ui, has_photo, &[Action::Copy]);
-    ui.menu_button("Format of exports", |ui| {
-        for format in crate::image::Format::ALL {
-            let name = format.extension().to_uppercase();
-            ui.radio_value(&mut viewer.state.settings.export_format, format, name);
+    ui.add_enabled_ui(has_photo, |ui| {
+        ui.menu_button("Export", |ui| {
+            let kinds =
+                [ExportKind::State, ExportKind::Chain, ExportKind::Strip, ExportKind::Sheet, ExportKind::Folders];
+            items(viewer, ui, true, &kinds.map(Action::Export));
+            ui.menu_button("Format of pictures", |ui| {
+                for format in crate::image::Format::ALL {
+                    let name = format.extension().to_uppercase();
+                    ui.radio_value(&mut viewer.state.settings.export_format, format, name);
+                }
+            });
+        });
+    });
+    items(viewer, ui, has_photo, &[Action::ToggleFilm, Action::Copy]);
+    ui.separator();
+    items(viewer, ui, has_photo, &[Action::Variants, Action::Enqueue, Action::Delete, Action::Undo, Action::Redo]);
+    ui.separator();
+    ui.menu_button("View", |ui| {
+        items(viewer, ui, true, &[Action::TogglePanels, Action::ToggleInfo, Action::ToggleFullscreen]);
+        for theme in [Theme::Dark, Theme::Light, Theme::Contrast] {
+            if ui.radio(viewer.state.settings.theme == theme, Action::UseTheme(theme).label()).clicked() {
+                viewer.actions.push(Action::UseTheme(theme));
+            }
         }
     });
+    let settings = &mut viewer.state.settings;
+    ui.checkbox(&mut settings.follow, Action::ToggleFollow.label());
+    ui.checkbox(&mut settings.motion, Action::ToggleMotion.label());
+    ui.checkbox(&mut settings.work_ahead, Action::ToggleWorkAhead.label())
+        .on_hover_text("Boxes are prepared while they are being placed");
+    ui.checkbox(&mut settings.link_photo, Action::ToggleLinkPhoto.label())
+        .on_hover_text("Smaller files, which need the photo beside them");
     ui.separator();
-    items(viewer, ui, has_photo, &[Action::Delete, Action::Undo, Action::Redo]);
-    ui.separator();
-    items(viewer, ui, true, &[Action::TogglePanels, Action::ToggleFullscreen, Action::ToggleTheme, Action::ToggleHelp]);
-    ui.checkbox(&mut viewer.state.settings.follow, Action::ToggleFollow.label());
-    ui.checkbox(&mut viewer.state.settings.motion, "Motion");
-    ui.separator();
-    items(viewer, ui, true, &[Action::Quit]);
+    items(viewer, ui, true, &[Action::TogglePalette, Action::ToggleHelp, Action::Quit]);
 }
 
 fn items(viewer: &mut Viewer, ui: &mut egui::Ui, enabled: bool, actions: &[Action]) {
     for action in actions {
-        let keys = action.shortcuts().first().map(|key| ui.ctx().format_shortcut(key)).unwrap_or_default();
+        let keys =
+            viewer.state.bindings.of(action).first().map(|key| ui.ctx().format_shortcut(key)).unwrap_or_default();
         if ui.add_enabled(enabled, egui::Button::new(action.label()).shortcut_text(keys)).clicked() {
             viewer.actions.push(action.clone());
             ui.close();

@@ -8,8 +8,8 @@ use crate::viewer::actions::Action;
 use crate::viewer::{Viewer, theme};
 
 pub fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
-    if let Some(file) = &viewer.state.opening {
-        let name = file.file_name().unwrap_or_default().to_string_lossy();
+    if let Some(opening) = &viewer.state.opening {
+        let name = opening.file.file_name().unwrap_or_default().to_string_lossy();
         let opening = dim(ui, format!("Opening {name}…"));
         ui.centered_and_justified(|ui| ui.label(opening));
         return;
@@ -33,7 +33,7 @@ pub fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
 
     let button = egui::Rect::from_center_size(at(152.0), vec2(120.0, 32.0));
     let open = egui::Button::new(RichText::new(Action::Open.label()).color(theme::ON_ACCENT)).fill(theme::ACCENT);
-    if ui.put(button, open).on_hover_text(Action::Open.tooltip(ui.ctx())).clicked() {
+    if ui.put(button, open).on_hover_text(viewer.state.bindings.tooltip(&Action::Open, ui.ctx())).clicked() {
         viewer.actions.push(Action::Open);
     }
     let below = egui::Rect::from_min_max(pos2(area.left(), area.bottom() + 16.0), pos2(area.right(), whole.bottom()));
@@ -41,6 +41,7 @@ pub fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
         ui.label(dim(ui, "Drag a box on the picture to zoom there; a click zooms 4x around the pointer."));
         ui.label(dim(ui, "The wheel travels through all you have made, from the photo to 256x and beyond."));
         ui.label(dim(ui, "Every result is a new state: go back, branch, run again. Nothing is lost."));
+        unsaved(viewer, ui);
         ui.add_space(12.0);
         for file in viewer.state.settings.recent.clone() {
             let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -49,4 +50,49 @@ pub fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
             }
         }
     });
+}
+
+/// What was left behind by a crash or without saving.
+fn unsaved(viewer: &mut Viewer, ui: &mut egui::Ui) {
+    const SHOWN: usize = 3;
+    if viewer.state.left.is_empty() {
+        return;
+    }
+    ui.add_space(12.0);
+    ui.label("Unsaved work");
+    for left in viewer.state.left.iter().take(SHOWN) {
+        ui.horizontal(|ui| {
+            let minutes = left.when.elapsed().unwrap_or_default().as_secs() / 60;
+            let ago = match minutes {
+                0 => "just now".into(),
+                1..=59 => format!("{minutes} min ago"),
+                60..=2879 => format!("{} h ago", minutes / 60),
+                _ => format!("{} days ago", minutes / 1440),
+            };
+            ui.label(dim(ui, format!("{}  ·  {} states  ·  {ago}", left.name, left.states)));
+            for action in [Action::Restore(left.folder.clone()), Action::DiscardLeft(left.folder.clone())] {
+                let button = ui.small_button(action.label());
+                let name = format!("{} {}", action.label(), left.name);
+                button.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Button, true, &name));
+                if button.clicked() {
+                    viewer.actions.push(action);
+                }
+            }
+        });
+    }
+}
+
+/// A large picture while it is being decoded, where it will lie.
+pub fn preview(viewer: &mut Viewer, ui: &mut egui::Ui) {
+    let Some(opening) = &viewer.state.opening else { return };
+    let Some(preview) = &opening.preview else { return };
+    let texture = viewer.thumbnails.preview(ui.ctx(), preview);
+    let whole = ui.max_rect();
+    let [width, height] = preview.size.map(|side| side as f32);
+    let scale = 0.94 * (whole.width() / width).min(whole.height() / height);
+    let rect = egui::Rect::from_center_size(whole.center(), vec2(width, height) * scale);
+    let uv = egui::Rect::from_min_max(pos2(0.0, 0.0), pos2(1.0, 1.0));
+    ui.painter().image(texture.id(), rect, uv, egui::Color32::WHITE);
+    let done = pos2(rect.left() + rect.width() * preview.fraction, rect.bottom() + 4.0);
+    ui.painter().line_segment([rect.left_bottom() + vec2(0.0, 4.0), done], Stroke::new(2.0, theme::ACCENT));
 }

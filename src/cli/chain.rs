@@ -1,0 +1,61 @@
+//! A chain from the disk: a session, or a sample folder of `coz zoom`, whose pictures say how they were made.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::export::provenance;
+use crate::history::{self, History};
+use crate::image::{Picture, codec};
+use crate::problem::Problem;
+use crate::session::{self, Choices, EXTENSION, Session, SessionError};
+
+/// Whether a path names a session file.
+pub fn is_session(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case(EXTENSION))
+}
+
+/// Opens a `.coz` file or a sample folder.
+pub fn open(path: &Path) -> Result<Session, Problem> {
+    if path.is_dir() && !path.join("chain.json").is_file() { folder(path) } else { Ok(session::open(path)?) }
+}
+
+fn folder(folder: &Path) -> Result<Session, Problem> {
+    let file = |i: usize| folder.join(format!("{i}.png"));
+    let nothing = |details: String| {
+        Problem::new(
+            "There is no chain",
+            details,
+            "Name a .coz file, or a per-sample folder that `coz zoom` has written.",
+        )
+    };
+    let count = (0..).take_while(|&i| file(i).is_file()).count();
+    let Some(last) = count.checked_sub(1).filter(|&last| last > 0) else {
+        return Err(nothing(format!("{} holds no 0.png and 1.png", folder.display())));
+    };
+    let recipe = codec::xmp(&file(last)).and_then(|xmp| provenance::recipe(&xmp));
+    let Some(recipe) = recipe.filter(|recipe| (1..=last).contains(&recipe.steps.len())) else {
+        return Err(nothing(format!("{} does not say how it was made", file(last).display())));
+    };
+    let open = |i: usize| -> Result<(Arc<Picture>, Arc<Picture>), Problem> {
+        let picture = codec::open(&file(i))?;
+        let thumbnail = history::thumbnail(&picture);
+        Ok((Arc::new(picture), Arc::new(thumbnail)))
+    };
+    let (photo, thumbnail) = open(0)?;
+    let mut history = History::new(recipe.photo.clone(), photo, thumbnail);
+    // Of steps that all start from the first state, the last picture tells only its own.
+    let first = last + 1 - recipe.steps.len();
+    for (i, step) in (first..).zip(recipe.steps) {
+        let (picture, thumbnail) = open(i)?;
+        let parent = history.current();
+        let same_size = (picture.width(), picture.height()) == (step.width, step.height);
+        if !same_size || !step.making.region.fits(parent.picture.width(), parent.picture.height()) {
+            let found = format!("it says {} x {} pixels, which does not fit the pictures", step.width, step.height);
+            return Err(SessionError::Damaged { file: file(i), found }.into());
+        }
+        if let Some(id) = history.add(parent.id, step.making, picture, thumbnail) {
+            history.go(id);
+        }
+    }
+    Ok(Session { history, choices: Choices::default() })
+}

@@ -1,0 +1,182 @@
+//! `coz replay`: makes every state of a session again, each from the recorded picture it was cut from, and compares.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::chain;
+use crate::engine::{Done, Engine, Event, Job, Restorer};
+use crate::export::stills::magnification_label;
+use crate::history::{Making, ScaleState};
+use crate::image::psnr::luma_psnr;
+use crate::image::{AlignMethod, Picture};
+use crate::problem::Problem;
+use crate::step::{Backbone, DeviceChoice};
+
+/// Another device may round otherwise; more than this many levels apart is another picture.
+const SAME: u8 = 2;
+
+/// Options of `coz replay`.
+#[derive(Args)]
+#[command(after_help = "Exit code: 0 all states match, 1 some do not or could not be made.")]
+pub struct Arguments {
+    /// The session (.coz), or a sample folder of `coz zoom`
+    session: PathBuf,
+    /// Where models run: auto, cpu, cuda or cuda:NUMBER
+    #[arg(long, default_value_t = DeviceChoice::Auto)]
+    device: DeviceChoice,
+    /// Print the report as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What came of one state.
+#[derive(Serialize)]
+struct Line {
+    state: usize,
+    magnification: String,
+    model: String,
+    prompt: String,
+    #[serde(flatten)]
+    outcome: Outcome,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<String>,
+}
+
+#[derive(Serialize)]
+#[serde(tag = "outcome", rename_all = "lowercase")]
+enum Outcome {
+    /// To the bit.
+    Same,
+    /// By a rounding.
+    Close {
+        largest_difference: u8,
+    },
+    Different {
+        largest_difference: u8,
+        psnr: f64,
+    },
+    Failed {
+        problem: Problem,
+    },
+}
+
+impl Outcome {
+    fn matches(&self) -> bool {
+        matches!(self, Outcome::Same | Outcome::Close { .. })
+    }
+}
+
+/// Runs the command.
+pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let history = chain::open(&arguments.session)?.history;
+    let mut engine = Engine::start(Arc::new(|| ()))?;
+    let interrupted = super::interruption();
+    let mut lines = Vec::new();
+    for (number, (_, state)) in history.outline().into_iter().enumerate() {
+        let (Some(making), Some(parent)) = (&state.making, state.parent.and_then(|id| history.get(id))) else {
+            continue;
+        };
+        if interrupted.load(Ordering::Relaxed) {
+            return Ok(ExitCode::from(super::INTERRUPTED));
+        }
+        let (outcome, note) = again(&mut engine, parent, state, making, arguments.device);
+        let line = Line {
+            state: number,
+            magnification: magnification_label(state.magnification),
+            model: making.model.as_ref().map_or("none, only reduced".into(), |model| model.name()),
+            prompt: making.prompt.clone(),
+            outcome,
+            note,
+        };
+        if !arguments.json {
+            println!("{}", told(&line));
+        }
+        lines.push(line);
+    }
+    let matching = lines.iter().filter(|line| line.outcome.matches()).count();
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(&lines)?);
+    } else {
+        println!("{matching} of {} states match", lines.len());
+    }
+    Ok(if matching == lines.len() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn told(line: &Line) -> String {
+    let outcome = match &line.outcome {
+        Outcome::Same => "the same to the bit".into(),
+        Outcome::Close { largest_difference } => format!("the same within {largest_difference} of 255"),
+        Outcome::Different { largest_difference, psnr } => {
+            format!("DIFFERENT: up to {largest_difference} of 255, {psnr:.1} dB")
+        }
+        Outcome::Failed { problem } => format!("FAILED: {problem}"),
+    };
+    let note = line.note.as_ref().map(|note| format!(" ({note})")).unwrap_or_default();
+    format!("state {}  {}  {}: {outcome}{note}", line.state, line.magnification, line.model)
+}
+
+/// Makes a state again.
+fn again(
+    engine: &mut Engine,
+    parent: &ScaleState,
+    state: &ScaleState,
+    making: &Making,
+    device: DeviceChoice,
+) -> (Outcome, Option<String>) {
+    let (backbone, align) = match &making.model {
+        Some(model) => (model.backbone.clone(), model.align),
+        None => (Backbone::Bicubic, AlignMethod::NoFix),
+    };
+    let id = engine.run(Job {
+        source: parent.picture.clone(),
+        regions: vec![making.region],
+        size: (state.picture.width(), state.picture.height()),
+        prompt: making.prompt.clone(),
+        seed: making.seed,
+        restorer: Restorer { backbone, device, align },
+    });
+    let mut outcome = None;
+    let mut note = None;
+    for event in engine.events().iter() {
+        match event {
+            Event::Made { job, made, .. } if job == id => {
+                let used = made.making.model.as_ref().and_then(|model| model.sha256.as_ref());
+                let then = making.model.as_ref().and_then(|model| model.sha256.as_ref());
+                if used != then {
+                    note = Some("the model file is another one".to_owned());
+                }
+                outcome = Some(compare(&made.picture, &state.picture));
+            }
+            Event::Finished { job, done } if job == id => {
+                return match (done, outcome) {
+                    (Done::Failed(problem), _) => (Outcome::Failed { problem }, note),
+                    (_, Some(outcome)) => (outcome, note),
+                    (_, None) => {
+                        let problem = Problem::new("Something broke inside", "no picture was made", "");
+                        (Outcome::Failed { problem }, note)
+                    }
+                };
+            }
+            _ => {}
+        }
+    }
+    let problem = Problem::new("Something broke inside", "the engine's thread ended", "Please report it.");
+    (Outcome::Failed { problem }, None)
+}
+
+fn compare(now: &Picture, then: &Picture) -> Outcome {
+    let differences = now.rgb().iter().zip(then.rgb()).map(|(a, b)| a.abs_diff(*b));
+    match differences.max().unwrap_or(0) {
+        _ if (now.width(), now.height()) != (then.width(), then.height()) => {
+            Outcome::Different { largest_difference: 255, psnr: 0.0 }
+        }
+        0 => Outcome::Same,
+        few if few <= SAME => Outcome::Close { largest_difference: few },
+        many => Outcome::Different { largest_difference: many, psnr: luma_psnr(now, then, 0) },
+    }
+}

@@ -1,0 +1,127 @@
+//! Sessions: a photo with all that was made of it, in one `.coz` file or in an autosave folder.
+//!
+//! Both hold the same: `chain.json` ([`Manifest`]) and pictures as PNG. A `.coz` file is a zip of them, stored without
+//! further compression. What is read is never trusted: names come from us, not from the file; every size is checked
+//! before memory is taken for it.
+
+pub mod autosave;
+mod manifest;
+mod read;
+mod write;
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+pub use manifest::{FORMAT, Manifest};
+pub use read::{open, photo_beside};
+pub use write::save;
+
+use crate::history::History;
+use crate::image::{AlignMethod, ImageError};
+use crate::step::Backbone;
+
+/// The file name's ending.
+pub const EXTENSION: &str = "coz";
+
+/// Why a session could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// The file could not be opened.
+    #[error("cannot open {}: {source}", file.display())]
+    Open {
+        /// The file.
+        file: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Not a session, or damaged.
+    #[error("{} is no session, or a damaged one: {found}", file.display())]
+    Damaged {
+        /// The file.
+        file: PathBuf,
+        /// What was found.
+        found: String,
+    },
+    /// Made by a later program.
+    #[error("{} was written by {program} in format {found}; this program knows formats up to {FORMAT}", file.display())]
+    Newer {
+        /// The file.
+        file: PathBuf,
+        /// Who wrote it.
+        program: String,
+        /// Its format.
+        found: u32,
+    },
+    /// The session only links to its photo, and that is not where it was.
+    #[error("{} needs its photo {}, which is not there, nor beside the session", file.display(), photo.display())]
+    PhotoMissing {
+        /// The session.
+        file: PathBuf,
+        /// Where the photo was.
+        photo: PathBuf,
+    },
+    /// The photo is there, but it is another one.
+    #[error("{} was made from another {}: expected {expected}, found {found}", file.display(), photo.display())]
+    OtherPhoto {
+        /// The session.
+        file: PathBuf,
+        /// The photo.
+        photo: PathBuf,
+        /// Its size or digest then.
+        expected: String,
+        /// Now.
+        found: String,
+    },
+    /// The photo could not be read.
+    #[error(transparent)]
+    Photo(#[from] ImageError),
+    /// The session could not be written; nothing half-written is left.
+    #[error("cannot write {}: {details}", file.display())]
+    Write {
+        /// The file.
+        file: PathBuf,
+        /// What the system said.
+        details: String,
+    },
+}
+
+/// The choices that belong to a session.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Choices {
+    /// Side of generated states.
+    pub process_size: u32,
+    /// The model for the next step.
+    pub backbone: Backbone,
+    /// Colour matching.
+    pub align: AlignMethod,
+    /// The noise's seed.
+    pub seed: u64,
+    /// Words for the next step.
+    pub draft: String,
+    /// Words that are added to every prompt below a state: its number, the words.
+    pub pinned: Vec<(usize, String)>,
+}
+
+impl Default for Choices {
+    fn default() -> Self {
+        Self {
+            process_size: 512,
+            backbone: Backbone::default(),
+            align: AlignMethod::default(),
+            seed: 42,
+            draft: String::new(),
+            pinned: Vec::new(),
+        }
+    }
+}
+
+/// All of it, in memory.
+#[derive(Clone, Debug)]
+pub struct Session {
+    /// The photo and all states.
+    pub history: History,
+    /// What was chosen for the next step.
+    pub choices: Choices,
+}

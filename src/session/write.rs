@@ -1,0 +1,59 @@
+//! Writing a session as one `.coz` file.
+
+use std::collections::HashSet;
+use std::io::{Seek, Write};
+use std::path::Path;
+
+use zip::write::SimpleFileOptions;
+use zip::{CompressionMethod, ZipWriter};
+
+use super::manifest::{MANIFEST, Manifest, PHOTO, picture_name};
+use super::{Session, SessionError};
+use crate::image::{Picture, codec};
+
+/// Writes `session` to `file`, whole or not at all. The photo goes inside, or stays a link where `link_photo` and its
+/// file is still there. `told` hears how much is done (0 to 1) and answers whether to go on.
+pub fn save(
+    session: &Session,
+    file: &Path,
+    link_photo: bool,
+    told: &mut dyn FnMut(f32) -> bool,
+) -> Result<(), SessionError> {
+    let history = &session.history;
+    let linked = link_photo && history.source().file.as_ref().is_some_and(|photo| photo.is_file());
+    let manifest = Manifest::of(session, !linked);
+    let written = codec::write_whole(file, |out| -> Result<(), String> {
+        let mut zip = ZipWriter::new(out);
+        let json = serde_json::to_vec_pretty(&manifest).map_err(|error| error.to_string())?;
+        entry(&mut zip, MANIFEST, &json)?;
+        let all = history.outline();
+        let mut names = HashSet::new();
+        for (done, (_, state)) in all.iter().enumerate() {
+            if !told(done as f32 / all.len() as f32) {
+                return Err("stopped".into());
+            }
+            let name = if state.parent.is_some() { picture_name(state.id.0) } else { PHOTO.into() };
+            if (state.parent.is_some() || !linked) && names.insert(name.clone()) {
+                entry(&mut zip, &name, &png(&state.picture)?)?;
+            }
+        }
+        zip.finish().map_err(|error| error.to_string())?;
+        Ok(())
+    });
+    written.map_err(|error| SessionError::Write { file: file.to_owned(), details: error.to_string() })
+}
+
+/// The picture as a PNG in memory.
+pub(super) fn png(picture: &Picture) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    codec::encode_png(picture, None, &mut bytes).map_err(|error| error.to_string())?;
+    Ok(bytes)
+}
+
+fn entry<W: Write + Seek>(zip: &mut ZipWriter<W>, name: &str, bytes: &[u8]) -> Result<(), String> {
+    // PNG is compressed already.
+    let options =
+        SimpleFileOptions::default().compression_method(CompressionMethod::Stored).large_file(bytes.len() > 1 << 30);
+    zip.start_file(name, options).map_err(|error| error.to_string())?;
+    zip.write_all(bytes).map_err(|error| error.to_string())
+}

@@ -1,0 +1,134 @@
+//! Which keys do what: the actions' own, changed as the user likes.
+
+use std::collections::BTreeMap;
+
+use egui::{Key, KeyboardShortcut, Modifiers};
+
+use super::actions::Action;
+
+/// Keys of all actions, first those with the most modifiers, so that Ctrl+Shift+S is not taken for Ctrl+S.
+#[derive(Clone, Debug, Default)]
+pub struct Bindings(Vec<(Action, Vec<KeyboardShortcut>)>);
+
+impl Bindings {
+    /// The usual ones; `changed` names actions ([`Action::name`]) and the keys they have instead, as `Ctrl+Shift+S`. What
+    /// cannot be read is left out. A key that was given away means only what it was given to.
+    pub fn new(changed: &BTreeMap<String, Vec<String>>) -> Self {
+        let own: Vec<(Action, Vec<KeyboardShortcut>)> = Action::all()
+            .into_iter()
+            .filter_map(|action| {
+                let keys = changed.get(&action.name())?;
+                Some((action, keys.iter().filter_map(|key| parse(key)).collect()))
+            })
+            .collect();
+        let taken: Vec<KeyboardShortcut> = own.iter().flat_map(|(_, keys)| keys.clone()).collect();
+        let all = Action::all().into_iter().map(|action| {
+            let keys = match own.iter().find(|(changed, _)| *changed == action) {
+                Some((_, keys)) => keys.clone(),
+                None => action.shortcuts().into_iter().filter(|key| !taken.contains(key)).collect(),
+            };
+            (action, keys)
+        });
+        Self(all.collect())
+    }
+
+    /// Of one action, the first one to be shown.
+    pub fn of(&self, action: &Action) -> &[KeyboardShortcut] {
+        self.0.iter().find(|(other, _)| other == action).map_or(&[], |(_, keys)| keys)
+    }
+
+    /// All, those with the most modifiers first.
+    pub fn sorted(&self) -> Vec<(Action, KeyboardShortcut)> {
+        let mut all: Vec<_> =
+            self.0.iter().flat_map(|(action, keys)| keys.iter().map(move |key| (action.clone(), *key))).collect();
+        let modifiers = |m: Modifiers| u8::from(m.command || m.ctrl) + u8::from(m.shift) + u8::from(m.alt);
+        all.sort_by_key(|(_, key)| std::cmp::Reverse(modifiers(key.modifiers)));
+        all
+    }
+
+    /// Its name with its first key, for tooltips.
+    pub fn tooltip(&self, action: &Action, context: &egui::Context) -> String {
+        match self.of(action).first() {
+            Some(key) => format!("{}  ({})", action.label(), context.format_shortcut(key)),
+            None => action.label(),
+        }
+    }
+
+    /// Whether the key of an action that lasts while it is held is down.
+    pub fn is_held(&self, action: &Action, context: &egui::Context) -> bool {
+        let keys = self.of(action);
+        !context.text_edit_focused()
+            && context.input(|input| {
+                keys.iter()
+                    .any(|key| input.key_down(key.logical_key) && input.modifiers.matches_logically(key.modifiers))
+            })
+    }
+}
+
+/// `Ctrl+Shift+S`, the same on every system.
+pub fn written(key: &KeyboardShortcut) -> String {
+    let mut text = String::new();
+    for (pressed, name) in [
+        (key.modifiers.command || key.modifiers.ctrl, "Ctrl+"),
+        (key.modifiers.shift, "Shift+"),
+        (key.modifiers.alt, "Alt+"),
+    ] {
+        if pressed {
+            text.push_str(name);
+        }
+    }
+    text + key.logical_key.name()
+}
+
+/// Reads what [`written`] wrote.
+pub fn parse(text: &str) -> Option<KeyboardShortcut> {
+    let mut modifiers = Modifiers::NONE;
+    let mut rest = text.trim();
+    loop {
+        let (name, after) = match rest.split_once('+') {
+            Some((name, after)) if !after.is_empty() => (name.trim(), after.trim()),
+            _ => return Some(KeyboardShortcut::new(modifiers, Key::from_name(rest)?)),
+        };
+        match name.to_lowercase().as_str() {
+            "ctrl" | "cmd" | "command" => modifiers |= Modifiers::COMMAND,
+            "shift" => modifiers |= Modifiers::SHIFT,
+            "alt" => modifiers |= Modifiers::ALT,
+            _ => return None,
+        }
+        rest = after;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_key_means_two_things() {
+        let mut seen = std::collections::HashMap::new();
+        for (action, key) in Bindings::new(&BTreeMap::new()).sorted() {
+            let other = seen.insert(written(&key), action.clone());
+            assert_eq!(other, None, "{} is also {action:?}", written(&key));
+        }
+    }
+
+    #[test]
+    fn keys_survive_being_written() {
+        for (action, key) in Bindings::new(&BTreeMap::new()).sorted() {
+            assert_eq!(parse(&written(&key)), Some(key), "{action:?}");
+        }
+        assert_eq!(parse("Ctrl++").map(|key| key.logical_key), Some(Key::Plus));
+        assert_eq!(parse("Hyper+X"), None);
+        assert_eq!(parse(""), None);
+    }
+
+    #[test]
+    fn a_key_given_away_means_only_that() {
+        let changed = BTreeMap::from([(Action::Fit.name(), vec!["Ctrl+O".to_owned(), "nonsense".to_owned()])]);
+        let bindings = Bindings::new(&changed);
+        assert_eq!(bindings.of(&Action::Fit), [KeyboardShortcut::new(Modifiers::COMMAND, Key::O)]);
+        assert!(bindings.of(&Action::Open).is_empty());
+        let names: std::collections::HashSet<String> = Action::all().iter().map(Action::name).collect();
+        assert_eq!(names.len(), Action::all().len(), "every action has a name of its own");
+    }
+}

@@ -1,0 +1,331 @@
+//! Boxes become jobs: at once, after the one that runs, several of one box, or ahead of being asked for.
+
+use std::time::Instant;
+
+use egui::ViewportCommand;
+
+use crate::canvas::Overlay;
+use crate::engine::{Done, Event, Job, JobId, Made, Restorer};
+use crate::history::StateId;
+use crate::history::recipe::Step;
+use crate::image::AlignMethod;
+use crate::region::{MAX_FACTOR, Plan, Region, square_around};
+use crate::step::{Backbone, Stage};
+use crate::viewer::Viewer;
+use crate::viewer::state::{Message, PlacedBox, Queued, Running};
+
+/// How many variants are made at once.
+const VARIANTS: usize = 4;
+
+impl Viewer {
+    pub(super) fn take_event(&mut self, event: Event) {
+        if let Event::Ready { cuda_devices } = event {
+            self.state.cuda_devices = Some(cuda_devices);
+            return;
+        }
+        let Some(running) = &mut self.state.running else { return };
+        let wanted = running.job;
+        match event {
+            Event::Progress { job, step, stage, fraction } if job == wanted => {
+                if step != running.step || (stage == Stage::Restoring && running.stage == Stage::Loading) {
+                    // Loading is not the pace of a step.
+                    running.step_start = Instant::now();
+                }
+                (running.step, running.stage, running.fraction) = (step, stage, fraction);
+            }
+            Event::Enlarged { job, step, picture } if job == wanted => {
+                if let Some(&region) = running.regions.get(step) {
+                    running.overlay = Some(Overlay { parent: running.parent, region, picture });
+                }
+            }
+            // Whoever has typed meanwhile keeps their own words.
+            Event::Proposed { job, prompt } if job == wanted && self.state.draft == running.asked_with => {
+                self.state.draft = prompt;
+            }
+            Event::Made { job, made, .. } if job == wanted => self.keep(*made),
+            Event::Finished { job, done } if job == wanted => {
+                self.state.running = None;
+                if let Done::Failed(problem) = done {
+                    self.tell(Message::Problem(problem));
+                }
+                self.run_next();
+            }
+            // Of a job that is no longer wanted.
+            _ => {}
+        }
+    }
+
+    fn keep(&mut self, made: Made) {
+        let (Some(running), Some(document)) = (&mut self.state.running, &mut self.state.document) else { return };
+        if let Some(model) = &made.making.model {
+            self.state.pace.insert(model.name(), made.making.elapsed.as_secs_f64());
+        }
+        let overlay = Overlay { parent: running.parent, region: made.making.region, picture: made.enlarged };
+        running.overlay = None;
+        running.step_start = Instant::now();
+        // Where the parent was deleted meanwhile there is no place for its child, nor for those after it.
+        let Some(id) = document.history.add(running.parent, made.making, made.picture, made.thumbnail) else {
+            self.engine.cancel();
+            return;
+        };
+        // What waits for the state before may go on from it.
+        for queued in self.state.queue.iter_mut().filter(|queued| queued.after == Some(running.job)) {
+            (queued.parent, queued.after) = (id, None);
+        }
+        running.parent = id;
+        if self.state.settings.motion {
+            document.born.insert(id, (Instant::now(), overlay));
+        }
+        if self.state.settings.follow && running.looked_from == document.history.current().id {
+            running.looked_from = id;
+            document.go(id, self.state.settings.motion);
+        }
+    }
+
+    pub(super) fn place_box(&mut self, parent: StateId, target: Region) {
+        let size = self.state.settings.process_size;
+        let Some(document) = &mut self.state.document else { return };
+        document.placed = document.placed_box(parent, target, size);
+        let Some(placed) = document.placed.clone() else { return };
+        if self.state.settings.ask_first {
+            let job = self.job(&placed, self.state.draft.clone());
+            self.start(placed.parent, job, true);
+        } else {
+            self.run_placed();
+        }
+    }
+
+    /// The placed box; without one the reference's, the middle of the view x4.
+    fn take_placed(&mut self) -> Option<PlacedBox> {
+        let size = self.state.settings.process_size;
+        let document = self.state.document.as_mut()?;
+        document.placed.take().or_else(|| {
+            let state = document.history.get(document.camera.anchor)?;
+            let side = f64::from(size.div_ceil(MAX_FACTOR));
+            let [x, y] = document.camera.center;
+            let target = square_around(x, y, side, state.picture.width(), state.picture.height());
+            document.placed_box(state.id, target, size)
+        })
+    }
+
+    pub(super) fn run_placed(&mut self) {
+        let Some(placed) = self.take_placed() else { return };
+        self.roll_unless_locked();
+        let job = self.job(&placed, self.prompt_for(placed.parent));
+        self.remember_prompt();
+        self.start(placed.parent, job, false);
+    }
+
+    pub(super) fn enqueue(&mut self, placed: Option<PlacedBox>) {
+        let Some(placed) = placed.or_else(|| self.take_placed()) else { return };
+        self.roll_unless_locked();
+        self.remember_prompt();
+        if let Some(job) = self.job(&placed, self.prompt_for(placed.parent)) {
+            self.state.queue.push_back(Queued { parent: placed.parent, after: None, job });
+            self.run_next();
+        }
+    }
+
+    pub(super) fn queue_box(&mut self, parent: StateId, target: Region) {
+        let size = self.state.settings.process_size;
+        let placed = self.state.document.as_ref().and_then(|document| document.placed_box(parent, target, size));
+        if placed.is_some() {
+            self.enqueue(placed);
+        }
+    }
+
+    /// Starts what waits, if nothing runs.
+    pub(super) fn run_next(&mut self) {
+        while self.state.running.is_none()
+            && let Some(next) = self.state.queue.pop_front()
+        {
+            let source = self.state.document.as_ref().and_then(|document| document.history.get(next.parent));
+            // What it waited for failed, or its state was deleted meanwhile.
+            let Some(source) = source.filter(|_| next.after.is_none()) else { continue };
+            let job = Job { source: source.picture.clone(), ..next.job };
+            self.start(next.parent, Some(job), false);
+            // The next one may go on from what this one makes.
+            if let (Some(running), Some(follower)) = (&self.state.running, self.state.queue.front_mut())
+                && follower.after == Some(JobId(0))
+            {
+                follower.after = Some(running.job);
+            }
+        }
+    }
+
+    /// Makes the steps of a recipe again, one after another.
+    pub(super) fn rebuild(&mut self, steps: Vec<Step>) {
+        let Some(document) = &self.state.document else { return };
+        let photo = document.history.photo();
+        for (i, step) in steps.into_iter().enumerate() {
+            let (backbone, align) = match step.making.model {
+                Some(model) => (model.backbone, model.align),
+                None => (Backbone::Bicubic, AlignMethod::NoFix),
+            };
+            let job = Job {
+                source: photo.picture.clone(),
+                regions: vec![step.making.region],
+                size: (step.width, step.height),
+                prompt: step.making.prompt,
+                seed: step.making.seed,
+                restorer: Restorer { backbone, device: self.state.settings.device, align },
+            };
+            // All but the first wait for the one before; which job that is shows when it starts.
+            let after = (i > 0).then_some(JobId(0));
+            self.state.queue.push_back(Queued { parent: photo.id, after, job });
+        }
+        self.run_next();
+    }
+
+    pub(super) fn run_again(&mut self) {
+        self.roll_unless_locked();
+        if let Some((parent, job)) = self.job_again() {
+            self.start(parent, Some(job), false);
+        }
+    }
+
+    /// The state at hand again, with new seeds: after each other, and after what runs.
+    pub(super) fn make_variants(&mut self) {
+        let placed = self.state.document.as_mut().and_then(|document| document.placed.take());
+        let base = match placed {
+            Some(placed) => self.job(&placed, self.prompt_for(placed.parent)).map(|job| (placed.parent, job)),
+            None => self.job_again(),
+        };
+        let Some((parent, job)) = base else { return };
+        for i in 0..VARIANTS {
+            let seed = if i == 0 { job.seed } else { fastrand::u32(..).into() };
+            self.state.queue.push_back(Queued { parent, after: None, job: Job { seed, ..job.clone() } });
+        }
+        self.run_next();
+    }
+
+    fn job_again(&self) -> Option<(StateId, Job)> {
+        let document = self.state.document.as_ref()?;
+        let state = document.history.current();
+        let (parent, making) = (state.parent?, state.making.as_ref()?);
+        let plan = Plan { regions: vec![making.region], nested: vec![], factor: 1.0 };
+        let placed = PlacedBox { parent, target: making.region, plan };
+        let size = (state.picture.width(), state.picture.height());
+        let job = self.job(&placed, document.edited.prompt.clone())?;
+        Some((parent, Job { size, ..job }))
+    }
+
+    fn job(&self, placed: &PlacedBox, prompt: String) -> Option<Job> {
+        let settings = &self.state.settings;
+        Some(Job {
+            source: self.state.document.as_ref()?.history.get(placed.parent)?.picture.clone(),
+            regions: placed.plan.regions.clone(),
+            size: (settings.process_size, settings.process_size),
+            prompt,
+            seed: settings.seed,
+            restorer: Restorer { backbone: settings.backbone.clone(), device: settings.device, align: settings.align },
+        })
+    }
+
+    /// The user's words, and those pinned above the state.
+    fn prompt_for(&self, parent: StateId) -> String {
+        let mut words = vec![self.state.draft.trim()];
+        if let Some(document) = &self.state.document {
+            words.extend(document.pinned_words(parent));
+        }
+        words.retain(|part| !part.is_empty());
+        words.join(", ")
+    }
+
+    fn remember_prompt(&mut self) {
+        self.state.recalled = None;
+        let draft = self.state.draft.clone();
+        self.state.settings.remember_prompt(&draft);
+    }
+
+    /// The words used before, `by` further back.
+    pub(super) fn recall_prompt(&mut self, by: isize) {
+        let prompts = &self.state.settings.prompts;
+        let next = match self.state.recalled {
+            None if by > 0 => Some(0),
+            None => return,
+            Some(at) => at.checked_add_signed(by).map(|at| at.min(prompts.len().saturating_sub(1))),
+        };
+        self.state.recalled = next;
+        let found = next.and_then(|back| prompts.iter().rev().nth(back));
+        self.state.draft = found.cloned().unwrap_or_default();
+    }
+
+    fn roll_unless_locked(&mut self) {
+        if !self.state.settings.seed_locked {
+            self.state.settings.seed = fastrand::u32(..).into();
+        }
+    }
+
+    /// Prepares the box that is being placed, while nothing else is to be done.
+    pub(in crate::viewer) fn work_ahead(&mut self, placed: Option<&PlacedBox>) {
+        let settings = &self.state.settings;
+        let wanted = placed.filter(|_| settings.work_ahead && self.state.running.is_none()).cloned();
+        if wanted == self.ahead {
+            return;
+        }
+        match &wanted {
+            Some(placed) => {
+                if let Some(job) = self.job(placed, self.prompt_for(placed.parent)) {
+                    self.engine.prepare(job);
+                }
+            }
+            // Placed for good: the job that runs now takes what was prepared.
+            None if self.state.running.is_some() => {}
+            None => self.engine.drop_work_ahead(),
+        }
+        self.ahead = wanted;
+    }
+
+    fn start(&mut self, parent: StateId, job: Option<Job>, proposing: bool) {
+        let (Some(job), Some(document)) = (job, &mut self.state.document) else { return };
+        document.film = None;
+        let looked_from = document.history.current().id;
+        let (regions, asked_with) = (job.regions.clone(), job.prompt.clone());
+        let job: JobId = if proposing { self.engine.propose(job) } else { self.engine.run(job) };
+        self.state.running = Some(Running {
+            job,
+            proposing,
+            asked_with,
+            parent,
+            looked_from,
+            regions,
+            step: 0,
+            stage: Stage::Prompting,
+            fraction: 0.0,
+            start: Instant::now(),
+            step_start: Instant::now(),
+            overlay: None,
+        });
+    }
+
+    pub(super) fn cancel(&mut self, context: &egui::Context) {
+        if self.state.rebinding.take().is_some() || self.state.palette.take().is_some() {
+            return;
+        }
+        if self.state.help || self.state.film_options {
+            (self.state.help, self.state.film_options) = (false, false);
+            return;
+        }
+        if let Some(document) = &mut self.state.document {
+            if document.film.take().is_some() || document.drawing_from.take().is_some() {
+                return;
+            }
+            if document.placed.take().is_some() {
+                self.engine.cancel();
+                self.state.running = None;
+                return;
+            }
+        }
+        if self.state.running.is_some() {
+            // The engine says when it has stopped; until then the status line shows the job. What waits is forgotten:
+            // a stop that stops.
+            self.state.queue.clear();
+            self.engine.cancel();
+        } else if context.input(|input| input.viewport().fullscreen.unwrap_or(false)) {
+            context.send_viewport_cmd(ViewportCommand::Fullscreen(false));
+        } else {
+            self.state.messages.pop();
+        }
+    }
+}
