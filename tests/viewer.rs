@@ -411,7 +411,10 @@ fn random_hands_break_nothing() {
     open(&mut harness, &folder);
     let mut rng = fastrand::Rng::with_seed(5);
     let asks = |action: &Action| {
-        matches!(action, Action::Open | Action::OpenModel | Action::Save | Action::Export(_) | Action::Quit)
+        matches!(
+            action,
+            Action::Open | Action::OpenModel | Action::Save | Action::Close | Action::Export(_) | Action::Quit
+        )
     };
     let keys: Vec<_> =
         Action::all().into_iter().filter(|action| !asks(action)).flat_map(|action| action.shortcuts()).collect();

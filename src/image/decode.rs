@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use image::metadata::Orientation;
 use image::{DynamicImage, ExtendedColorType, ImageDecoder, ImageFormat, ImageReader};
+use mozjpeg::ColorSpace;
 
 use super::Picture;
 use super::codec::{ImageError, MAX_PIXELS};
@@ -191,9 +192,13 @@ impl<R: BufRead> BufRead for WholeOnly<R> {
     }
 }
 
+/// Whether it was one that libjpeg turns into RGB.
 fn jpeg(source: impl BufRead, rows: &mut Rows) -> Result<bool, String> {
     let words = |error: std::io::Error| error.to_string();
     let decoder = mozjpeg::Decompress::new_reader(source).map_err(words)?;
+    if !matches!(decoder.color_space(), ColorSpace::JCS_GRAYSCALE | ColorSpace::JCS_RGB | ColorSpace::JCS_YCbCr) {
+        return Ok(false);
+    }
     let mut started = decoder.rgb().map_err(words)?;
     if (started.width(), started.height()) != (rows.width as usize, rows.height as usize) {
         return Err("its header contradicts itself".into());
