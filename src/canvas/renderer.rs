@@ -31,6 +31,8 @@ pub struct Renderer {
     /// What the next [`Renderer::draw`] draws: a tile for each quad.
     drawn: Vec<Key>,
     frame: u64,
+    /// Far enlarged, pixels are shown as the squares they are; else smoothly.
+    pub shows_pixels: bool,
 }
 
 /// A picture's address and one of its tiles.
@@ -128,6 +130,7 @@ impl Renderer {
             quads: quad_buffer(device, 64),
             drawn: Vec::new(),
             frame: 0,
+            shows_pixels: true,
         }
     }
 
@@ -169,7 +172,10 @@ impl Renderer {
                     let key = (key(&layer.picture), place);
                     if let Some(tile) = self.tiles.get_mut(&key) {
                         tile.last_frame = self.frame;
-                        if let Some(quad) = quad(layer, tile, place, screen) {
+                        if let Some(mut quad) = quad(layer, tile, place, screen) {
+                            if !self.shows_pixels {
+                                quad.params[1] = quad.params[1].min(1.0);
+                            }
                             quads.push(quad);
                             self.drawn.push(key);
                         }

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::canvas::Scene;
 use crate::export::provenance;
 use crate::export::stills::magnification_label;
-use crate::history::{History, Recipe, ScaleState};
+use crate::history::{History, Recipe, ScaleState, StateId};
 use crate::image::{ImageError, codec};
 use caption::Caption;
 use path::ZoomPath;
@@ -197,6 +197,8 @@ fn shoot(
         };
         let drawing = std::thread::Builder::new().name("coz-film".into()).spawn_scoped(scope, draw);
         drawing.map_err(|error| FilmError::Graphics(error.to_string()))?;
+        // Taken in here, so that it goes before the drawing thread is waited for: that stops when nobody listens.
+        let receiver = receiver;
         for (done, frame) in (1..).zip(receiver.iter()) {
             sink.frame(&frame?)?;
             if !told(done, frames) {
@@ -220,12 +222,14 @@ fn frame(
     let scene = Scene { history: branch, camera: moment.camera, screen, overlays: &[], opacity: &opacity };
     let mut rgb = studio.draw(&scene)?;
     if options.caption {
-        let state = branch.get(moment.state).unwrap_or_else(|| branch.photo());
-        let making = state.making.as_ref();
-        let is_generated = branch
-            .chain(state.id)
-            .iter()
-            .any(|state| state.making.as_ref().is_some_and(|making| making.model.is_some()));
+        // The words of what is seen most of; the marker from the first invented pixel on.
+        let seen = |least: f32| match moment.fading > least {
+            true => branch.get(StateId(moment.state.0 + 1)),
+            false => branch.get(moment.state),
+        };
+        let making = seen(0.5).and_then(|state| state.making.as_ref());
+        let chain = seen(0.0).map(|state| branch.chain(state.id)).unwrap_or_default();
+        let is_generated = chain.iter().any(|state| state.making.as_ref().is_some_and(|making| making.model.is_some()));
         let caption = Caption {
             magnification: magnification_label(moment.magnification),
             prompt: making.map_or("", |making| &making.prompt),

@@ -2,11 +2,11 @@
 
 use std::io::{Seek, SeekFrom, Write};
 use std::num::NonZeroU32;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use openh264::OpenH264API;
 use openh264::encoder::{
-    BitRate, Complexity, Encoder, EncoderConfig, FrameRate, FrameType, IntraFramePeriod, QpRange, RateControlMode,
-    UsageType, VuiConfig,
+    Complexity, Encoder, EncoderConfig, FrameRate, FrameType, IntraFramePeriod, RateControlMode, UsageType, VuiConfig,
 };
 use openh264::formats::{RgbSliceU8, YUVBuffer};
 use shiguredo_mp4::TrackKind;
@@ -15,8 +15,6 @@ use shiguredo_mp4::mux::{Mp4FileMuxer, Mp4FileMuxerOptions, Sample, estimate_max
 
 use super::{FilmError, Sink};
 
-/// Bits for each pixel of each frame: a slow zoom over detail looks clean.
-const BITS_A_PIXEL: f64 = 0.14;
 /// Who writes XMP into MP4, by its specification.
 const XMP_BOX: [u8; 16] =
     [0xbe, 0x7a, 0xcf, 0xcb, 0x97, 0xa9, 0x42, 0xe8, 0x9c, 0x71, 0x99, 0x94, 0x91, 0xe3, 0xaf, 0xac];
@@ -42,23 +40,22 @@ fn failed(error: impl std::fmt::Display) -> FilmError {
 impl<W: Write + Seek> Mp4<W> {
     /// For `frames` frames of an even size.
     pub fn new(mut out: W, width: u32, height: u32, fps: u32, frames: u32) -> Result<Self, FilmError> {
-        let bits = f64::from(width) * f64::from(height) * f64::from(fps) * BITS_A_PIXEL;
         let threads = std::thread::available_parallelism().map_or(1, |count| count.get().min(8)) as u16;
         let config = EncoderConfig::new()
-            .usage_type(UsageType::CameraVideoNonRealTime)
-            .rate_control_mode(RateControlMode::Bitrate)
-            .bitrate(BitRate::from_bps((bits as u32).max(400_000)))
+            .usage_type(UsageType::CameraVideoRealTime)
+            // One quality throughout, whatever it takes.
+            .rate_control_mode(RateControlMode::Off)
             .max_frame_rate(FrameRate::from_hz(fps as f32))
             .skip_frames(false)
             .scene_change_detect(false)
             .complexity(Complexity::Low)
-            .qp(QpRange::new(10, 40))
             .num_threads(threads)
             .intra_frame_period(IntraFramePeriod::from_num_frames(fps * 2))
             .vui(VuiConfig::bt601());
         let encoder = Encoder::with_api_config(OpenH264API::from_source(), config).map_err(failed)?;
         let options = Mp4FileMuxerOptions {
             reserved_moov_box_size: estimate_maximum_moov_box_size(&[frames as usize]),
+            creation_timestamp: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
             ..Default::default()
         };
         let muxer = Mp4FileMuxer::with_options(options).map_err(failed)?;

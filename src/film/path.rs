@@ -61,6 +61,8 @@ pub struct ZoomPath {
     parts: Vec<Part>,
     seconds: f64,
     reverse: bool,
+    /// Logarithms of the states' magnifications.
+    magnifications: Vec<f64>,
 }
 
 /// What is seen at one moment.
@@ -72,7 +74,7 @@ pub struct Moment {
     pub state: StateId,
     /// How far its child has.
     pub fading: f32,
-    /// Frame pixels for each of the photo's, relative to the whole photo in the frame.
+    /// Between those of the states around it, in log scale.
     pub magnification: f64,
 }
 
@@ -134,7 +136,8 @@ impl ZoomPath {
         }
         parts.push(Part::Rest { at: end, seconds: options.hold_end.max(0.0) });
         let seconds = parts.iter().map(Part::seconds).sum();
-        Some(Self { legs, marks, parts, seconds, reverse: options.reverse })
+        let magnifications = states.iter().map(|state| state.magnification.ln()).collect();
+        Some(Self { legs, marks, parts, seconds, reverse: options.reverse, magnifications })
     }
 
     /// How long it takes.
@@ -163,13 +166,13 @@ impl ZoomPath {
         let u = ((place - self.marks[number]) / (self.marks[number + 1] - self.marks[number])).clamp(0.0, 1.0);
         let leg = &self.legs[number];
         let camera = leg.at(u);
-        let scale_of_photo: f64 = self.legs[..number].iter().map(|leg| leg.zoom).sum::<f64>() + leg.zoom * u;
+        let magnification = self.magnifications[number] * (1.0 - u) + self.magnifications[number + 1] * u;
         let smooth = |x: f64| x * x * (3.0 - 2.0 * x);
         // The child lies in the middle of a much larger view when it begins to show: there both look the same.
         let fading = smooth(((u - 0.05) / 0.7).clamp(0.0, 1.0)) as f32;
         let state = StateId(number + usize::from(u >= 1.0));
         let fading = if u >= 1.0 { 0.0 } else { fading };
-        Moment { camera, state, fading, magnification: scale_of_photo.exp() }
+        Moment { camera, state, fading, magnification: magnification.exp() }
     }
 }
 

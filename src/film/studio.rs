@@ -56,7 +56,9 @@ impl Studio {
             usage: wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::MAP_READ,
             mapped_at_creation: false,
         });
-        let renderer = Renderer::new(&device, FORMAT);
+        let mut renderer = Renderer::new(&device, FORMAT);
+        // A film shows places, not pixels.
+        renderer.shows_pixels = false;
         Ok(Self { device, queue, renderer, target, buffer, width, height, stride })
     }
 

@@ -17,14 +17,17 @@ const MOUSE: [(&str, &str); 7] = [
     ("Drop, paste", "Open a picture or a session"),
 ];
 const COLUMNS: usize = 3;
+const WIDEST: f32 = 1000.0;
 
 pub fn show(viewer: &mut Viewer, ui: &egui::Ui) {
     take_new_key(viewer, ui);
     let mut open = viewer.state.help;
     let window = egui::Window::new("Keys and mouse").open(&mut open).collapsible(false).resizable(false);
     let most = ui.ctx().content_rect().shrink(24.0).size();
-    window.anchor(egui::Align2::CENTER_CENTER, egui::Vec2::ZERO).max_size(most).show(ui.ctx(), |ui| {
-        egui::ScrollArea::both().max_height(most.y - 110.0).show(ui, |ui| {
+    window.anchor(egui::Align2::CENTER_CENTER, egui::Vec2::ZERO).show(ui.ctx(), |ui| {
+        ui.set_width(most.x.min(WIDEST) - 16.0);
+        ui.spacing_mut().interact_size.y = 18.0;
+        egui::ScrollArea::both().auto_shrink([false, true]).max_height(most.y - 96.0).show(ui, |ui| {
             ui.horizontal_top(|ui| columns(viewer, ui));
         });
         ui.separator();
@@ -52,7 +55,7 @@ fn columns(viewer: &mut Viewer, ui: &mut egui::Ui) {
         rows.push((keys.join(", "), action.label(), Some(action)));
     }
     for (column, rows) in rows.chunks(rows.len().div_ceil(COLUMNS)).enumerate() {
-        egui::Grid::new(("keys", column)).num_columns(2).spacing([10.0, 2.0]).show(ui, |ui| {
+        egui::Grid::new(("keys", column)).num_columns(2).spacing([8.0, 1.0]).show(ui, |ui| {
             for (keys, what, action) in rows {
                 match action {
                     None => _ = ui.label(dim(ui, keys)),
@@ -62,7 +65,7 @@ fn columns(viewer: &mut Viewer, ui: &mut egui::Ui) {
                         let text = RichText::new(text).small();
                         let text = if waits { text.color(theme::ACCENT) } else { text };
                         let button =
-                            ui.add(egui::Button::new(text).frame_when_inactive(false).min_size([76.0, 18.0].into()));
+                            ui.add(egui::Button::new(text).frame_when_inactive(false).min_size([64.0, 18.0].into()));
                         let name = format!("Change the key of {what}");
                         button.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Button, true, &name));
                         if button.clicked() {

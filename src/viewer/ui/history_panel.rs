@@ -103,6 +103,12 @@ fn paint(
         }
         painter.image(texture.id(), image, Rect::from_min_max(pos2(0.0, 0.0), pos2(1.0, 1.0)), Color32::WHITE);
     }
+    if variants > 1 {
+        let plate = Rect::from_min_size(image.right_bottom() - vec2(14.0, 14.0), vec2(14.0, 14.0));
+        painter.rect_filled(plate, CornerRadius::ZERO, Color32::from_black_alpha(200));
+        let number = variants.to_string();
+        painter.text(plate.center(), Align2::CENTER_CENTER, number, FontId::proportional(11.0), Color32::WHITE);
+    }
     let outline = if is_current { theme::ACCENT } else { palette.line };
     painter.rect_stroke(image, CornerRadius::ZERO, Stroke::new(1.0, outline), StrokeKind::Outside);
 
@@ -118,9 +124,7 @@ fn paint(
         }
         Some(making) => {
             let words = if making.prompt.is_empty() { "no words".into() } else { making.prompt.replace('\n', " ") };
-            let stacked = if variants > 1 { format!("  ·  {variants} variants") } else { String::new() };
-            let title = format!("{}  ·  {:.1} s{stacked}", Document::title(state), making.elapsed.as_secs_f64());
-            line(12.0, title, 13.0, text);
+            line(12.0, format!("{}  ·  {:.1} s", Document::title(state), making.elapsed.as_secs_f64()), 13.0, text);
             line(29.0, words, 11.0, palette.dim);
             line(44.0, format!("{}  ·  seed {}", model_name(state), making.seed), 11.0, palette.dim);
         }

@@ -1,5 +1,9 @@
 //! Drives the real app, without a window but with its real engine, built-in model and canvas.
 
+mod files;
+mod hands;
+mod trust;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,10 +26,14 @@ fn settings() -> Settings {
 }
 
 fn app(settings: Settings) -> Harness<'static, Viewer> {
+    app_that_keeps(settings, Keeps::default())
+}
+
+fn app_that_keeps(settings: Settings, keeps: Keeps) -> Harness<'static, Viewer> {
     let mut harness = Harness::builder()
         .with_size(vec2(1100.0, 700.0))
         .wgpu()
-        .build_eframe(|creation| Viewer::new(creation, settings, Keeps::default()).unwrap());
+        .build_eframe(|creation| Viewer::new(creation, settings, keeps).unwrap());
     harness.step();
     harness
 }

@@ -1,0 +1,223 @@
+//! Sessions, autosave, restoring, films and exported pictures that know how they were made.
+
+use std::path::Path;
+
+use chain_of_zoom::session;
+
+use super::*;
+
+fn keeps(folder: &Folder) -> Keeps {
+    Keeps { settings: false, sessions: Some(folder.path("autosave")) }
+}
+
+/// Two steps in the middle, with words.
+fn two_states(harness: &mut Harness<'_, Viewer>) {
+    harness.state_mut().state.draft = "two words".into();
+    for wanted in [2, 3] {
+        harness.state_mut().act(Action::Run);
+        until(harness, "a state", |viewer| count(viewer) == wanted && idle(viewer));
+    }
+}
+
+fn save(harness: &mut Harness<'_, Viewer>, file: &Path) {
+    harness.state_mut().act(Action::ExportTo(ExportKind::Session, file.to_owned()));
+    until(harness, "the session to be saved", |viewer| {
+        viewer.state.exporting.is_none() && !viewer.state.document.as_ref().unwrap().is_unsaved()
+    });
+}
+
+#[test]
+fn a_session_is_saved_and_opened_again() {
+    let folder = Folder::new();
+    let mut harness = app_that_keeps(settings(), keeps(&folder));
+    open(&mut harness, &folder);
+    two_states(&mut harness);
+    assert!(document(&harness).is_unsaved());
+    harness.state_mut().state.document.as_mut().unwrap().pinned.insert(StateId(1), "pinned".into());
+    let file = folder.path("work.coz");
+    save(&mut harness, &file);
+    assert!(harness.state().state.settings.recent.contains(&file));
+    let before: Vec<_> = document(&harness).history.outline().iter().map(|(_, s)| s.picture.clone()).collect();
+    // Saved: nothing is left to restore.
+    until(&mut harness, "the autosave to go", |_| session::autosave::left(&folder.path("autosave")).is_empty());
+    harness.run_ok();
+    drop(harness);
+    assert!(session::autosave::left(&folder.path("autosave")).is_empty());
+
+    let mut harness = app(Settings { seed: 7, ..settings() });
+    harness.input_mut().dropped_files = vec![Arc::new(Dropped(file))];
+    harness.step();
+    until(&mut harness, "the session to open", |viewer| count(viewer) == 3);
+    let opened = document(&harness);
+    let after: Vec<_> = opened.history.outline().iter().map(|(_, s)| s.picture.clone()).collect();
+    assert!(before.iter().zip(&after).all(|(a, b)| a == b), "every pixel is as it was");
+    assert_eq!(opened.history.current().id, StateId(2));
+    assert_eq!(opened.history.current().making.as_ref().unwrap().prompt, "two words");
+    assert_eq!(opened.pinned.get(&StateId(1)).map(String::as_str), Some("pinned"));
+    assert_eq!(harness.state().state.draft, "two words");
+    assert_eq!(harness.state().state.settings.seed, 42, "the session's own");
+    assert!(!opened.is_unsaved());
+    // And it goes on.
+    harness.state_mut().act(Action::Run);
+    until(&mut harness, "a state", |viewer| count(viewer) == 4 && idle(viewer));
+}
+
+#[test]
+fn what_a_crash_left_is_offered_and_restored() {
+    let folder = Folder::new();
+    let mut harness = app_that_keeps(settings(), keeps(&folder));
+    open(&mut harness, &folder);
+    two_states(&mut harness);
+    let autosave = folder.path("autosave");
+    let there = |states: usize| {
+        let manifests = std::fs::read_dir(&autosave).into_iter().flatten().flatten();
+        manifests
+            .map(|entry| entry.path().join("chain.json"))
+            .any(|file| std::fs::read_to_string(file).is_ok_and(|text| text.matches("\"picture\"").count() == states))
+    };
+    until(&mut harness, "the autosave", |_| there(2));
+    assert!(session::autosave::left(&autosave).is_empty(), "a session in use is not offered to others");
+    let picture = document(&harness).history.current().picture.clone();
+    // Not closed: gone. The photo is gone with it, as after a move; it was only linked, and is found no more.
+    drop(harness);
+
+    let mut harness = app_that_keeps(settings(), keeps(&folder));
+    until(&mut harness, "the offer", |viewer| viewer.state.left.len() == 1);
+    harness.get_by_label("Restore photo.png").click();
+    until(&mut harness, "the session", |viewer| count(viewer) == 3);
+    assert_eq!(*document(&harness).history.current().picture, *picture);
+    assert!(document(&harness).is_unsaved(), "it is in no file of the user's yet");
+    until(&mut harness, "a new autosave instead of the old one", |_| {
+        std::fs::read_dir(&autosave).unwrap().count() == 1 && there(2)
+    });
+    // Another photo: what was unsaved stays on the disk for the next start.
+    let other = folder.photo("other.png", 64, 64);
+    harness.state_mut().act(Action::OpenFile(other));
+    until(&mut harness, "the other photo", |viewer| {
+        viewer.state.document.as_ref().is_some_and(|d| d.name == "other.png")
+    });
+    drop(harness);
+    let left = session::autosave::left(&autosave);
+    assert_eq!(left.iter().map(|left| left.states).collect::<Vec<_>>(), [2]);
+
+    // Started with a photo, the offer is a message; it can be thrown away.
+    let mut harness = app_that_keeps(settings(), keeps(&folder));
+    open(&mut harness, &folder);
+    until(&mut harness, "the offer", |viewer| !viewer.state.left.is_empty());
+    harness.state_mut().act(Action::DiscardLeft(left[0].folder.clone()));
+    until(&mut harness, "it to go", |viewer| viewer.state.left.is_empty());
+    assert!(!left[0].folder.exists());
+}
+
+#[test]
+fn a_vanished_photo_and_a_bad_place_lose_nothing() {
+    let folder = Folder::new();
+    // A file where the folder should be: nothing can be kept there.
+    std::fs::write(folder.path("autosave"), "no folder").unwrap();
+    let mut harness = app_that_keeps(settings(), keeps(&folder));
+    open(&mut harness, &folder);
+    std::fs::remove_file(folder.path("photo.png")).unwrap();
+    two_states(&mut harness);
+    until(&mut harness, "the failure to be told", |viewer| !viewer.state.messages.is_empty());
+    harness.get_by_label("The session could not be saved");
+    harness.state_mut().act(Action::Dismiss);
+    harness.state_mut().act(Action::Run);
+    until(&mut harness, "work to go on", |viewer| count(viewer) == 4 && idle(viewer));
+
+    // Saved with a link to a photo that is gone, the photo goes inside.
+    harness.state_mut().act(Action::ToggleLinkPhoto);
+    let file = folder.path("work.coz");
+    save(&mut harness, &file);
+    let photo = document(&harness).history.photo().picture.clone();
+    assert_eq!(*session::open(&file).unwrap().history.photo().picture, *photo);
+
+    // To where nothing can be written.
+    harness.state_mut().act(Action::Dismiss);
+    harness.state_mut().act(Action::ExportTo(ExportKind::Session, folder.path("autosave/x.coz")));
+    until(&mut harness, "the message", |viewer| {
+        viewer.state.exporting.is_none() && matches!(viewer.state.messages.last(), Some(Message::Problem(_)))
+    });
+    assert_eq!(count(harness.state()), 4);
+}
+
+#[test]
+fn an_exported_picture_rebuilds_its_chain() {
+    let folder = Folder::new();
+    let mut harness = app(settings());
+    open(&mut harness, &folder);
+    two_states(&mut harness);
+    let states: Vec<_> = document(&harness).history.outline().iter().map(|(_, s)| s.picture.clone()).collect();
+    for name in ["state.png", "state.webp", "state.jpg"] {
+        let file = folder.path(name);
+        harness.state_mut().act(Action::ExportTo(ExportKind::State, file.clone()));
+        until(&mut harness, "the export", |viewer| matches!(viewer.state.messages.last(), Some(Message::Done(_))));
+        harness.state_mut().act(Action::Dismiss);
+        harness.step();
+        let xmp = codec::xmp(&file).unwrap_or_else(|| panic!("{name} says nothing of itself"));
+        assert!(xmp.contains("compositeWithTrainedAlgorithmicMedia"), "{name}");
+    }
+
+    let mut harness = app(Settings { backbone: Backbone::Bicubic, seed: 9, ..settings() });
+    harness.input_mut().dropped_files = vec![Arc::new(Dropped(folder.path("state.png")))];
+    harness.step();
+    until(&mut harness, "the chain", |viewer| count(viewer) == 3 && idle(viewer) && viewer.state.queue.is_empty());
+    let again: Vec<_> = document(&harness).history.outline().iter().map(|(_, s)| s.picture.clone()).collect();
+    assert!(states.iter().zip(&again).all(|(a, b)| a == b), "the same pixels, by the model that made them");
+    let making = document(&harness).history.current().making.clone().unwrap();
+    assert_eq!((making.seed, making.prompt.as_str()), (42, "two words"));
+
+    // Without its photo it is a photo itself, and says so.
+    std::fs::remove_file(folder.path("photo.png")).unwrap();
+    harness.state_mut().act(Action::OpenFile(folder.path("state.png")));
+    until(&mut harness, "the picture", |viewer| count(viewer) == 1);
+    assert_eq!(*document(&harness).history.photo().picture, *states[2]);
+    assert!(matches!(harness.state().state.messages.last(), Some(Message::Done(line)) if line.contains("photo.png")));
+}
+
+#[test]
+fn the_film_is_previewed_exported_and_stopped() {
+    let folder = Folder::new();
+    let mut harness = app(settings());
+    open(&mut harness, &folder);
+    harness.state_mut().act(Action::PlayFilm);
+    until(&mut harness, "the refusal", |viewer| !viewer.state.messages.is_empty());
+    harness.get_by_label("There is nothing to film");
+    harness.state_mut().act(Action::Dismiss);
+    two_states(&mut harness);
+
+    harness.key_press_modifiers(Modifiers::COMMAND, Key::M);
+    harness.step();
+    harness.step();
+    harness.get_by_label("Export as MP4 or GIF…");
+    harness.get_by_label("Preview the film").click();
+    harness.step();
+    harness.step();
+    assert!(document(&harness).film.is_some() && !harness.state().state.film_options);
+    harness.render().expect("the film is drawn by the canvas");
+    harness.key_press(Key::Escape);
+    harness.step();
+    harness.step();
+    assert!(document(&harness).film.is_none());
+
+    let film = &mut harness.state_mut().state.settings.film;
+    (film.width, film.height, film.fps, film.seconds_per_4x) = (320, 180, 10, 0.5);
+    let file = folder.path("film");
+    harness.state_mut().act(Action::ExportTo(ExportKind::Film, file.clone()));
+    until(&mut harness, "the film", |viewer| matches!(viewer.state.messages.last(), Some(Message::Done(_))));
+    assert!(file.with_extension("mp4").is_file() && harness.state().state.exporting.is_none());
+
+    let film = &mut harness.state_mut().state.settings.film;
+    film.seconds_per_4x = 20.0;
+    let long = folder.path("long.mp4");
+    harness.state_mut().act(Action::Dismiss);
+    harness.state_mut().act(Action::ExportTo(ExportKind::Film, long.clone()));
+    harness.step();
+    harness.state_mut().act(Action::ExportTo(ExportKind::Film, folder.path("second.mp4")));
+    harness.step();
+    harness.step();
+    harness.get_by_label("One export runs already: wait, or stop it");
+    harness.get_by_label("Stop the export").click();
+    until(&mut harness, "it to stop", |viewer| viewer.state.exporting.is_none());
+    let names: Vec<_> = std::fs::read_dir(folder.root()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert!(!long.exists() && names.iter().all(|name| !name.to_string_lossy().contains(".part")), "{names:?}");
+}

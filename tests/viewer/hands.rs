@@ -1,0 +1,201 @@
+//! Keys, the palette, prompts, queues and variants; what fits on the smallest window, what a screen reader hears.
+
+use chain_of_zoom::history::StateId;
+
+use super::*;
+
+#[test]
+fn the_palette_finds_and_runs_actions() {
+    let folder = Folder::new();
+    let mut harness = app(settings());
+    harness.key_press_modifiers(Modifiers::COMMAND, Key::P);
+    harness.step();
+    harness.step();
+    assert!(harness.query_by_label("Make variants").is_none(), "without a photo there is nothing to vary");
+    harness.key_press(Key::Escape);
+    harness.step();
+    harness.step();
+    assert!(harness.state().state.palette.is_none());
+
+    open(&mut harness, &folder);
+    harness.key_press_modifiers(Modifiers::COMMAND, Key::P);
+    harness.step();
+    harness.step();
+    harness.get_by_label("Find an action").type_text("fllw");
+    harness.step();
+    harness.step();
+    let before = harness.state().state.settings.follow;
+    harness.key_press(Key::Enter);
+    for _ in 0..3 {
+        harness.step();
+    }
+    assert_eq!(harness.state().state.settings.follow, !before, "letters in order are enough");
+    assert!(harness.state().state.palette.is_none() && count(harness.state()) == 1, "Enter was the palette's");
+}
+
+#[test]
+fn keys_can_be_changed() {
+    let folder = Folder::new();
+    let mut harness = app(settings());
+    open(&mut harness, &folder);
+    harness.key_press(Key::F1);
+    // The window opens, and finds its size.
+    for _ in 0..6 {
+        harness.step();
+    }
+    harness.get_by_label("Change the key of Fit").click();
+    harness.step();
+    harness.step();
+    harness.get_by_label_contains("Press the new key for \"Fit\"");
+    // What opens the palette by default fits the picture now.
+    harness.key_press_modifiers(Modifiers::COMMAND, Key::P);
+    harness.step();
+    harness.step();
+    assert_eq!(harness.state().state.settings.keys["fit"], ["Ctrl+P"]);
+    harness.key_press(Key::Escape);
+    harness.step();
+    harness.step();
+    assert!(!harness.state().state.help);
+    harness.key_press_modifiers(Modifiers::COMMAND, Key::P);
+    harness.step();
+    harness.step();
+    assert!(harness.state().state.palette.is_none());
+    harness.state_mut().act(Action::ResetKeys);
+    harness.step();
+    harness.key_press_modifiers(Modifiers::COMMAND, Key::P);
+    harness.step();
+    harness.step();
+    assert!(harness.state().state.palette.is_some());
+}
+
+#[test]
+fn prompts_are_remembered_and_pinned_words_go_down_the_branch() {
+    let folder = Folder::new();
+    let mut harness = app(settings());
+    open(&mut harness, &folder);
+    for (number, words) in [(2, "first"), (3, "second")] {
+        harness.state_mut().state.draft = words.into();
+        harness.state_mut().act(Action::Run);
+        until(&mut harness, "a state", |viewer| count(viewer) == number && idle(viewer));
+    }
+    harness.get_by_label("Prompt for the next step").focus();
+    harness.step();
+    harness.step();
+    for (key, wanted) in [
+        (Key::ArrowUp, "second"),
+        (Key::ArrowUp, "first"),
+        (Key::ArrowUp, "first"),
+        (Key::ArrowDown, "second"),
+        (Key::ArrowDown, ""),
+    ] {
+        harness.key_press_modifiers(Modifiers::ALT, key);
+        harness.step();
+        harness.step();
+        assert_eq!(harness.state().state.draft, wanted, "{key:?}");
+    }
+    // Pinned on the first state: heard below it, not above.
+    harness.state_mut().act(Action::GoTo(StateId(1)));
+    harness.step();
+    harness.step();
+    harness.get_by_label("Pinned words").focus();
+    harness.step();
+    harness.get_by_label("Pinned words").type_text("a cat");
+    harness.step();
+    harness.step();
+    harness.state_mut().state.draft = "fur".into();
+    harness.state_mut().act(Action::Run);
+    until(&mut harness, "a state", |viewer| count(viewer) == 4 && idle(viewer));
+    let prompt = |harness: &Harness<'_, Viewer>| {
+        document(harness).history.current().making.as_ref().map(|making| making.prompt.clone()).unwrap()
+    };
+    assert_eq!(prompt(&harness), "fur, a cat");
+    harness.state_mut().act(Action::Go(Direction::Photo));
+    harness.step();
+    harness.state_mut().act(Action::Run);
+    until(&mut harness, "a state", |viewer| count(viewer) == 5 && idle(viewer));
+    assert_eq!(prompt(&harness), "fur");
+}
+
+#[test]
+fn variants_are_stacked_and_one_is_picked() {
+    let folder = Folder::new();
+    let mut harness = app(settings());
+    open(&mut harness, &folder);
+    drag(&mut harness, (200.0, 100.0), (232.0, 132.0));
+    until(&mut harness, "a state", |viewer| count(viewer) == 2 && idle(viewer));
+    harness.key_press(Key::V);
+    until(&mut harness, "the variants", |viewer| count(viewer) == 6 && idle(viewer));
+    let variants = document(&harness).history.variants(StateId(1));
+    let seeds: std::collections::HashSet<u64> =
+        variants.iter().map(|state| state.making.as_ref().unwrap().seed).collect();
+    assert_eq!((variants.len(), seeds.len() >= 4), (5, true));
+    let title = Document::title(document(&harness).history.current());
+    harness.get_by_label(&format!("State {title}"));
+    harness.get_by_label("5 VARIANTS OF THIS BOX");
+    harness.get_by_label("Variant 2").click();
+    harness.step();
+    harness.step();
+    assert_eq!(document(&harness).history.current().id, StateId(2));
+    harness.get_by_label(&format!("State {title}"));
+}
+
+#[test]
+fn boxes_wait_their_turn() {
+    let folder = Folder::new();
+    let mut harness = app(settings());
+    open(&mut harness, &folder);
+    // Three boxes of two steps each; the second and third wait.
+    let region = |x| chain_of_zoom::region::Region::square(x, 50, 16);
+    harness.state_mut().act(Action::PlaceBox(StateId(0), region(20)));
+    harness.state_mut().act(Action::QueueBox(StateId(0), region(200)));
+    harness.state_mut().act(Action::QueueBox(StateId(0), region(400)));
+    harness.step();
+    assert_eq!(harness.state().state.queue.len(), 2, "a queued box does not stop what runs");
+    until(&mut harness, "all", |viewer| count(viewer) == 7 && idle(viewer) && viewer.state.queue.is_empty());
+    assert_eq!(document(&harness).history.children(StateId(0)).count(), 3);
+
+    harness.state_mut().act(Action::QueueBox(StateId(0), region(100)));
+    harness.state_mut().act(Action::QueueBox(StateId(0), region(300)));
+    harness.state_mut().act(Action::Cancel);
+    harness.step();
+    until(&mut harness, "the stop", idle);
+    assert!(harness.state().state.queue.is_empty(), "a stop that stops");
+}
+
+#[test]
+fn nothing_is_cut_off_on_the_smallest_window_and_all_has_a_name() {
+    let folder = Folder::new();
+    let mut harness = app(settings());
+    open(&mut harness, &folder);
+    drag(&mut harness, (200.0, 100.0), (232.0, 132.0));
+    until(&mut harness, "a state", |viewer| count(viewer) == 2 && idle(viewer));
+    harness.set_size(vec2(900.0, 600.0));
+    for theme in ["dark", "light", "contrast"] {
+        for _ in 0..3 {
+            harness.step();
+        }
+        let window = egui::Rect::from_min_size(Pos2::ZERO, vec2(900.0, 600.0));
+        for label in ["Menu", "Save the session", "Zoom in the middle", "Keys", "Canvas", "Seed", "Open…"] {
+            let rect = harness.get_by_label(label).rect();
+            assert!(window.expand(0.5).contains_rect(rect), "{label} at {rect:?} in {theme}");
+        }
+        let status = harness.get_by_label_contains("Built-in x4  ·").rect();
+        assert!(window.contains_rect(status));
+        let nameless: Vec<egui::Rect> = harness
+            .query_all_by(|node| {
+                let presses = matches!(node.role(), egui::accesskit::Role::Button | egui::accesskit::Role::TextInput);
+                presses && node.label().is_none_or(|label| label.trim().is_empty())
+            })
+            .map(|node| node.rect())
+            .collect();
+        assert!(nameless.is_empty(), "a screen reader hears nothing at {nameless:?}");
+        harness.state_mut().act(Action::NextTheme);
+    }
+    harness.key_press(Key::F1);
+    for _ in 0..3 {
+        harness.step();
+    }
+    let window = egui::Rect::from_min_size(Pos2::ZERO, vec2(900.0, 600.0));
+    let reset = harness.get_by_role_and_label(egui::accesskit::Role::Button, "Reset all keys").rect();
+    assert!(window.contains_rect(reset), "the help fits");
+}

@@ -1,0 +1,141 @@
+//! How far results can be trusted: agreement, heat map, and comparing in place.
+
+use chain_of_zoom::viewer::actions::{Against, CompareMode};
+
+use super::*;
+
+fn pixel(image: &image::RgbaImage, at: Pos2) -> [u8; 3] {
+    let pixel = image.get_pixel(at.x as u32, at.y as u32).0;
+    [pixel[0], pixel[1], pixel[2]]
+}
+
+/// A state made by nearest neighbour, so that it differs from bicubic in known places.
+fn blocky(folder: &Folder) -> Harness<'static, Viewer> {
+    let mut harness = app(Settings { backbone: Backbone::Nearest, ..settings() });
+    open(&mut harness, folder);
+    drag(&mut harness, (198.0, 132.0), (282.0, 216.0));
+    until(&mut harness, "a state", |viewer| {
+        let known = |d: &Document| d.examined(d.history.current().id).is_some();
+        count(viewer) == 2 && idle(viewer) && viewer.state.document.as_ref().is_some_and(known)
+    });
+    harness.remove_cursor();
+    harness.step();
+    harness
+}
+
+#[test]
+fn every_state_says_how_far_it_agrees() {
+    let folder = Folder::new();
+    let harness = blocky(&folder);
+    let document = document(&harness);
+    let examined = document.examined(StateId(1)).unwrap();
+    let agreement = examined.agreement.as_ref().unwrap();
+    let told = document.history.current().making.as_ref().unwrap().agreement.unwrap();
+    assert!((agreement.with_parent - told).abs() < 1e-9);
+    assert_eq!(agreement.with_photo, agreement.with_parent, "one step down, the photo is the parent");
+    harness.get_by_label_contains("with the photo");
+    harness.get_by_label_contains("Rests on 84 x 84 pixels");
+}
+
+#[test]
+fn the_reference_shows_while_its_key_is_held_in_a_split_and_in_a_lens() {
+    let folder = Folder::new();
+    let mut harness = blocky(&folder);
+    let canvas = harness.get_by_label("Canvas").rect();
+    let own = harness.render().unwrap();
+    // The same place of the picture, drawn plainly.
+    harness.key_down(Key::C);
+    harness.step();
+    let flipped = harness.render().unwrap();
+    harness.key_up(Key::C);
+    harness.step();
+    let differ = |a: &image::RgbaImage, b: &image::RgbaImage, rect: egui::Rect| {
+        let mut count = 0;
+        for y in (rect.top() as u32 + 40..rect.bottom() as u32 - 8).step_by(5) {
+            for x in (rect.left() as u32 + 8..rect.right() as u32 - 8).step_by(5) {
+                let at = Pos2::new(x as f32, y as f32);
+                count += u32::from(pixel(a, at).iter().zip(pixel(b, at)).any(|(a, b)| a.abs_diff(b) > 6));
+            }
+        }
+        count
+    };
+    let half = |left: bool| {
+        let mut rect = canvas.shrink2(vec2(140.0, 60.0));
+        if left {
+            rect.max.x = canvas.center().x - 16.0
+        } else {
+            rect.min.x = canvas.center().x + 16.0
+        }
+        rect
+    };
+    let both = [half(true), half(false)].map(|half| differ(&own, &flipped, half));
+    assert!(both.iter().all(|&count| count > 50), "{both:?} places differ");
+    assert_eq!(differ(&own, &harness.render().unwrap(), canvas), 0, "let go, all is as before");
+
+    harness.state_mut().act(Action::Compare(CompareMode::Split));
+    harness.step();
+    harness.step();
+    let split = harness.render().unwrap();
+    assert_eq!(differ(&own, &split, half(true)), 0, "left of the slider is the state");
+    assert_eq!(differ(&flipped, &split, half(false)), 0, "right of it the reference");
+    // The slider is dragged.
+    let from = Pos2::new(canvas.center().x, canvas.center().y);
+    harness.hover_at(from);
+    harness.step();
+    button(&mut harness, from, PointerButton::Primary, true);
+    harness.hover_at(from - vec2(200.0, 0.0));
+    harness.step();
+    harness.step();
+    button(&mut harness, from - vec2(200.0, 0.0), PointerButton::Primary, false);
+    assert!((harness.state().state.split - (0.5 - 200.0 / canvas.width())).abs() < 0.02);
+    assert_eq!(count(harness.state()), 2, "dragging the slider draws no box");
+
+    harness.state_mut().act(Action::Compare(CompareMode::Lens));
+    let at = canvas.center() + vec2(60.0, 20.0);
+    harness.hover_at(at);
+    harness.step();
+    harness.step();
+    let lens = harness.render().unwrap();
+    let inside = egui::Rect::from_center_size(at, vec2(200.0, 200.0));
+    let outside = egui::Rect::from_min_max(canvas.min, Pos2::new(at.x - 160.0, canvas.max.y)).shrink(8.0);
+    // The box hinted at the pointer is drawn over it.
+    assert!(differ(&flipped, &lens, inside) < differ(&own, &lens, inside));
+    assert_eq!(differ(&own, &lens, outside), 0);
+}
+
+#[test]
+fn the_photo_behind_the_view_and_the_heat_are_shown() {
+    let folder = Folder::new();
+    let mut harness = blocky(&folder);
+    let photo = document(&harness).history.photo().picture.clone();
+    let region = document(&harness).history.current().making.as_ref().unwrap().region;
+    harness.key_down(Key::E);
+    harness.step();
+    let shown = harness.render().unwrap();
+    harness.key_up(Key::E);
+    // The middle of a pixel of the photo, on the window.
+    let (x, y) = (region.x + 20, region.y + 9);
+    let at = on_window(&harness, f64::from(x) + 0.5, f64::from(y) + 0.5);
+    assert_eq!(pixel(&shown, at), photo.pixel(x, y), "the photo's own pixel, crisp");
+    let [across, down] = document(&harness).evidence_in_view();
+    assert!((across - 84.0).abs() < 1.0 && (down - 84.0).abs() < 1.0, "{across} {down}");
+
+    harness.key_down(Key::X);
+    harness.step();
+    let heat = document(&harness).examined(StateId(1)).unwrap().heat.clone().unwrap();
+    let hot = harness.render().unwrap();
+    harness.key_up(Key::X);
+    let (a, b) = (pixel(&hot, at), heat.pixel(20, 9));
+    assert!(a.iter().zip(b).all(|(a, b)| a.abs_diff(b) < 12), "{a:?} {b:?}");
+
+    // Against another state, which is gone after a while: then there is nothing to show, and nothing breaks.
+    harness.state_mut().act(Action::CompareWith(Against::State(StateId(0))));
+    harness.state_mut().act(Action::Compare(CompareMode::Split));
+    harness.step();
+    harness.step();
+    harness.render().unwrap();
+    harness.state_mut().act(Action::CompareWith(Against::State(StateId(99))));
+    harness.step();
+    harness.step();
+    harness.render().unwrap();
+}
