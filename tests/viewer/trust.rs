@@ -91,13 +91,13 @@ fn the_reference_shows_while_its_key_is_held_in_a_split_and_in_a_lens() {
     assert_eq!(count(harness.state()), 2, "dragging the slider draws no box");
 
     harness.state_mut().act(Action::Compare(CompareMode::Lens));
-    let at = canvas.center() + vec2(60.0, 20.0);
+    let at = on_window(&harness, 212.0, 152.0);
     harness.hover_at(at);
     harness.step();
     harness.step();
     let lens = harness.render().unwrap();
     let inside = egui::Rect::from_center_size(at, vec2(200.0, 200.0));
-    let outside = egui::Rect::from_min_max(canvas.min, Pos2::new(at.x - 160.0, canvas.max.y)).shrink(8.0);
+    let outside = egui::Rect::from_min_max(Pos2::new(at.x + 160.0, canvas.min.y), canvas.max - vec2(180.0, 0.0));
     // The box hinted at the pointer is drawn over it.
     assert!(differ(&flipped, &lens, inside) < differ(&own, &lens, inside));
     assert_eq!(differ(&own, &lens, outside), 0);

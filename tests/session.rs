@@ -1,0 +1,297 @@
+//! `.coz` files: everything comes back; nothing in them is trusted; `coz replay` tells the truth.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use chain_of_zoom::history::{self, History, Making, Source, StateId};
+use chain_of_zoom::image::{AlignMethod, Picture, codec};
+use chain_of_zoom::region::Region;
+use chain_of_zoom::session::{self, Choices, Session, SessionError, autosave};
+use chain_of_zoom::step::{Backbone, ModelUsed};
+use zip::write::SimpleFileOptions;
+
+use crate::samples::{Folder, coz, photo};
+
+fn add(history: &mut History, parent: StateId, region: Region, picture: Picture) -> StateId {
+    let making = Making {
+        region,
+        prompt: "Ünï \"words\"\n".into(),
+        model: Some(ModelUsed { backbone: Backbone::Bicubic, align: AlignMethod::Wavelet, sha256: None }),
+        seed: u64::MAX - 1,
+        agreement: Some(f64::INFINITY),
+        elapsed: Duration::from_millis(1250),
+    };
+    let thumbnail = Arc::new(history::thumbnail(&picture));
+    history.add(parent, making, Arc::new(picture), thumbnail).unwrap()
+}
+
+/// Three states on two branches, one of them deleted, of a photo on the disk.
+fn session(folder: &Folder) -> Session {
+    let file = folder.photo("photo.png", 200, 150);
+    let picture = Arc::new(photo(200, 150));
+    let source =
+        Source { name: "photo.png".into(), sha256: chain_of_zoom::digest::sha256(&file).ok(), file: Some(file) };
+    let mut history = History::new(source, picture.clone(), Arc::new(history::thumbnail(&picture)));
+    let root = history.photo().id;
+    let a = add(&mut history, root, Region::square(10, 20, 32), photo(96, 64));
+    let gone = add(&mut history, root, Region::square(0, 0, 32), photo(64, 64));
+    let b = add(&mut history, a, Region::square(60, 30, 30), photo(64, 72));
+    history.delete(gone);
+    history.go(a);
+    history.go(b);
+    let choices = Choices { seed: 9, draft: "next".into(), pinned: vec![(b.0, "cat".into())], ..Choices::default() };
+    Session { history, choices }
+}
+
+fn save(session: &Session, file: &Path, link: bool) {
+    session::save(session, file, link, &mut |_| true).unwrap();
+}
+
+#[test]
+fn everything_comes_back() {
+    let folder = Folder::new();
+    let session = session(&folder);
+    let file = folder.path("ünï code.coz");
+    save(&session, &file, false);
+    let read = session::open(&file).unwrap();
+    let flat = |session: &Session| {
+        let outline = session.history.outline();
+        outline.iter().map(|(depth, s)| (*depth, s.making.clone(), (*s.picture).clone())).collect::<Vec<_>>()
+    };
+    assert!(flat(&session) == flat(&read), "states, branches, words, seeds, boxes, models and pixels");
+    assert_eq!(read.history.outline().len(), 3, "what was deleted is gone");
+    assert_eq!(read.history.current().magnification, session.history.current().magnification);
+    assert_eq!(read.history.source(), session.history.source());
+    // The pinned words moved with their state to its new number.
+    assert_eq!(read.choices.pinned, [(read.history.current().id.0, "cat".to_owned())]);
+    assert_eq!((read.choices.seed, read.choices.draft.as_str()), (9, "next"));
+    // It is a zip of PNGs and one readable text.
+    let mut zip = zip::ZipArchive::new(std::fs::File::open(&file).unwrap()).unwrap();
+    let names: Vec<String> = zip.file_names().map(|name| name.unwrap().into_owned()).collect();
+    assert!(names.contains(&"photo.png".into()) && names.contains(&"states/1.png".into()), "{names:?}");
+    let json: serde_json::Value = serde_json::from_reader(zip.by_name("chain.json").unwrap()).unwrap();
+    assert_eq!(json["format"], 1);
+    assert_eq!(json["states"][0]["prompt"], "Ünï \"words\"\n");
+}
+
+#[test]
+fn a_linked_photo_is_found_checked_and_missed() {
+    let folder = Folder::new();
+    let session = session(&folder);
+    let (linked, whole) = (folder.path("linked.coz"), folder.path("whole.coz"));
+    save(&session, &linked, true);
+    save(&session, &whole, false);
+    let size = |file: &Path| file.metadata().unwrap().len();
+    assert!(size(&linked) < size(&whole));
+    assert_eq!(*session::open(&linked).unwrap().history.photo().picture, *session.history.photo().picture);
+
+    // Both moved to another folder: the photo beside the session is found.
+    std::fs::create_dir(folder.path("there")).unwrap();
+    let moved = folder.path("there/linked.coz");
+    std::fs::rename(&linked, &moved).unwrap();
+    std::fs::rename(folder.path("photo.png"), folder.path("there/photo.png")).unwrap();
+    assert!(session::open(&moved).is_ok());
+    // Changed, it is refused; gone, it is missed. Both are named.
+    codec::save(&photo(200, 151), &folder.path("there/photo.png")).unwrap();
+    let error = session::open(&moved).unwrap_err();
+    assert!(matches!(error, SessionError::OtherPhoto { .. }), "{error}");
+    std::fs::remove_file(folder.path("there/photo.png")).unwrap();
+    let error = session::open(&moved).unwrap_err();
+    assert!(matches!(error, SessionError::PhotoMissing { .. }) && error.to_string().contains("photo.png"), "{error}");
+}
+
+#[test]
+fn damage_is_an_error_and_never_a_panic() {
+    let folder = Folder::new();
+    let file = folder.path("good.coz");
+    save(&session(&folder), &file, false);
+    let good = std::fs::read(&file).unwrap();
+    let bad = folder.path("bad.coz");
+    let mut rng = fastrand::Rng::with_seed(3);
+    for i in 0..400 {
+        let mut bytes = good.clone();
+        if i % 2 == 0 {
+            bytes.truncate(rng.usize(..bytes.len()));
+        } else {
+            for _ in 0..rng.usize(1..20) {
+                let at = rng.usize(..bytes.len());
+                bytes[at] = rng.u8(..);
+            }
+        }
+        std::fs::write(&bad, &bytes).unwrap();
+        if let Err(error) = session::open(&bad) {
+            assert!(error.to_string().contains("bad.coz"), "{error}");
+        } else {
+            assert!(i % 2 == 1, "half a file is no session");
+        }
+    }
+    for (name, bytes) in [("empty.coz", &b""[..]), ("words.coz", b"words"), ("png.coz", b"\x89PNG\r\n\x1a\n")] {
+        std::fs::write(folder.path(name), bytes).unwrap();
+        assert!(matches!(session::open(&folder.path(name)), Err(SessionError::Damaged { .. })), "{name}");
+    }
+    assert!(matches!(session::open(&folder.path("none.coz")), Err(SessionError::Open { .. })));
+}
+
+/// A session with this description and these files.
+fn forged(folder: &Folder, json: &str, files: &[(&str, &[u8])], compression: zip::CompressionMethod) -> PathBuf {
+    let file = folder.path("forged.coz");
+    let mut zip = zip::ZipWriter::new(std::fs::File::create(&file).unwrap());
+    let options = SimpleFileOptions::default().compression_method(compression);
+    for (name, bytes) in [("chain.json", json.as_bytes())].iter().chain(files) {
+        zip.start_file(*name, options).unwrap();
+        zip.write_all(bytes).unwrap();
+    }
+    zip.finish().unwrap();
+    file
+}
+
+fn png(width: u32, height: u32) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    codec::encode_png(&photo(width, height), None, &mut bytes).unwrap();
+    bytes
+}
+
+#[test]
+fn hostile_sessions_are_refused_in_words() {
+    let folder = Folder::new();
+    let stored = zip::CompressionMethod::Stored;
+    let state = |parent: usize, picture: &str, size: u64, region: &str| {
+        format!(
+            r#"{{"parent":{parent},"picture":{picture},"width":{size},"height":{size},"region":{region},
+                "prompt":"","model":null,"seed":0,"seconds":1.0}}"#
+        )
+    };
+    let manifest = |size: u64, states: &[String], current: usize| {
+        format!(
+            r#"{{"format":1,"program":"x","photo":{{"name":"../../etc/passwd"}},"width":{size},"height":{size},
+                "photo_inside":true,"states":[{}],"current":{current}}}"#,
+            states.join(",")
+        )
+    };
+    let inside = r#"{"x":0,"y":0,"width":4,"height":4}"#;
+    let photo = png(16, 16);
+    let one = [("photo.png", &photo[..]), ("states/1.png", &photo[..]), ("../evil.png", &photo[..])];
+    let found = |json: &str, files: &[(&str, &[u8])]| {
+        session::open(&forged(&folder, json, files, stored)).map(|_| ()).map_err(|error| error.to_string())
+    };
+    assert_eq!(found(&manifest(16, &[state(0, "1", 16, inside)], 1), &one), Ok(()), "the honest one is read");
+    assert!(!folder.path("evil.png").exists() && !folder.root().join("../evil.png").exists());
+
+    // A header that promises a gigabyte: refused before a pixel is decoded.
+    let mut bomb = Vec::new();
+    let mut header = png::Encoder::new(&mut bomb, 65535, 65535);
+    header.set_color(png::ColorType::Rgb);
+    header.write_header().unwrap().write_chunk(png::chunk::IDAT, b"little").unwrap();
+    for (what, json, files) in [
+        ("expected 16 x 16", manifest(16, &[], 0), vec![("photo.png", bomb.as_slice())]),
+        ("claims 65535 x 65535", manifest(65535, &[], 0), vec![("photo.png", bomb.as_slice())]),
+        ("claims 0 x 0", manifest(0, &[], 0), vec![("photo.png", photo.as_slice())]),
+        ("expected 15 x 15", manifest(15, &[], 0), one.to_vec()),
+        ("comes later", manifest(16, &[state(1, "1", 16, inside)], 0), one.to_vec()),
+        ("megapixels", manifest(16, &vec![state(0, "1", 16384, inside); 6], 0), one.to_vec()),
+        (
+            "does not lie in",
+            manifest(16, &[state(0, "1", 16, r#"{"x":4294967295,"y":0,"width":4,"height":4}"#)], 0),
+            one.to_vec(),
+        ),
+        ("states/7.png", manifest(16, &[state(0, "7", 16, inside)], 0), one.to_vec()),
+        ("chain.json", manifest(16, &[state(0, "\"../../x\"", 16, inside)], 0), one.to_vec()),
+        ("is at hand", manifest(16, &[], 9), one.to_vec()),
+        ("photo.png", manifest(16, &[], 0), vec![]),
+        ("chain.json", "{\"format\":1".into(), one.to_vec()),
+        ("chain.json", "[]".into(), one.to_vec()),
+    ] {
+        let told = found(&json, &files).unwrap_err();
+        assert!(told.contains(what) && told.contains("forged.coz"), "{what}: {told}");
+    }
+    let newer = found(r#"{"format":2,"program":"Chain-of-Zoom 9","states":"another shape"}"#, &one).unwrap_err();
+    assert!(newer.contains("Chain-of-Zoom 9") && newer.contains("format 2"), "{newer}");
+
+    // A photo that is linked by a path that climbs out is only ever read, and only as a picture.
+    let climbing = manifest(16, &[], 0).replace("\"photo_inside\":true", "\"photo_inside\":false");
+    let climbing = climbing.replace("\"name\":", "\"file\":\"/etc/passwd\",\"name\":");
+    let told = found(&climbing, &one).unwrap_err();
+    assert!(told.contains("not a picture"), "{told}");
+}
+
+#[test]
+fn replay_says_what_matches() {
+    let folder = Folder::new();
+    let input = folder.photo("photo.png", 128, 96);
+    let out = folder.path("out");
+    let run = coz(["zoom", "-i", input.to_str().unwrap(), "-o", out.to_str().unwrap()])
+        .args(["--process-size", "64", "--rec-num", "2", "--prompt", "a & <b>"])
+        .output()
+        .unwrap();
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    let sample = out.join("per-sample/photo");
+    let replay = |path: &Path, more: &[&str]| {
+        let output = coz(["replay", path.to_str().unwrap()]).args(more).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let (code, told) = replay(&sample, &[]);
+    assert_eq!(code, Some(0), "{told}");
+    assert_eq!(told.matches("the same to the bit").count(), 2, "{told}");
+
+    // One pixel changed by hand in the last state: only that one differs.
+    let last = sample.join("2.png");
+    let xmp = codec::xmp(&last).unwrap();
+    let mut picture = codec::open(&last).unwrap();
+    let old = picture.pixel(5, 5);
+    picture.paste(&Picture::from_fn(1, 1, |_, _| old.map(|c| c ^ 0x80)), 5, 5);
+    codec::save_with(&picture, &last, Some(&xmp)).unwrap();
+    let (code, told) = replay(&sample, &["--json"]);
+    let lines: serde_json::Value = serde_json::from_str(&told).unwrap();
+    assert_eq!(code, Some(1));
+    assert_eq!((lines[0]["outcome"].as_str(), lines[1]["outcome"].as_str()), (Some("same"), Some("different")));
+    assert_eq!(lines[1]["largest_difference"], 128);
+
+    // A model that is gone fails that state in words, not the rest.
+    let mut session = session(&folder);
+    let root = session.history.photo().id;
+    let region = Region::square(0, 0, 16);
+    let id = add(&mut session.history, root, region, photo(64, 64));
+    let file = folder.path("work.coz");
+    save(&session, &file, false);
+    let before = std::fs::read(&file).unwrap();
+    let (code, told) = replay(&file, &[]);
+    assert_eq!(code, Some(1));
+    assert_eq!((told.lines().count(), told.contains("DIFFERENT")), (4, true), "{told}");
+    assert_eq!(std::fs::read(&file).unwrap(), before, "a replay changes nothing");
+    let making = session.history.get(id).unwrap().making.clone().unwrap();
+    let missing = ModelUsed { backbone: Backbone::File(folder.path("gone.pth")), ..making.model.clone().unwrap() };
+    let picture = session.history.get(id).unwrap().picture.clone();
+    let missing = Making { model: Some(missing), ..making };
+    session.history.add(root, missing, picture.clone(), picture).unwrap();
+    save(&session, &file, false);
+    let (_, told) = replay(&file, &[]);
+    assert!(told.contains("FAILED: The model file cannot be opened") && told.contains("gone.pth"), "{told}");
+}
+
+#[test]
+fn two_programs_do_not_share_an_autosave() {
+    let folder = Folder::new();
+    let all = folder.path("autosave");
+    let session = session(&folder);
+    let mut first = autosave::Autosave::create(&all).unwrap();
+    let mut second = autosave::Autosave::create(&all).unwrap();
+    first.keep(&session).unwrap();
+    second.keep(&session).unwrap();
+    assert_ne!(first.folder(), second.folder());
+    assert!(autosave::left(&all).is_empty());
+    autosave::discard(first.folder());
+    assert!(first.folder().exists(), "what is in use cannot be thrown away");
+    // A power cut while the description was being replaced: the old one is whole, a part lies beside it.
+    std::fs::write(first.folder().join(".coz-x.part"), "{").unwrap();
+    let one = first.folder().to_owned();
+    drop(first);
+    let left = autosave::left(&all);
+    assert_eq!(left.iter().map(|left| (&left.folder, left.states)).collect::<Vec<_>>(), [(&one, 2)]);
+    let restored = session::open(&one).unwrap();
+    assert_eq!(*restored.history.current().picture, *session.history.current().picture);
+    second.discard();
+    autosave::discard(&one);
+    assert_eq!(std::fs::read_dir(&all).unwrap().count(), 0);
+}
