@@ -185,3 +185,59 @@ fn words_are_proposed_for_a_box() {
         }
     }
 }
+
+#[test]
+fn work_ahead_is_used_and_never_in_the_way() {
+    let mut engine = engine();
+    let region = Region::square(40, 30, 16);
+    let wanted = job(vec![region], 64, Backbone::BuiltIn);
+    let prepared = |engine: &Engine, id: JobId, patience: Duration| {
+        let end = Instant::now() + patience;
+        while let Ok(event) = engine.events().recv_deadline(end) {
+            if matches!(event, Event::Prepared { job } if job == id) {
+                return true;
+            }
+        }
+        false
+    };
+    let ahead = engine.prepare(wanted.clone());
+    assert!(prepared(&engine, ahead, Duration::from_secs(60)));
+    // What is asked for then needs no loading, and comes out as ever.
+    let id = engine.run(wanted.clone());
+    let mut stages = Vec::new();
+    let made = loop {
+        match engine.events().recv_timeout(Duration::from_secs(60)).expect("the engine answers") {
+            Event::Progress { stage, .. } => stages.push(stage),
+            Event::Made { made, .. } => break made,
+            Event::Finished { job, done } if job == id => panic!("{done:?}"),
+            _ => {}
+        }
+    };
+    assert!(!stages.contains(&chain_of_zoom::step::Stage::Loading), "{stages:?}");
+    let mut fresh = self::engine();
+    let plain = fresh.run(wanted.clone());
+    assert_eq!(until_finished(&fresh, plain).0[0].picture, made.picture);
+
+    // A hundred boxes in a moment, as a hand draws them: only the last is worked on.
+    let mut last = JobId(0);
+    for x in 0..100 {
+        last = engine.prepare(job(vec![Region::square(x, 0, 16)], 64, Backbone::BuiltIn));
+    }
+    assert!(prepared(&engine, last, Duration::from_secs(60)));
+    // Dropped, it is not worked on at all; what fails ahead is told only when it is asked for.
+    engine.prepare(job(vec![Region::square(1, 1, 16)], 64, Backbone::BuiltIn));
+    engine.drop_work_ahead();
+    let bad = engine.prepare(job(vec![region], 64, Backbone::File("/no/such.pth".into())));
+    let id = engine.run(wanted);
+    let mut events = Vec::new();
+    while let Ok(event) = engine.events().recv_timeout(Duration::from_secs(60)) {
+        let is_end = matches!(&event, Event::Finished { job, .. } if *job == id);
+        events.push(event);
+        if is_end {
+            break;
+        }
+    }
+    let told = |job: JobId| events.iter().any(|event| matches!(event, Event::Prepared { job: other } if *other == job));
+    assert!(!told(bad) && !events.iter().any(|event| matches!(event, Event::Finished { job, .. } if *job == bad)));
+    assert!(matches!(events.last(), Some(Event::Finished { done: Done::Completed, .. })));
+}

@@ -28,6 +28,22 @@ def picture(seed, w, h):
     return out.astype(np.uint8)
 
 
+def jpeg():
+    """JPEG files as cameras and programs write them, and what Pillow (libjpeg-turbo) reads from them."""
+    folder = HERE / "jpeg"
+    folder.mkdir(exist_ok=True)
+    tensors = {}
+    for i, (w, h, subsampling, progressive, quality, mode) in enumerate([
+        (61, 43, 0, False, 90, "RGB"), (61, 43, 1, True, 75, "RGB"), (75, 50, 2, False, 60, "RGB"),
+        (33, 70, 2, True, 85, "RGB"), (40, 31, 0, False, 80, "L"),
+    ]):
+        file = folder / f"{i}.jpg"
+        image = Image.fromarray(picture(100 + i, w, h)).convert(mode)
+        image.save(file, quality=quality, subsampling=subsampling, progressive=progressive)
+        tensors[f"{i}.pixels"] = np.ascontiguousarray(np.asarray(Image.open(file).convert("RGB")))
+    save_file(tensors, folder / "cases.safetensors")
+
+
 def resample():
     filters = {
         "nearest": Image.NEAREST,
@@ -222,6 +238,7 @@ def networks():
 
 if __name__ == "__main__":
     random.seed(0)
+    jpeg()
     resample()
     colour()
     chain()

@@ -2,6 +2,7 @@
 
 mod chain;
 mod colour;
+mod jpeg;
 mod networks;
 mod resample;
 

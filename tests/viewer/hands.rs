@@ -199,3 +199,37 @@ fn nothing_is_cut_off_on_the_smallest_window_and_all_has_a_name() {
     let reset = harness.get_by_role_and_label(egui::accesskit::Role::Button, "Reset all keys").rect();
     assert!(window.contains_rect(reset), "the help fits");
 }
+
+#[test]
+fn another_monitor_changes_nothing_but_the_size() {
+    let folder = Folder::new();
+    let mut harness = app(Settings { backbone: Backbone::Bicubic, ..settings() });
+    open(&mut harness, &folder);
+    for scale in [2.0, 1.25] {
+        harness.set_pixels_per_point(scale);
+        for _ in 0..3 {
+            harness.step();
+        }
+        let canvas = harness.get_by_label("Canvas").rect();
+        let screen = document(&harness).screen;
+        assert!((screen[0] - f64::from(canvas.width() * scale)).abs() < 1.0, "{screen:?} at {scale}");
+    }
+    // A box is where the pointer was, in physical pixels.
+    let (from, to) = ((120.0, 90.0), (184.0, 154.0));
+    let points = |harness: &Harness<'_, Viewer>, (x, y): (f64, f64)| {
+        let document = document(harness);
+        let on_photo = document.camera.relative_to(&document.history, StateId(0)).unwrap();
+        let [x, y] = on_photo.placement(document.screen).screen_from_picture([x, y]);
+        harness.get_by_label("Canvas").rect().min + vec2(x as f32, y as f32) / 1.25
+    };
+    let (from, to) = (points(&harness, from), points(&harness, to));
+    harness.hover_at(from);
+    harness.step();
+    button(&mut harness, from, PointerButton::Primary, true);
+    harness.hover_at(to);
+    harness.step();
+    button(&mut harness, to, PointerButton::Primary, false);
+    until(&mut harness, "the state", |viewer| count(viewer) == 2 && idle(viewer));
+    let region = document(&harness).history.current().making.as_ref().unwrap().region;
+    assert!(region.x.abs_diff(120) <= 1 && region.y.abs_diff(90) <= 1 && region.width.abs_diff(64) <= 2, "{region:?}");
+}

@@ -21,6 +21,7 @@ pub const TEST: &[&str] = &[
     "libxkbcommon-x11-0",
     "mesa-vulkan-drivers",
     "x11-apps",
+    "xdotool",
     "xvfb",
 ];
 

@@ -1,0 +1,15 @@
+//! JPEG decoding against Pillow's libjpeg-turbo: the same pixels.
+
+use chain_of_zoom::image::codec;
+
+use super::{cases, difference, fixture, pictures};
+
+#[test]
+fn jpeg_pixels_are_the_same() {
+    let pictures = pictures("jpeg/cases.safetensors");
+    assert_eq!(cases(&pictures), 5);
+    for i in 0..cases(&pictures) {
+        let ours = codec::open(&fixture(&format!("jpeg/{i}.jpg"))).unwrap();
+        assert_eq!(difference(&ours, &pictures[&format!("{i}.pixels")]), 0, "case {i}");
+    }
+}
