@@ -1,7 +1,10 @@
-//! How long the parts of a step take: `cargo xtask bench`.
+//! How long the parts of a step and of a frame take: `cargo xtask bench`.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
+use chain_of_zoom::canvas::{Camera, Renderer, Scene, compose};
+use chain_of_zoom::history::{History, Source};
 use chain_of_zoom::image::{AlignMethod, Filter, Picture, colour, resize};
 use chain_of_zoom::step::{Backbone, DeviceChoice, Progress, StepInput};
 use divan::{Bencher, black_box};
@@ -42,4 +45,40 @@ fn built_in_step_512(bencher: Bencher) {
     let enlarged = Arc::new(resize(&cut, 512, 512, Filter::Bicubic));
     let input = StepInput { cut, enlarged, prompt: String::new(), seed: 0 };
     bencher.bench_local(|| model.restore(&input, &mut Progress::new(&mut |_, _| true)));
+}
+
+/// One frame of the canvas on a picture of 20,000 x 15,000 pixels, the camera always moving and turning to another
+/// magnification: all that is done for it up to the driver, uploads included.
+#[divan::bench(sample_count = 300, sample_size = 1)]
+fn frame_of_300_megapixels(bencher: Bencher) {
+    let rgb = vec![90; 20_000 * 15_000 * 3];
+    let Some(photo) = Picture::from_rgb(20_000, 15_000, rgb) else { return };
+    photo.level(6);
+    let history = History::new(Source::default(), Arc::new(photo), Arc::new(picture(160, 120)));
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
+        backends: wgpu::Backends::PRIMARY,
+        ..wgpu::InstanceDescriptor::new_without_display_handle()
+    });
+    let Ok(adapter) = pollster::block_on(instance.request_adapter(&Default::default())) else { return };
+    let Ok((device, queue)) = pollster::block_on(adapter.request_device(&Default::default())) else { return };
+    let mut renderer = Renderer::new(&device, wgpu::TextureFormat::Rgba8Unorm);
+    let screen = [2560.0, 1440.0];
+    let mut camera = Camera::fitted(history.photo(), screen);
+    let mut frame = 0u32;
+    let drawn = RefCell::new(None::<wgpu::CommandEncoder>);
+    let next = || {
+        // The driver's part of the frame before, which is not ours to measure.
+        queue.submit(drawn.take().map(wgpu::CommandEncoder::finish));
+        _ = device.poll(wgpu::PollType::wait_indefinitely());
+        device.create_command_encoder(&Default::default())
+    };
+    bencher.with_inputs(next).bench_local_values(|mut encoder| {
+        frame += 1;
+        let out = frame / 40 % 2 == 1;
+        camera.zoom_at(&history, [1500.0, 600.0], if out { 0.92 } else { 1.09 }, screen);
+        camera.pan([23.0, -11.0]);
+        let scene = Scene { history: &history, camera, screen, overlays: &[], opacity: &|_| 1.0 };
+        renderer.prepare(&device, &queue, &mut encoder, &compose(&scene), screen);
+        drawn.replace(Some(encoder));
+    });
 }

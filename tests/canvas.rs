@@ -135,6 +135,41 @@ fn pictures_larger_than_a_tile_have_no_seam() {
 }
 
 #[test]
+fn a_huge_picture_is_seen_whole_and_close_without_all_of_it_on_the_gpu() {
+    // Wider than any texture the driver takes.
+    let source = Picture::from_fn(40_000, 900, |x, y| [(x / 160) as u8, (y / 4) as u8, (x / 64 % 2 * 200) as u8]);
+    let history = history(source.clone());
+    let mut gpu = Gpu::new();
+    let whole = gpu.render(
+        &history,
+        Camera { anchor: StateId(0), center: [20_000.0, 450.0], scale: 1280.0 / 40_000.0 },
+        1280,
+        64,
+    );
+    for x in [10, 300, 640, 1000, 1270] {
+        let wanted = source.pixel(x * 40_000 / 1280 + 15, 465);
+        let seen = whole.pixel(x, 32);
+        assert!(seen[0].abs_diff(wanted[0]) <= 2 && seen[1].abs_diff(wanted[1]) <= 3, "{x}: {seen:?} {wanted:?}");
+    }
+    for (x, y) in [(39_900, 850), (17, 30), (20_480, 512)] {
+        let camera = Camera { anchor: StateId(0), center: [f64::from(x), f64::from(y)], scale: 1.0 };
+        let seen = gpu.render(&history, camera, 64, 32);
+        let (x, y) = (i64::from(x), i64::from(y));
+        let wanted = source.crop(x - 32, y - 16, 64, 32);
+        assert_eq!(seen.crop(0, 0, 48, 32), wanted.crop(0, 0, 48, 32), "the very pixels at {x}, {y}");
+    }
+    // Between two levels no step shows: brightness changes by little as the camera draws back.
+    let mut before: Option<f64> = None;
+    for i in 0..40 {
+        let scale = 0.9f64 * 0.93f64.powi(i);
+        let seen = gpu.render(&history, Camera { anchor: StateId(0), center: [20_000.0, 450.0], scale }, 256, 16);
+        let mean = seen.rgb().iter().skip(2).step_by(3).map(|&blue| f64::from(blue)).sum::<f64>() / (256.0 * 16.0);
+        assert!(before.is_none_or(|before| (before - mean).abs() < 14.0), "scale {scale}: {before:?} to {mean}");
+        before = Some(mean);
+    }
+}
+
+#[test]
 fn minified_is_smooth_and_magnified_is_crisp() {
     // A checkerboard of single pixels: any aliasing shows at once.
     let board = Picture::from_fn(512, 512, |x, y| [((x + y) % 2 * 255) as u8; 3]);

@@ -8,7 +8,7 @@ use super::texture::{FORMAT, Gpu, Place, Shared, Tile, level_for, top_level};
 use crate::image::Picture;
 
 /// Bytes brought to the GPU in one frame; coarser tiles stand in meanwhile.
-const UPLOAD_PER_FRAME: usize = 6 << 20;
+const UPLOAD_PER_FRAME: usize = 2 << 20;
 /// Tiles not seen for a while are dropped beyond this many bytes.
 const KEPT: usize = 512 << 20;
 

@@ -16,7 +16,7 @@ use super::codec::{ImageError, MAX_PIXELS};
 /// Longest side of a preview.
 const PREVIEW: u32 = 1600;
 /// Between two previews.
-const INTERVAL: Duration = Duration::from_millis(120);
+const INTERVAL: Duration = Duration::from_millis(80);
 /// Pictures of fewer pixels are decoded before anybody could look at a preview.
 const WORTH_A_PREVIEW: u64 = 24_000_000;
 

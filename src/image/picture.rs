@@ -149,15 +149,18 @@ impl Picture {
     /// The `width` x `height` pixels from (`left`, `top`) as RGBA with full opacity, for textures; beyond the edge the
     /// last row or column goes on.
     pub fn rgba(&self, left: i64, top: i64, width: u32, height: u32) -> Vec<u8> {
-        let mut rgba = Vec::with_capacity(width as usize * height as usize * 4);
+        let mut rgba = vec![255; width as usize * height as usize * 4];
         let end = i64::from(self.width);
         let inside = left.clamp(0, end - 1)..(left + i64::from(width)).clamp(1, end);
-        for y in top..top + i64::from(height) {
+        for (y, out) in (top..).zip(rgba.chunks_exact_mut(width as usize * 4)) {
             let row = self.row(y.clamp(0, i64::from(self.height) - 1) as u32).as_chunks::<3>().0;
-            let mut push = |[r, g, b]: [u8; 3]| rgba.extend([r, g, b, 255]);
-            (left..inside.start.min(left + i64::from(width))).for_each(|_| push(row[0]));
-            row[inside.start as usize..inside.end as usize].iter().for_each(|&pixel| push(pixel));
-            (inside.end.max(left)..left + i64::from(width)).for_each(|_| push(row[row.len() - 1]));
+            let out = out.as_chunks_mut::<4>().0;
+            let column = |x: i64| (x - left).clamp(0, i64::from(width)) as usize;
+            let (before, after) = (column(inside.start), column(inside.end));
+            out[..before].iter_mut().for_each(|pixel| pixel[..3].copy_from_slice(&row[0]));
+            let seen = &row[inside.start as usize..inside.end as usize];
+            out[before..after].iter_mut().zip(seen).for_each(|(pixel, rgb)| pixel[..3].copy_from_slice(rgb));
+            out[after..].iter_mut().for_each(|pixel| pixel[..3].copy_from_slice(&row[row.len() - 1]));
         }
         rgba
     }

@@ -221,3 +221,37 @@ fn the_film_is_previewed_exported_and_stopped() {
     let names: Vec<_> = std::fs::read_dir(folder.root()).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert!(!long.exists() && names.iter().all(|name| !name.to_string_lossy().contains(".part")), "{names:?}");
 }
+
+#[test]
+fn a_large_picture_is_seen_before_it_is_decoded() {
+    let folder = Folder::new();
+    // Turned by its EXIF orientation, as phones write them.
+    let file = folder.path("large.jpg");
+    let mut bytes = Vec::new();
+    let grain = |x: u32, y: u32| (x.wrapping_mul(2_654_435_761) ^ y.wrapping_mul(97)).wrapping_mul(2_246_822_519) >> 26;
+    let picture = chain_of_zoom::image::Picture::from_fn(9000, 6000, |x, y| {
+        let shade = grain(x, y) as u8;
+        if x < 4500 { [250 - shade, shade, shade] } else { [shade, shade, 250 - shade] }
+    });
+    codec::save(&picture, &file).unwrap();
+    let jpeg = std::fs::read(&file).unwrap();
+    bytes.extend(&jpeg[..2]);
+    // APP1 with one tag: orientation 6, a quarter turn to the right.
+    bytes.extend(b"\xff\xe1\x00\x22Exif\0\0MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0");
+    bytes.extend(&jpeg[2..]);
+    std::fs::write(&file, bytes).unwrap();
+
+    let mut harness = app(settings());
+    harness.state_mut().act(Action::OpenFile(file));
+    let previewed = |viewer: &Viewer| viewer.state.opening.as_ref().and_then(|opening| opening.preview.clone());
+    until(&mut harness, "a preview", |viewer| previewed(viewer).is_some() || viewer.state.document.is_some());
+    let preview = previewed(harness.state()).expect("it comes before the picture");
+    assert_eq!((preview.size, preview.picture.width() < preview.picture.height()), ([6000, 9000], true));
+    assert!(preview.fraction > 0.0 && preview.fraction < 1.0);
+    harness.render().unwrap();
+    until(&mut harness, "the picture", |viewer| viewer.state.document.is_some());
+    let photo = &document(&harness).history.photo().picture;
+    assert_eq!((photo.width(), photo.height()), (6000, 9000));
+    assert!(photo.pixel(2500, 100)[0] > 150 && photo.pixel(2500, 8900)[2] > 150, "upright");
+    assert!(harness.state().state.opening.is_none());
+}

@@ -2,7 +2,10 @@
 
 mod check;
 mod libtorch;
+mod measure;
 mod packages;
+mod screen;
+mod show;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -14,7 +17,9 @@ cargo xtask run [IMAGE]   set up what is missing, build, open the viewer
 cargo xtask test          set up what is missing, check, run all tests
 cargo xtask check         formatting, lints, import directions, documentation
 cargo xtask setup         libtorch and system packages, once per machine
-cargo xtask bench         measure resizing, canvas and one step";
+cargo xtask bench         measure resizing, canvas and one step
+cargo xtask measure       measure the viewer on a virtual screen: start, memory, rest, films
+cargo xtask show PHOTO    make the README's pictures and a film from a photo";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -23,6 +28,10 @@ fn main() -> ExitCode {
         "setup" => set_up(packages::WINDOW),
         "run" => set_up(packages::WINDOW).and_then(|()| cargo(&["run", "--release", "--bin", "coz", "--"], rest)),
         "bench" => set_up(packages::BUILD).and_then(|()| cargo(&["bench"], rest)),
+        "measure" => set_up(packages::TEST).and_then(|()| release()).and_then(|()| measure::all(&root())),
+        "show" if rest.len() == 1 => {
+            set_up(packages::TEST).and_then(|()| release()).and_then(|()| show::all(&root(), Path::new(&rest[0])))
+        }
         "check" => set_up(packages::BUILD).and_then(|()| check::all(&root())),
         "test" => set_up(packages::TEST).and_then(|()| check::all(&root())).and_then(|()| cargo(&["test"], rest)),
         _ => {
@@ -49,6 +58,10 @@ fn root() -> PathBuf {
     let package =
         std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
     package.parent().unwrap_or(Path::new(".")).to_owned()
+}
+
+fn release() -> anyhow::Result<()> {
+    cargo(&["build", "--release", "--bin", "coz"], &[])
 }
 
 fn cargo(arguments: &[&str], rest: &[String]) -> anyhow::Result<()> {
