@@ -65,6 +65,8 @@ pub struct Settings {
     pub seed: u64,
     /// Keep the seed; else every step rolls a new one.
     pub seed_locked: bool,
+    /// How many variants of a box are made at once.
+    pub variants: u32,
     /// Show the prompt and wait for Enter before a step runs.
     pub ask_first: bool,
     /// The camera glides into each new state.
@@ -108,6 +110,7 @@ impl Default for Settings {
             align: AlignMethod::default(),
             seed: 42,
             seed_locked: true,
+            variants: 4,
             ask_first: false,
             follow: true,
             motion: true,
@@ -161,6 +164,8 @@ impl Settings {
     fn sane(mut self) -> Self {
         self.process_size = self.process_size.clamp(64, 2048);
         self.recent.truncate(RECENT);
+        self.variants = self.variants.clamp(2, 16);
+        self.film = self.film.sane();
         let side = |length: f32, range: std::ops::RangeInclusive<f32>, usual: f32| {
             if length.is_finite() { length.clamp(*range.start(), *range.end()) } else { usual }
         };

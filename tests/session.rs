@@ -69,6 +69,8 @@ fn everything_comes_back() {
     assert_eq!((read.choices.seed, read.choices.draft.as_str()), (9, "next"));
     // It is a zip of PNGs and one readable text.
     let mut zip = zip::ZipArchive::new(std::fs::File::open(&file).unwrap()).unwrap();
+    let comment = String::from_utf8_lossy(zip.comment()).into_owned();
+    assert!(comment.contains("compositeWithTrainedAlgorithmicMedia"), "the file as a whole says what it is: {comment}");
     let names: Vec<String> = zip.file_names().map(|name| name.unwrap().into_owned()).collect();
     assert!(names.contains(&"photo.png".into()) && names.contains(&"states/1.png".into()), "{names:?}");
     let json: serde_json::Value = serde_json::from_reader(zip.by_name("chain.json").unwrap()).unwrap();

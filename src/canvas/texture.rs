@@ -54,7 +54,7 @@ impl Place {
         let range = |from: f64, to: f64, length: u32| {
             let last = (length - 1) / (TILE << level);
             let number = |at: f64| ((at / tile).floor().max(0.0) as u32).min(last);
-            if to <= 0.0 || from >= f64::from(length) { 1..=0 } else { number(from)..=number(to) }
+            if to <= 0.0 || from >= f64::from(length) { 0..0 } else { number(from)..number(to) + 1 }
         };
         let (columns, rows) = (range(left, right, picture.width()), range(top, bottom, picture.height()));
         rows.flat_map(|row| columns.clone().map(move |column| Place { level, column, row })).collect()

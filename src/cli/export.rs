@@ -172,16 +172,6 @@ fn options(arguments: &Arguments) -> Result<film::Options, Problem> {
     let size = arguments.size.as_deref().unwrap_or("1920x1080");
     let sides: Vec<u32> = size.split(['x', 'X']).filter_map(|side| side.trim().parse().ok()).collect();
     let &[width, height] = sides.as_slice() else { return Err(wrong_size(size, "WIDTHxHEIGHT")) };
-    let seconds = |value: f64, most: f64| if value.is_finite() { value.clamp(0.0, most) } else { 0.0 };
-    Ok(film::Options {
-        width,
-        height,
-        fps,
-        seconds_per_4x: seconds(seconds_per_4x, 600.0).max(0.05),
-        easing: !no_easing,
-        hold: seconds(hold, 600.0),
-        hold_end: seconds(hold_end, 600.0),
-        reverse,
-        caption,
-    })
+    Ok(film::Options { width, height, fps, seconds_per_4x, easing: !no_easing, hold, hold_end, reverse, caption }
+        .sane())
 }

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use gif::{Encoder, Frame, Repeat};
+use gif::{Encoder, Extension, Frame, Repeat};
 
 use super::{FilmError, Sink};
 
@@ -22,12 +22,15 @@ fn failed(error: impl std::fmt::Display) -> FilmError {
 }
 
 impl<W: Write> Gif<W> {
-    /// Plays again and again.
-    pub fn new(out: W, width: u32, height: u32, fps: u32) -> Result<Self, FilmError> {
+    /// Plays again and again; `xmp` says how it was made.
+    pub fn new(out: W, width: u32, height: u32, fps: u32, xmp: &str) -> Result<Self, FilmError> {
         let side = |length: u32| u16::try_from(length).map_err(failed);
         let (width, height) = (side(width)?, side(height)?);
         let mut encoder = Encoder::new(out, width, height, &[]).map_err(failed)?;
         encoder.set_repeat(Repeat::Infinite).map_err(failed)?;
+        // As a comment: the format has no better place that its library can write.
+        let blocks: Vec<&[u8]> = xmp.as_bytes().chunks(255).collect();
+        encoder.write_raw_extension(Extension::Comment.into(), &blocks).map_err(failed)?;
         Ok(Self { encoder, width, height, fps, frames: 0 })
     }
 }

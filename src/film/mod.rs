@@ -1,6 +1,6 @@
 //! The zoom film: one move from the whole photo into a state, composed as the canvas composes.
 //!
-//! [`path`] says where the camera is and how far states have faded in; [`studio`] draws frames without a window;
+//! [`path`] says where the camera is and how far states have faded in; `studio` draws frames without a window;
 //! `mp4` and `gif` write them. [`make`] puts them together.
 
 mod caption;
@@ -98,8 +98,19 @@ impl Default for Options {
 }
 
 impl Options {
+    /// With numbers that can be: what comes from a file or a command line may say anything.
+    pub fn sane(mut self) -> Self {
+        let seconds = |value: f64, range: std::ops::RangeInclusive<f64>| {
+            if value.is_finite() { value.clamp(*range.start(), *range.end()) } else { *range.start() }
+        };
+        self.fps = self.fps.clamp(1, 120);
+        self.seconds_per_4x = seconds(self.seconds_per_4x, 0.05..=600.0);
+        (self.hold, self.hold_end) = (seconds(self.hold, 0.0..=600.0), seconds(self.hold_end, 0.0..=600.0));
+        self
+    }
+
     fn check(&self) -> Result<(), FilmError> {
-        let side = |length: u32| (64..=LARGEST_SIDE).contains(&length) && length % 2 == 0;
+        let side = |length: u32| (64..=LARGEST_SIDE).contains(&length) && length.is_multiple_of(2);
         if side(self.width) && side(self.height) {
             Ok(())
         } else {
@@ -148,7 +159,7 @@ pub fn make(
     let mut inner = None;
     let written = codec::write_whole(file, |out| {
         let outcome = if is_gif {
-            gif::Gif::new(out, options.width, options.height, fps)
+            gif::Gif::new(out, options.width, options.height, fps, &xmp)
                 .and_then(|mut gif| shoot(branch, options, &path, frames, fps, &mut studio, &mut gif, told))
         } else {
             mp4::Mp4::new(out, options.width, options.height, fps, frames).and_then(|mut mp4| {

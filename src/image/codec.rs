@@ -199,5 +199,9 @@ pub fn write_whole<E: std::fmt::Display>(
     // On the disk before it takes its name: after a power cut there is the old file or the new one.
     part.as_file().sync_all().map_err(|error| failed(error.to_string()))?;
     part.persist(file).map_err(|error| failed(error.error.to_string()))?;
+    // The name too; systems that cannot do this need not be told.
+    if cfg!(unix) {
+        _ = std::fs::File::open(folder).and_then(|folder| folder.sync_all());
+    }
     Ok(())
 }

@@ -143,7 +143,7 @@ impl<'a> Rows<'a> {
     fn row_done(&mut self) {
         let y = self.done;
         self.done += 1;
-        if self.every == 0 || y % self.every != 0 {
+        if self.every == 0 || !y.is_multiple_of(self.every) {
             return;
         }
         let row = &self.rgb[self.rgb.len() - self.width as usize * 3..];

@@ -50,14 +50,14 @@ impl Autosave {
         // A photo whose file vanishes meanwhile is kept from memory.
         let is_linked = history.source().file.as_ref().is_some_and(|file| file.is_file());
         if !is_linked && !self.photo_inside {
-            self.write(PHOTO, &png(&history.photo().picture).map_err(|details| self.failed(PHOTO, details))?)?;
+            self.write(PHOTO, &png(history, history.photo()).map_err(|details| self.failed(PHOTO, details))?)?;
             self.photo_inside = true;
         }
         for (_, state) in history.outline().into_iter().filter(|(_, state)| state.parent.is_some()) {
             let number = state.id.0;
             if !self.written.contains(&number) {
                 let name = picture_name(number);
-                self.write(&name, &png(&state.picture).map_err(|details| self.failed(&name, details))?)?;
+                self.write(&name, &png(history, state).map_err(|details| self.failed(&name, details))?)?;
                 self.written.insert(number);
             }
         }

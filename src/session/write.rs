@@ -9,7 +9,9 @@ use zip::{CompressionMethod, ZipWriter};
 
 use super::manifest::{MANIFEST, Manifest, PHOTO, picture_name};
 use super::{Session, SessionError};
-use crate::image::{Picture, codec};
+use crate::export::provenance;
+use crate::history::{History, Recipe, ScaleState};
+use crate::image::codec;
 
 /// Writes `session` to `file`, whole or not at all. The photo goes inside, or stays a link where `link_photo` and its
 /// file is still there. `told` hears how much is done (0 to 1) and answers whether to go on.
@@ -34,19 +36,26 @@ pub fn save(
             }
             let name = if state.parent.is_some() { picture_name(state.id.0) } else { PHOTO.into() };
             if (state.parent.is_some() || !linked) && names.insert(name.clone()) {
-                entry(&mut zip, &name, &png(&state.picture)?)?;
+                entry(&mut zip, &name, &png(history, state)?)?;
             }
         }
+        let current = history.chain(history.current().id);
+        let about: String = provenance::packet(&Recipe::of(history.source(), &current)).chars().take(COMMENT).collect();
+        zip.set_comment(about).map_err(|error| error.to_string())?;
         zip.finish().map_err(|error| error.to_string())?;
         Ok(())
     });
     written.map_err(|error| SessionError::Write { file: file.to_owned(), details: error.to_string() })
 }
 
-/// The picture as a PNG in memory.
-pub(super) fn png(picture: &Picture) -> Result<Vec<u8>, String> {
+/// Letters of a zip's comment: at most 64 KB of bytes, of which a letter may take four.
+const COMMENT: usize = 16_000;
+
+/// A state's picture as a PNG in memory; it says how it was made.
+pub(super) fn png(history: &History, state: &ScaleState) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
-    codec::encode_png(picture, None, &mut bytes).map_err(|error| error.to_string())?;
+    let xmp = provenance::packet(&Recipe::of(history.source(), &history.chain(state.id)));
+    codec::encode_png(&state.picture, Some(&xmp), &mut bytes).map_err(|error| error.to_string())?;
     Ok(bytes)
 }
 

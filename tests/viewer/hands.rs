@@ -132,6 +132,13 @@ fn variants_are_stacked_and_one_is_picked() {
     let title = Document::title(document(&harness).history.current());
     harness.get_by_label(&format!("State {title}"));
     harness.get_by_label("5 VARIANTS OF THIS BOX");
+    // With each line of the words instead of new seeds.
+    harness.state_mut().state.document.as_mut().unwrap().edited.prompt = "fur\n\nfeathers\n scales ".into();
+    harness.get_by_label("Make variants").click();
+    until(&mut harness, "three more", |viewer| count(viewer) == 9 && idle(viewer) && viewer.state.queue.is_empty());
+    let words: Vec<_> =
+        document(&harness).history.variants(StateId(1)).iter().map(|s| s.making.clone().unwrap().prompt).collect();
+    assert_eq!(words[5..], ["fur", "feathers", "scales"]);
     harness.get_by_label("Variant 2").click();
     harness.step();
     harness.step();

@@ -15,7 +15,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("step", &["image", "region", "prompt", "models"]),
     ("history", &["image", "region", "prompt", "step"]),
     ("export", &["image", "history"]),
-    ("session", &["image", "digest", "step", "history"]),
+    ("session", &["image", "digest", "step", "history", "export"]),
     ("canvas", &["image", "region", "history"]),
     ("film", &["image", "history", "export", "canvas"]),
     ("problem", &["image", "models", "step", "session", "film"]),

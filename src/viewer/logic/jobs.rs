@@ -14,9 +14,6 @@ use crate::step::{Backbone, Stage};
 use crate::viewer::Viewer;
 use crate::viewer::state::{Message, PlacedBox, Queued, Running};
 
-/// How many variants are made at once.
-const VARIANTS: usize = 4;
-
 impl Viewer {
     pub(super) fn take_event(&mut self, event: Event) {
         if let Event::Ready { cuda_devices } = event {
@@ -184,7 +181,8 @@ impl Viewer {
         }
     }
 
-    /// The state at hand again, with new seeds: after each other, and after what runs.
+    /// The placed box, or the state at hand again, several times: with each line of its words, or, where there is but
+    /// one, with new seeds. After each other, and after what runs.
     pub(super) fn make_variants(&mut self) {
         let placed = self.state.document.as_mut().and_then(|document| document.placed.take());
         let base = match placed {
@@ -192,10 +190,14 @@ impl Viewer {
             None => self.job_again(),
         };
         let Some((parent, job)) = base else { return };
-        for i in 0..VARIANTS {
-            let seed = if i == 0 { job.seed } else { fastrand::u32(..).into() };
-            self.state.queue.push_back(Queued { parent, after: None, job: Job { seed, ..job.clone() } });
-        }
+        let lines: Vec<&str> = job.prompt.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        let jobs: Vec<Job> = if lines.len() > 1 {
+            lines.into_iter().map(|line| Job { prompt: line.into(), ..job.clone() }).collect()
+        } else {
+            let seed = |i: u32| if i == 0 { job.seed } else { fastrand::u32(..).into() };
+            (0..self.state.settings.variants).map(|i| Job { seed: seed(i), ..job.clone() }).collect()
+        };
+        self.state.queue.extend(jobs.into_iter().map(|job| Queued { parent, after: None, job }));
         self.run_next();
     }
 

@@ -113,16 +113,19 @@ fn this_state(viewer: &mut Viewer, ui: &mut egui::Ui) {
         ui.add_space(4.0);
         let entered = words(ui, &mut document.edited.prompt, "Prompt of this state", "No words");
         ui.horizontal(|ui| {
-            let width = (ui.available_width() - 8.0) / 2.0;
+            let width = (ui.available_width() - 60.0) / 2.0;
             for (action, tip) in [
                 (Action::RunAgain, "A sibling of this state with these words, the seed and the model above"),
-                (Action::Variants, "Four siblings of this state with other seeds; pick the best"),
+                (Action::Variants, "Siblings with other seeds, or with each line of the words; pick the best"),
             ] {
                 let button = ui.add_sized([width, 28.0], Button::new(action.label())).on_hover_text(tip);
                 if button.clicked() || (entered && action == Action::RunAgain) {
                     viewer.actions.push(action);
                 }
             }
+            let number = DragValue::new(&mut viewer.state.settings.variants).range(2..=16);
+            let number = ui.add(number).on_hover_text("How many variants");
+            number.widget_info(|| egui::WidgetInfo::labeled(egui::Role::SpinButton, true, "Number of variants"));
         });
     }
     variants(viewer, ui);
