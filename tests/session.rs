@@ -42,7 +42,7 @@ fn session(folder: &Folder) -> Session {
     history.go(a);
     history.go(b);
     let choices = Choices { seed: 9, draft: "next".into(), pinned: vec![(b.0, "cat".into())], ..Choices::default() };
-    Session { history, choices }
+    Session { history, choices, lost_photo: None }
 }
 
 fn save(session: &Session, file: &Path, link: bool) {
@@ -293,6 +293,14 @@ fn two_programs_do_not_share_an_autosave() {
     assert_eq!(left.iter().map(|left| (&left.folder, left.states)).collect::<Vec<_>>(), [(&one, 2)]);
     let restored = session::open(&one).unwrap();
     assert_eq!(*restored.history.current().picture, *session.history.current().picture);
+    // Its photo gone with the crash, the states are still there, on grey.
+    std::fs::remove_file(folder.path("photo.png")).unwrap();
+    let restored = session::open(&one).unwrap();
+    assert_eq!(restored.lost_photo, Some(folder.path("photo.png")));
+    assert_eq!(*restored.history.current().picture, *session.history.current().picture);
+    let photo = &restored.history.photo().picture;
+    assert_eq!((photo.width(), photo.height(), photo.pixel(190, 140)), (200, 150, [0x60; 3]));
+    assert_ne!(photo.pixel(20, 30), [0x60; 3], "what is known of the photo is there");
     second.discard();
     autosave::discard(&one);
     assert_eq!(std::fs::read_dir(&all).unwrap().count(), 0);

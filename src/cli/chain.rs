@@ -57,5 +57,5 @@ fn folder(folder: &Path) -> Result<Session, Problem> {
             history.go(id);
         }
     }
-    Ok(Session { history, choices: Choices::default() })
+    Ok(Session { history, choices: Choices::default(), lost_photo: None })
 }

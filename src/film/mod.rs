@@ -1,13 +1,13 @@
 //! The zoom film: one move from the whole photo into a state, composed as the canvas composes.
 //!
-//! [`path`] says where the camera is and how far states have faded in; `studio` draws frames without a window;
+//! [`path`] says where the camera is and how far states have faded in; [`studio`] draws frames without a window;
 //! `mp4` and `gif` write them. [`make`] puts them together.
 
 mod caption;
 mod gif;
 mod mp4;
 pub mod path;
-mod studio;
+pub mod studio;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -62,7 +62,15 @@ impl Studio {
         Ok(Self { device, queue, renderer, target, buffer, width, height, stride })
     }
 
+    /// Whether far enlarged pixels are drawn as squares; films draw them smoothly.
+    pub fn shows_pixels(&mut self, shows: bool) {
+        self.renderer.shows_pixels = shows;
+    }
+
     /// The scene, three bytes a pixel.
+    ///
+    /// # Errors
+    /// [`FilmError::Graphics`] where the driver fails.
     pub fn draw(&mut self, scene: &Scene) -> Result<Vec<u8>, FilmError> {
         let layers = compose(scene);
         let view = self.target.create_view(&wgpu::TextureViewDescriptor::default());

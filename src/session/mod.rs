@@ -124,4 +124,6 @@ pub struct Session {
     pub history: History,
     /// What was chosen for the next step.
     pub choices: Choices,
+    /// The photo that could not be read again, where a stand-in took its place.
+    pub lost_photo: Option<PathBuf>,
 }

@@ -11,7 +11,7 @@ use super::manifest::{FORMAT, LARGEST_MANIFEST, MANIFEST, Manifest, PHOTO, pictu
 use super::{Session, SessionError};
 use crate::digest;
 use crate::history::{self, History, Source};
-use crate::image::{Picture, codec};
+use crate::image::{Filter, Picture, codec, resize};
 
 /// All states of a session together; the photo has a limit of its own.
 const MOST_PIXELS: u64 = 1 << 30;
@@ -82,13 +82,24 @@ fn read(files: &mut dyn Files, path: &Path) -> Result<Session, SessionError> {
     let manifest: Manifest = serde_json::from_slice(&json).map_err(wrong)?;
     check(&manifest).map_err(|found| damaged(path, found))?;
 
+    let mut source = manifest.photo.clone();
+    let mut lost_photo = None;
     let photo = if manifest.photo_inside {
         picture(files, PHOTO, manifest.width, manifest.height).map_err(|found| damaged(path, found))?
     } else {
-        linked_photo(&manifest, path)?
+        match linked_photo(&manifest, path) {
+            Ok(photo) => photo,
+            // What a crash left must not be lost with its photo: its states stand on grey.
+            Err(_) if path.is_dir() => {
+                lost_photo = source.file.take().or_else(|| Some(source.name.clone().into()));
+                source.sha256 = None;
+                stand_in(files, &manifest).map_err(|found| damaged(path, found))?
+            }
+            Err(error) => return Err(error),
+        }
     };
     let photo_thumbnail = Arc::new(history::thumbnail(&photo));
-    let mut history = History::new(manifest.photo.clone(), Arc::new(photo), photo_thumbnail);
+    let mut history = History::new(source, Arc::new(photo), photo_thumbnail);
     let mut ids = vec![history.photo().id];
     for entry in &manifest.states {
         let name = picture_name(entry.picture);
@@ -107,7 +118,7 @@ fn read(files: &mut dyn Files, path: &Path) -> Result<Session, SessionError> {
     let mut choices = manifest.choices;
     choices.process_size = choices.process_size.clamp(64, 2048);
     choices.pinned = choices.pinned.into_iter().filter_map(|(n, words)| Some((ids.get(n)?.0, words))).collect();
-    Ok(Session { history, choices })
+    Ok(Session { history, choices, lost_photo })
 }
 
 /// Numbers that contradict each other, before anything is read because of them.
@@ -143,6 +154,21 @@ fn picture(files: &mut dyn Files, name: &str, width: u32, height: u32) -> Result
     }
     let bytes = files.read(name, pixels * MOST_BYTES_A_PIXEL + (1 << 20))?;
     codec::png_of_size(&bytes, width, height).map_err(|error| format!("{name}: {error}"))
+}
+
+/// A grey picture of the photo's size, with the states that were cut from it, reduced, in their places.
+fn stand_in(files: &mut dyn Files, manifest: &Manifest) -> Result<Picture, String> {
+    let pixels = u64::from(manifest.width) * u64::from(manifest.height);
+    if pixels == 0 || pixels > codec::MAX_PIXELS {
+        return Err(format!("its photo claims {} x {} pixels", manifest.width, manifest.height));
+    }
+    let mut photo = Picture::from_fn(manifest.width, manifest.height, |_, _| [0x60; 3]);
+    for entry in manifest.states.iter().filter(|entry| entry.parent == 0) {
+        let region = entry.step.making.region;
+        let state = picture(files, &picture_name(entry.picture), entry.step.width, entry.step.height)?;
+        photo.paste(&resize(&state, region.width, region.height, Filter::Bicubic), region.x, region.y);
+    }
+    Ok(photo)
 }
 
 /// Where a photo is: where it was, or beside `path` under the same name.

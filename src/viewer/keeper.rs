@@ -46,7 +46,12 @@ impl Keeper {
                     };
                 }
                 match order {
-                    Order::Leave => open = None,
+                    Order::Leave => {
+                        // Its lock goes with it; from now on it is among those left behind.
+                        open = None;
+                        _ = outcomes.send(Outcome::Left(autosave::left(&folder)));
+                        context.request_repaint();
+                    }
                     Order::Forget => {
                         if let Some((_, autosave)) = open.take() {
                             autosave.discard();

@@ -14,6 +14,7 @@ mod ui;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use anyhow::Context;
 
@@ -47,6 +48,8 @@ pub struct Viewer {
     /// Documents opened so far.
     documents: u64,
     last_screen: [f64; 2],
+    /// Settings that wait to be written, and since when they are so.
+    settings_seen: Option<(Instant, Settings)>,
     /// Sessions left behind are to be offered once.
     offer_left: bool,
     device_lost: Arc<AtomicBool>,
@@ -101,6 +104,7 @@ impl Viewer {
             ahead: None,
             documents: 0,
             last_screen: [0.0; 2],
+            settings_seen: None,
             offer_left: true,
             device_lost,
         })

@@ -284,7 +284,7 @@ impl State {
             draft: self.draft.clone(),
             pinned: document.pinned.iter().map(|(id, words)| (id.0, words.clone())).collect(),
         };
-        Some(Session { history: document.history.clone(), choices })
+        Some(Session { history: document.history.clone(), choices, lost_photo: None })
     }
 
     /// Seconds that the running job will still take, where its model's pace is known.

@@ -297,7 +297,7 @@ fn dialogs_missing() -> Option<Problem> {
 fn open(file: &Path, watch: &mut dyn FnMut(Preview)) -> Result<Opened, Problem> {
     let is_session = file.extension().is_some_and(|ending| ending.eq_ignore_ascii_case(EXTENSION));
     if is_session || file.is_dir() {
-        let Session { history, choices } = session::open(file)?;
+        let Session { history, choices, lost_photo } = session::open(file)?;
         prepare_levels(&history.photo().picture);
         let mut opened = Opened {
             file: is_session.then(|| file.to_owned()),
@@ -308,7 +308,12 @@ fn open(file: &Path, watch: &mut dyn FnMut(Preview)) -> Result<Opened, Problem> 
             rebuild: vec![],
             note: None,
         };
-        opened.note = opened.restored_from.is_some().then(|| "Restored".into());
+        opened.note = match lost_photo {
+            Some(photo) => {
+                Some(format!("Restored without {}: it is not there any more, or another one", photo.display()))
+            }
+            None => opened.restored_from.is_some().then(|| "Restored".into()),
+        };
         return Ok(opened);
     }
     let mut note = None;

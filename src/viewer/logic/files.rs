@@ -36,10 +36,9 @@ impl Viewer {
             }
             Outcome::Left(left) => {
                 // Offered once, when the program starts with a photo; the first page lists them anyway.
-                if let (true, Some(newest)) =
-                    (self.state.document.is_some() || self.state.opening.is_some(), left.first())
-                    && std::mem::take(&mut self.offer_left)
-                {
+                let is_start = std::mem::take(&mut self.offer_left);
+                let is_busy = self.state.document.is_some() || self.state.opening.is_some();
+                if let Some(newest) = left.first().filter(|_| is_start && is_busy) {
                     self.tell(Message::Offer(newest.clone()));
                 }
                 self.state.left = left;

@@ -18,6 +18,8 @@ use crate::settings::Theme;
 /// One press of a zoom key.
 const KEY_ZOOM: f64 = 1.4;
 const MESSAGES: usize = 3;
+/// How long settings stay as they are before they are written.
+const SETTINGS_REST: Duration = Duration::from_millis(300);
 /// How often memory in use is looked up, at most.
 const MEMORY_EVERY: Duration = Duration::from_secs(2);
 
@@ -30,10 +32,7 @@ impl Viewer {
         for event in self.engine.events().try_iter().collect::<Vec<_>>() {
             self.take_event(event);
         }
-        if self.state.keeps_settings && self.state.settings != self.state.saved_settings {
-            self.state.saved_settings = self.state.settings.clone();
-            self.tasks.save_settings(self.state.settings.clone());
-        }
+        self.save_settings_soon(context);
         if self.state.memory.is_none_or(|(when, _)| when.elapsed() > MEMORY_EVERY) {
             let used = memory_stats::memory_stats().map_or(0, |stats| stats.physical_mem);
             self.state.memory = Some((Instant::now(), used));
@@ -41,6 +40,24 @@ impl Viewer {
         if self.state.document.as_mut().is_some_and(Document::move_camera) {
             context.request_repaint();
         }
+    }
+
+    /// Writes settings that have changed, once they have rested for a moment: a window that is being resized changes
+    /// them with every frame.
+    fn save_settings_soon(&mut self, context: &egui::Context) {
+        if !self.state.keeps_settings || self.state.settings == self.state.saved_settings {
+            return;
+        }
+        match &self.settings_seen {
+            Some((since, seen)) if *seen == self.state.settings => {
+                if since.elapsed() >= SETTINGS_REST {
+                    self.state.saved_settings = self.state.settings.clone();
+                    self.tasks.save_settings(self.state.settings.clone());
+                }
+            }
+            _ => self.settings_seen = Some((Instant::now(), self.state.settings.clone())),
+        }
+        context.request_repaint_after(SETTINGS_REST);
     }
 
     pub(super) fn tell(&mut self, message: Message) {

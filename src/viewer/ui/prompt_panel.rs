@@ -113,7 +113,7 @@ fn this_state(viewer: &mut Viewer, ui: &mut egui::Ui) {
         ui.add_space(4.0);
         let entered = words(ui, &mut document.edited.prompt, "Prompt of this state", "No words");
         ui.horizontal(|ui| {
-            let width = (ui.available_width() - 60.0) / 2.0;
+            let width = (ui.available_width() - 72.0) / 2.0;
             for (action, tip) in [
                 (Action::RunAgain, "A sibling of this state with these words, the seed and the model above"),
                 (Action::Variants, "Siblings with other seeds, or with each line of the words; pick the best"),
