@@ -1,7 +1,10 @@
 //! Networks only: tensors in, tensors out. Uses no other module of the project.
 
+pub mod layers;
 pub mod rrdb;
+pub mod sd3;
 pub mod srvgg;
+pub mod text;
 pub mod weights;
 
 pub use rrdb::RrdbNet;

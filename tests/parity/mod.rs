@@ -5,6 +5,7 @@ mod colour;
 mod jpeg;
 mod networks;
 mod resample;
+mod sd3;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -61,9 +61,9 @@ fn opening(program: &Path, folder: &Path, name: &str, photo: &Path) -> anyhow::R
         window.push(screen.wait(viewer.start, lit)?);
         let orange = |seen: &RgbImage| seen.pixels().filter(|pixel| is_orange(pixel)).count() > 20_000;
         first.push(screen.wait(viewer.start, orange)?);
-        // The history panel comes with the photo; while it is decoded the canvas reaches to the edge.
-        let panel = |seen: &RgbImage| orange(seen) && seen.get_pixel(20, 500).0 == [0x1e; 3];
-        whole.push(screen.wait(viewer.start, panel)?);
+        // The photo's line in the history, lit because it is the state at hand.
+        let line = |seen: &RgbImage| orange(seen) && seen.get_pixel(200, 84).0 == [0x24; 3];
+        whole.push(screen.wait(viewer.start, line)?);
         std::thread::sleep(Duration::from_millis(500));
         memory = memory.max(viewer.kilobytes("VmHWM")?);
     }

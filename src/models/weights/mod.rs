@@ -120,6 +120,11 @@ impl Weights {
         Self { file: "memory".into(), source: Source::Memory(tensors) }
     }
 
+    /// Named in messages as if they came from `file`: tensors that were changed on their way.
+    pub fn called(self, file: &Path) -> Self {
+        Self { file: file.to_owned(), ..self }
+    }
+
     /// The file they come from.
     pub fn file(&self) -> &Path {
         &self.file
@@ -136,7 +141,7 @@ impl Weights {
     }
 
     /// The tensor called `name` in its own dtype; on the CPU where it comes from a file. `None` where there is none.
-    fn tensor(&self, name: &str) -> Option<Result<Tensor, TchError>> {
+    pub(super) fn tensor(&self, name: &str) -> Option<Result<Tensor, TchError>> {
         match &self.source {
             Source::Mapped(map, tensors) => tensors.get(name).map(|stored| copied(map, stored)),
             Source::Embedded(bytes, tensors) => tensors.get(name).map(|stored| copied(bytes, stored)),
@@ -222,6 +227,39 @@ impl<'a> Loader<'a> {
     /// The tensor `key` of exactly this shape, converted and moved. A problem is noted for [`Loader::finish`] and
     /// zeros stand in, so that one pass finds all of them.
     pub fn take(&mut self, key: &str, shape: &[i64]) -> Result<Tensor, WeightsError> {
+        let tensor = self.found(key, shape)?;
+        Ok(tensor.f_to_device(self.device)?.f_to_kind(self.kind)?)
+    }
+
+    /// The same, changed in float32 before it is converted: where something is merged into it.
+    pub fn take_changed(
+        &mut self,
+        key: &str,
+        shape: &[i64],
+        change: impl FnOnce(&Tensor) -> Result<Tensor, TchError>,
+    ) -> Result<Tensor, WeightsError> {
+        let tensor = self.found(key, shape)?.f_to_device(self.device)?.f_to_kind(Kind::Float)?;
+        Ok(change(&tensor)?.f_to_kind(self.kind)?)
+    }
+
+    /// Whether there is a tensor `key`.
+    pub fn has(&self, key: &str) -> bool {
+        self.weights.shapes().contains_key(format!("{}{key}", self.prefix).as_str())
+    }
+
+    /// Leaves alone what starts with `key`: it is not wanted here, and not surplus either.
+    pub fn leave(&mut self, key: &str) {
+        let start = format!("{}{key}", self.prefix);
+        let names = self.weights.shapes().into_keys().filter(|name| name.starts_with(&start)).map(str::to_owned);
+        self.taken.extend(names);
+    }
+
+    /// Adds a problem to those that [`Loader::finish`] reports.
+    pub fn note(&mut self, problem: String) {
+        self.problems.push(problem);
+    }
+
+    fn found(&mut self, key: &str, shape: &[i64]) -> Result<Tensor, WeightsError> {
         let name = format!("{}{key}", self.prefix);
         let found = match self.weights.tensor(&name) {
             None => {
@@ -239,15 +277,14 @@ impl<'a> Loader<'a> {
                 }
             }
         };
-        let tensor = match found {
-            Some(tensor) => tensor,
-            None => Tensor::f_zeros(shape, (self.kind, self.device))?,
-        };
-        Ok(tensor.f_to_device(self.device)?.f_to_kind(self.kind)?)
+        match found {
+            Some(tensor) => Ok(tensor),
+            None => Ok(Tensor::f_zeros(shape, (self.kind, self.device))?),
+        }
     }
 
     /// Succeeds when every asked-for tensor was there in its shape and none under the prefix is left over.
-    pub fn finish(mut self, network: &'static str) -> Result<(), WeightsError> {
+    pub fn finish(&mut self, network: &'static str) -> Result<(), WeightsError> {
         for name in self.weights.shapes().keys() {
             if name.starts_with(&self.prefix) && !self.taken.contains(*name) {
                 self.problems.push(format!("{name} belongs to no layer"));
@@ -256,6 +293,7 @@ impl<'a> Loader<'a> {
         if self.problems.is_empty() {
             return Ok(());
         }
-        Err(WeightsError::Mismatch { file: self.weights.file.clone(), network, problems: self.problems })
+        let problems = std::mem::take(&mut self.problems);
+        Err(WeightsError::Mismatch { file: self.weights.file.clone(), network, problems })
     }
 }

@@ -24,7 +24,10 @@ pub fn show(viewer: &mut Viewer, ui: &egui::Ui) {
     }
     let mut open = viewer.state.film_options;
     let window = Window::new("Zoom film").open(&mut open).collapsible(false).resizable(false);
-    window.anchor(Align2::CENTER_CENTER, egui::Vec2::ZERO).show(ui.ctx(), |ui| options(viewer, ui));
+    window.anchor(Align2::CENTER_CENTER, egui::Vec2::ZERO).show(ui.ctx(), |ui| {
+        ui.set_min_width(380.0);
+        options(viewer, ui);
+    });
     // The buttons inside close it too.
     viewer.state.film_options &= open;
 }

@@ -33,7 +33,9 @@ pub(super) fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
         Panel::top("top").exact_size(40.0).frame(panel(12, 0)).show(ui, |ui| top_bar::show(viewer, ui));
         Panel::bottom("status").exact_size(28.0).frame(panel(12, 0)).show(ui, |ui| status_bar::show(viewer, ui));
     }
-    if panels && has_photo {
+    let previews = viewer.state.opening.as_ref().is_some_and(|opening| opening.preview.is_some());
+    // Already beside a preview, so that nothing moves when the picture is there.
+    if panels && (has_photo || previews) {
         let side = |panel: Panel| panel.size_range(200.0..=360.0).resizable(true);
         let left = side(Panel::left("history"))
             .default_size(widths[0])
@@ -50,7 +52,7 @@ pub(super) fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
     }
     remember_window(viewer, ui);
     CentralPanel::default().frame(Frame::new().fill(palette.canvas)).show(ui, |ui| {
-        if viewer.state.opening.as_ref().is_some_and(|opening| opening.preview.is_some()) {
+        if previews {
             welcome::preview(viewer, ui);
         } else if has_photo {
             canvas::show(viewer, ui);

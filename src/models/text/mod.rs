@@ -1,0 +1,4 @@
+//! Text encoders: token ids to embeddings.
+
+pub mod clip;
+pub mod t5;
