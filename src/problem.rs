@@ -80,6 +80,11 @@ impl From<StepError> for Problem {
             StepError::NotFinite { .. } => {
                 ("The model is damaged", "Download the file again, or choose another model.")
             }
+            StepError::Folder { .. } => (
+                "The model's folder is incomplete",
+                "It needs the layout of stabilityai/stable-diffusion-3-medium-diffusers, every config.json included.",
+            ),
+            StepError::Sides { .. } => ("The state's size does not suit the model", "Use 512, or another multiple."),
             StepError::NoDevice { .. } => ("The device is not there", "Use --device auto, or another number."),
             StepError::Outside { .. } => {
                 ("The box is outside the picture", "Give X,Y,W,H inside the picture it is cut from.")

@@ -20,7 +20,7 @@ use crate::history::recipe::{PROGRAM, Recipe, Source, Step};
 use crate::image::{AlignMethod, Filter, Picture, codec, resize};
 use crate::problem::Problem;
 use crate::region::Region;
-use crate::step::{Backbone, DeviceChoice};
+use crate::step::{Backbone, DeviceChoice, Precision, Sd3Files};
 
 /// Options of `coz zoom`. The snake_case spellings of the reference work too.
 #[derive(Args)]
@@ -66,15 +66,70 @@ pub struct Arguments {
     /// Box of step I, in pixels of the state it is cut from, instead of the centre; repeat for each step
     #[arg(long, alias = "crop_box", value_name = "X,Y,W,H", value_parser = crop_box)]
     crop_box: Vec<Region>,
-    /// Super-resolution model: builtin, nearest, bicubic, or an ESRGAN-family file (.pth, .safetensors)
-    #[arg(long, default_value = "builtin", value_parser = backbone)]
-    backbone: Backbone,
+    /// Super-resolution model: builtin, nearest, bicubic, sd3, or an ESRGAN-family file (.pth, .safetensors)
+    #[arg(long, default_value = "builtin")]
+    backbone: String,
+    #[command(flatten)]
+    sd3: Sd3Arguments,
     /// Where models run: auto, cpu, cuda or cuda:NUMBER
     #[arg(long, default_value_t = DeviceChoice::Auto)]
     device: DeviceChoice,
     /// Print a summary as JSON instead of progress bars
     #[arg(long)]
     json: bool,
+}
+
+/// Where Chain-of-Zoom's own model is.
+#[derive(Args)]
+#[command(next_help_heading = "With --backbone sd3")]
+struct Sd3Arguments {
+    /// Folder in the layout of stabilityai/stable-diffusion-3-medium-diffusers
+    #[arg(long, alias = "pretrained_model_name_or_path", value_name = "FOLDER")]
+    pretrained_model_name_or_path: Option<PathBuf>,
+    /// The transformer's LoRA, model_20001.pkl
+    #[arg(long, alias = "lora_path", value_name = "FILE")]
+    lora_path: Option<PathBuf>,
+    /// The VAE encoder with its LoRA, vae_encoder_20001.pt
+    #[arg(long, alias = "vae_path", value_name = "FILE")]
+    vae_path: Option<PathBuf>,
+    /// Numbers it computes in
+    #[arg(long, alias = "mixed_precision", value_enum, default_value_t = MixedPrecision::Fp32)]
+    mixed_precision: MixedPrecision,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum MixedPrecision {
+    /// 32 bits
+    Fp32,
+    /// 16 bits, the VAE in 32
+    Fp16,
+    /// 16 bits with the range of 32
+    Bf16,
+}
+
+impl Arguments {
+    /// The model asked for.
+    fn model(&self) -> Result<Backbone, Problem> {
+        let unclear = |details: &str| Problem::new("The model is not clear", details, "See `coz zoom --help`.");
+        if self.backbone != "sd3" {
+            return backbone(&self.backbone).map_err(|details| unclear(&details));
+        }
+        let Some(model) = self.sd3.pretrained_model_name_or_path.clone() else {
+            return Err(unclear("--backbone sd3 needs --pretrained-model-name-or-path"));
+        };
+        let precision = match self.sd3.mixed_precision {
+            MixedPrecision::Fp32 => Precision::Fp32,
+            MixedPrecision::Fp16 => Precision::Fp16,
+            MixedPrecision::Bf16 => Precision::Bf16,
+        };
+        let (lora, vae) = (self.sd3.lora_path.clone(), self.sd3.vae_path.clone());
+        Ok(Backbone::Sd3(Sd3Files { model, lora, vae, precision }))
+    }
+
+    /// Whether every step goes on from the one before.
+    fn is_recursive(&self) -> bool {
+        matches!(self.rec_type, RecursionType::Recursive | RecursionType::RecursiveMultiscale)
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -88,6 +143,8 @@ enum RecursionType {
     Onestep,
     /// Crop 1/upscale of the state before, one super-resolution pass, again and again
     Recursive,
+    /// The same; prompt extractors also see the state before
+    RecursiveMultiscale,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -154,8 +211,10 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         Problem::new("The output folder cannot be made", details, "Choose a folder you may write to.")
     })?;
     let interrupted = super::interruption();
+    let model = arguments.model()?;
     let mut run = Run {
         arguments,
+        model: model.clone(),
         engine: Engine::start(Arc::new(|| ()))?,
         interrupted: interrupted.clone(),
         bar: progress_bar(arguments, files.len()),
@@ -181,7 +240,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     if arguments.json {
         let summary = Summary {
             version: env!("CARGO_PKG_VERSION"),
-            backbone: arguments.backbone.name(),
+            backbone: model.name(),
             device: arguments.device.among(crate::step::cuda_devices()),
             seconds: start.elapsed().as_secs_f64(),
             images: &images,
@@ -229,6 +288,7 @@ fn stems(files: &[PathBuf]) -> Vec<String> {
 /// What all pictures of a run share.
 struct Run<'a> {
     arguments: &'a Arguments,
+    model: Backbone,
     engine: Engine,
     interrupted: Arc<AtomicBool>,
     bar: ProgressBar,
@@ -262,8 +322,8 @@ impl Run<'_> {
         let mut keep = |made: Made| -> Result<(), Problem> {
             let i = pictures.len();
             // Without a model there is no input to it, nor words for it.
-            let restored = matches!(self.arguments.rec_type, RecursionType::Onestep | RecursionType::Recursive);
-            if self.arguments.rec_type != RecursionType::Recursive {
+            let restored = !matches!(self.arguments.rec_type, RecursionType::Nearest | RecursionType::Bicubic);
+            if !self.arguments.is_recursive() {
                 // Every step starts from the first state.
                 recipe.steps.clear();
             }
@@ -295,7 +355,7 @@ impl Run<'_> {
                     backbone: match self.arguments.rec_type {
                         RecursionType::Nearest => Backbone::Nearest,
                         RecursionType::Bicubic => Backbone::Bicubic,
-                        RecursionType::Onestep | RecursionType::Recursive => self.arguments.backbone.clone(),
+                        _ => self.model.clone(),
                     },
                     device: self.arguments.device,
                     align: match self.arguments.align_method {
@@ -342,7 +402,7 @@ impl Run<'_> {
 
 /// The boxes of each job: one recursive chain, or one job a step where every step starts from x_0.
 fn regions(arguments: &Arguments, first: &Picture) -> Result<Vec<Vec<Region>>, Problem> {
-    let recursive = arguments.rec_type == RecursionType::Recursive;
+    let recursive = arguments.is_recursive();
     let region = |i: u32| {
         let divisor = arguments.upscale.saturating_pow(if recursive { 1 } else { i + 1 });
         let central = Region::central(first.width(), first.height(), divisor);

@@ -16,12 +16,19 @@ pub fn tensor_from_picture(picture: &Picture, device: Device) -> Result<Tensor, 
 
 /// A tensor `[1, 3, H, W]` in [0, 1] as a picture; values outside are clamped, fractions rounded to the nearest level.
 pub fn picture_from_tensor(tensor: &Tensor) -> Result<Picture, TchError> {
+    picture_from_levels(&tensor.f_to_kind(Kind::Float)?.f_mul_scalar(255.0)?.f_round()?)
+}
+
+/// The same with fractions cut off, as torchvision's `ToPILImage` does.
+pub fn picture_from_tensor_truncated(tensor: &Tensor) -> Result<Picture, TchError> {
+    picture_from_levels(&tensor.f_to_kind(Kind::Float)?.f_mul_scalar(255.0)?)
+}
+
+/// From `[1, 3, H, W]` in levels, 0 to 255.
+fn picture_from_levels(tensor: &Tensor) -> Result<Picture, TchError> {
     let bytes = tensor
         .f_squeeze_dim(0)?
         .f_permute([1, 2, 0])?
-        .f_to_kind(Kind::Float)?
-        .f_mul_scalar(255.0)?
-        .f_round()?
         .f_clamp(0.0, 255.0)?
         .f_to_kind(Kind::Uint8)?
         .f_to_device(Device::Cpu)?

@@ -145,15 +145,9 @@ impl RmsNorm {
     }
 }
 
-/// `softmax(q k^T * scale + bias) v` for `[B, heads, N, head_dim]`; the usual scale where `None`.
-pub fn attention(
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
-    bias: Option<&Tensor>,
-    scale: Option<f64>,
-) -> Result<Tensor, TchError> {
-    Tensor::f_scaled_dot_product_attention(q, k, v, bias, 0.0, false, scale, false)
+/// `softmax(q k^T / sqrt(head_dim)) v` for `[B, heads, N, head_dim]`; `causal`: none sees what comes after it.
+pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, causal: bool) -> Result<Tensor, TchError> {
+    Tensor::f_scaled_dot_product_attention(q, k, v, None::<&Tensor>, 0.0, causal, None, false)
 }
 
 /// `[B, N, heads * head_dim] -> [B, heads, N, head_dim]`.

@@ -2,6 +2,7 @@
 
 mod device;
 mod network;
+mod osediff;
 mod progress;
 
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use tch::TchError;
 
 pub use device::{DeviceChoice, cpu_threads, cuda_devices, libtorch_version};
 pub use network::Network;
+pub use osediff::{Osediff, Precision, Sd3Files};
 pub use progress::{Progress, Stage};
 
 use crate::image::{AlignMethod, Filter, Picture, resize};
@@ -57,6 +59,26 @@ pub enum StepError {
         /// Of the picture.
         width: u32,
         /// Of the picture.
+        height: u32,
+    },
+    /// A model's folder is not as it should be.
+    #[error("{}: {found}", file.display())]
+    Folder {
+        /// The file or folder.
+        file: PathBuf,
+        /// What was found.
+        found: String,
+    },
+    /// The picture's sides do not suit the model.
+    #[error("{model} takes sides that are multiples of {multiple} pixels, found {width} x {height}")]
+    Sides {
+        /// Which model.
+        model: String,
+        /// Of the sides.
+        multiple: u32,
+        /// Found.
+        width: u32,
+        /// Found.
         height: u32,
     },
     /// libtorch failed.
@@ -149,6 +171,8 @@ pub enum Backbone {
     BuiltIn,
     /// A network of the ESRGAN family from a file.
     File(PathBuf),
+    /// Chain-of-Zoom's own: OSEDiff on Stable Diffusion 3.
+    Sd3(Sd3Files),
 }
 
 impl Backbone {
@@ -159,14 +183,15 @@ impl Backbone {
             Backbone::Bicubic => "Bicubic".into(),
             Backbone::BuiltIn => "Built-in x4".into(),
             Backbone::File(file) => file.file_stem().unwrap_or(file.as_os_str()).to_string_lossy().into_owned(),
+            Backbone::Sd3(_) => "Chain-of-Zoom SD3".into(),
         }
     }
 
     /// Whether its results depend on the prompt.
     pub fn takes_text(&self) -> bool {
-        // Restoring models do; none of these is one.
         match self {
             Backbone::Nearest | Backbone::Bicubic | Backbone::BuiltIn | Backbone::File(_) => false,
+            Backbone::Sd3(_) => true,
         }
     }
 
@@ -177,6 +202,7 @@ impl Backbone {
             Backbone::Bicubic => Box::new(Interpolation(Filter::Bicubic)),
             Backbone::BuiltIn => Box::new(Network::built_in(device.resolve()?)?),
             Backbone::File(file) => Box::new(Network::open(Path::new(file), device.resolve()?)?),
+            Backbone::Sd3(files) => Box::new(Osediff::open(files, device.resolve()?)?),
         })
     }
 }

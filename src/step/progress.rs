@@ -11,6 +11,14 @@ pub enum Stage {
     Prompting,
     /// The super-resolution model at work.
     Restoring,
+    /// Words on their way to embeddings.
+    Text,
+    /// The picture on its way to a latent.
+    Encoding,
+    /// The latent being restored.
+    Denoising,
+    /// The latent on its way to a picture.
+    Decoding,
 }
 
 impl Stage {
@@ -20,6 +28,10 @@ impl Stage {
             Stage::Loading => "loading the model",
             Stage::Prompting => "finding words",
             Stage::Restoring => "restoring",
+            Stage::Text => "reading the words",
+            Stage::Encoding => "encoding",
+            Stage::Denoising => "denoising",
+            Stage::Decoding => "decoding",
         }
     }
 }

@@ -181,6 +181,8 @@ pub enum Action {
     UseBackbone(Backbone),
     /// Ask for a model file.
     OpenModel,
+    /// Ask for the folder of Stable Diffusion 3.
+    OpenSd3,
     /// Match colours so.
     Align(AlignMethod),
     /// The next key pressed is for this action.
@@ -218,7 +220,7 @@ impl Action {
         all.extend([HoldReference, HoldHeat, HoldPhoto, EarlierPrompt, LaterPrompt]);
         all.extend([RollSeed, ToggleSeedLock, ToggleAskFirst, ToggleFollow, ToggleMotion, ToggleWorkAhead]);
         all.extend([ToggleLinkPhoto, TogglePanels, ToggleInfo, ToggleFullscreen, NextTheme]);
-        all.extend([OpenModel, TogglePalette, ToggleHelp, ResetKeys]);
+        all.extend([OpenModel, OpenSd3, TogglePalette, ToggleHelp, ResetKeys]);
         all
     }
 
@@ -303,6 +305,7 @@ impl Action {
             ToggleSeedLock => "Keep the seed",
             UseBackbone(_) => "Use this model",
             OpenModel => "Open a model file…",
+            OpenSd3 => "Open Chain-of-Zoom SD3…",
             Align(_) => "Match colours",
             Rebind(_) => "Change the key",
             ResetKeys => "Reset all keys",
@@ -421,6 +424,7 @@ impl Action {
                 | ToggleSeedLock
                 | UseBackbone(_)
                 | OpenModel
+                | OpenSd3
                 | Align(_)
                 | Use(_)
                 | Rebind(_)

@@ -20,7 +20,7 @@ use crate::image::{Filter, Format, Picture, resize};
 use crate::problem::Problem;
 use crate::session::autosave::{self, Left};
 use crate::session::{self, Choices, EXTENSION, Session};
-use crate::step::Backbone;
+use crate::step::{Backbone, Sd3Files};
 
 /// What came of a task.
 pub(super) enum Outcome {
@@ -241,6 +241,14 @@ impl Tasks {
                 .set_title("Open a super-resolution model of the ESRGAN family")
                 .add_filter("Models", &["pth", "safetensors", "pt"]);
             dialog.pick_file().map(|file| Action::UseBackbone(Backbone::File(file)))
+        });
+    }
+
+    pub fn ask_for_sd3(&self) {
+        self.dialog(|dialog| {
+            let dialog = dialog.set_title("Open a folder of stable-diffusion-3-medium-diffusers");
+            let folder = dialog.pick_folder()?;
+            Some(Action::UseBackbone(Backbone::Sd3(Sd3Files::in_folder(&folder))))
         });
     }
 

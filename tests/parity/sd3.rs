@@ -3,18 +3,23 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use chain_of_zoom::image::psnr::luma_psnr;
+use chain_of_zoom::image::{Picture, codec};
 use chain_of_zoom::models::sd3::lora::{AdaLoras, merged_encoder};
 use chain_of_zoom::models::sd3::mmdit::{self, Mmdit};
 use chain_of_zoom::models::sd3::vae::{self, Vae};
 use chain_of_zoom::models::text::clip::{self, ClipText};
 use chain_of_zoom::models::text::t5::{self, T5Encoder};
+use chain_of_zoom::models::text::tokenizer::{ClipTokenizer, T5Tokenizer};
 use chain_of_zoom::models::{Loader, Weights, WeightsError};
+use chain_of_zoom::step::{Backbone, DeviceChoice, Precision, Progress, Sd3Files, StepInput};
 use serde::de::DeserializeOwned;
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
 use super::fixture;
-use crate::samples::Folder;
+use crate::samples::{Folder, coz};
 
 /// Absolute; 1e-3 is asked for.
 const TOLERANCE: f64 = 2e-5;
@@ -40,6 +45,11 @@ fn loader(weights: &Weights) -> Loader<'_> {
     Loader::new(weights, "", Device::Cpu, Kind::Float)
 }
 
+/// The transformer's answer to a case, nobody asking it to stop.
+fn velocity(model: &Mmdit, latent: &Tensor, prompt: &Tensor, pooled: &Tensor) -> Result<Tensor, TchError> {
+    model.forward(latent, 1000.0, prompt, pooled, &mut |_| Ok(()))
+}
+
 fn same(what: &str, ours: &Tensor, theirs: &Tensor) {
     assert_eq!(ours.size(), theirs.size(), "{what}");
     let difference = (ours - theirs).abs().max().double_value(&[]);
@@ -55,23 +65,18 @@ fn the_transformer_makes_the_same_velocity() {
         let weights = weights(name);
         let model = Mmdit::load(loader(&weights), &config(name), AdaLoras::default()).unwrap();
         let case = |part: &str| &cases[&format!("{name}.{part}")];
-        let ours = model.forward(case("latent"), 1000.0, case("prompt"), case("pooled")).unwrap();
+        let ours = velocity(&model, case("latent"), case("prompt"), case("pooled")).unwrap();
         same(name, &ours, case("velocity"));
-        assert!(
-            model
-                .forward(
-                    &Tensor::zeros([1, 16, 40, 8], (Kind::Float, Device::Cpu)),
-                    1000.0,
-                    case("prompt"),
-                    case("pooled")
-                )
-                .is_err()
-        );
+        let large = Tensor::zeros([1, 16, 40, 8], (Kind::Float, Device::Cpu));
+        assert!(velocity(&model, &large, case("prompt"), case("pooled")).is_err(), "there are no positions for it");
+        let stop = &mut |fraction: f32| if fraction > 0.5 { Err(TchError::Torch("stop".into())) } else { Ok(()) };
+        let stopped = model.forward(case("latent"), 1000.0, case("prompt"), case("pooled"), stop);
+        assert!(stopped.is_err_and(|error| error.to_string().contains("stop")), "it stops between blocks");
     }
     let (weights, list) = (weights("transformer"), Weights::open(&fixture("sd3/model_20001.pkl")).unwrap());
     let merged = Mmdit::load(loader(&weights), &config("transformer"), AdaLoras::read(&list).unwrap()).unwrap();
     let case = |part: &str| &cases[&format!("transformer.{part}")];
-    let ours = merged.forward(case("latent"), 1000.0, case("prompt"), case("pooled")).unwrap();
+    let ours = velocity(&merged, case("latent"), case("prompt"), case("pooled")).unwrap();
     same("with the LoRA", &ours, case("velocity_lora"));
     assert!((&ours - case("velocity")).abs().max().double_value(&[]) > 0.01, "the LoRA changes something");
 }
@@ -111,6 +116,138 @@ fn the_text_encoders_say_the_same() {
     let weights = weights("text_encoder_3");
     let model = T5Encoder::load(loader(&weights), &config::<t5::Config>("text_encoder_3")).unwrap();
     same("T5", &model.forward(&cases["text_encoder_3.ids"]).unwrap(), &cases["text_encoder_3.states"]);
+}
+
+const PROMPTS: [&str; 5] = [
+    "",
+    "The red FUR of an old fox",
+    "teeth! in the snow!!  12 photos",
+    "don't  lie\n\tin \u{2603} \u{1F98A} snow; caf\u{e9}, na\u{ef}ve?",
+    "",
+];
+const SEEDS: [&str; 5] = ["42", "7", "42", "1", "12345"];
+
+fn prompt(i: usize) -> String {
+    if i == 4 { "whiskers and ".repeat(300) } else { PROMPTS[i].to_owned() }
+}
+
+#[test]
+fn token_ids_are_the_same() {
+    let cases = cases();
+    let clips = ["tokenizer", "tokenizer_2"].map(|name| ClipTokenizer::open(&model(name)).unwrap());
+    let t5 = T5Tokenizer::open(&model("tokenizer_3")).unwrap();
+    for i in 0..PROMPTS.len() {
+        let wanted = |n: usize| Vec::<i64>::try_from(&cases[&format!("chain.{i}.ids_{n}")]).unwrap();
+        for (n, clip) in clips.iter().enumerate() {
+            assert_eq!(clip.encode(&prompt(i), 77).unwrap(), wanted(n), "tokenizer {n}, prompt {i}");
+        }
+        assert_eq!(t5.encode(&prompt(i), 512).unwrap(), wanted(2), "T5, prompt {i}");
+    }
+}
+
+#[test]
+fn three_recursive_steps_end_in_the_same_pictures() {
+    let cases = cases();
+    let picture = |name: &str| {
+        let tensor = &cases[name];
+        let size = tensor.size();
+        let mut rgb = vec![0; tensor.numel()];
+        tensor.copy_data_u8(&mut rgb, tensor.numel());
+        Picture::from_rgb(size[1] as u32, size[0] as u32, rgb).unwrap()
+    };
+    let (mut off, mut all) = (0, 0);
+    for (i, seed) in SEEDS.into_iter().enumerate() {
+        let folder = Folder::new();
+        let (photo, out) = (folder.path("photo.png"), folder.path("out"));
+        codec::save(&picture(&format!("chain.{i}.photo")), &photo).unwrap();
+        let recursion = if i == 2 { "recursive_multiscale" } else { "recursive" };
+        let run = coz(["zoom", "-i", photo.to_str().unwrap(), "-o", out.to_str().unwrap()])
+            .args(["--backbone", "sd3", "--pretrained_model_name_or_path", model("").to_str().unwrap()])
+            .args(["--lora_path", model("model_20001.pkl").to_str().unwrap()])
+            .args(["--vae_path", model("vae_encoder_20001.pt").to_str().unwrap()])
+            .args(["--rec_type", recursion, "--rec_num", "3", "--process_size", "64", "--seed", seed])
+            .args(["--prompt_type", "null", "--mixed_precision", "fp32", "--device", "cpu", "--prompt", &prompt(i)])
+            .output()
+            .unwrap();
+        assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+        for step in 1..=3 {
+            let ours = codec::open(&out.join(format!("per-sample/photo/{step}.png"))).unwrap();
+            let theirs = picture(&format!("chain.{i}.{step}"));
+            let found = luma_psnr(&ours, &theirs, 0);
+            assert!(found >= 48.0, "case {i}, step {step}: {found} dB");
+            off += ours.rgb().iter().zip(theirs.rgb()).filter(|(a, b)| a.abs_diff(**b) > 2).count();
+            all += ours.rgb().len();
+        }
+    }
+    // The merged LoRA rounds otherwise than the reference's separate one; a level that flips thereby in one step is
+    // enlarged by the next, so single steps may be further off than all together.
+    assert!(off * 1000 <= all, "{off} of {all} differ by more than 2");
+}
+
+#[test]
+fn half_precision_is_near_and_bad_folders_are_told() {
+    let picture =
+        chain_of_zoom::image::Picture::from_fn(64, 64, |x, y| [(x * 4) as u8, (y * 4) as u8, ((x ^ y) * 4) as u8]);
+    let restored = |precision: Precision| {
+        let files = Sd3Files {
+            model: model(""),
+            lora: Some(model("model_20001.pkl")),
+            vae: Some(model("vae_encoder_20001.pt")),
+            precision,
+        };
+        let mut resolver = Backbone::Sd3(files).load(&DeviceChoice::Cpu).unwrap();
+        let enlarged = Arc::new(picture.clone());
+        let input = StepInput { cut: enlarged.clone(), enlarged, prompt: "fur".into(), seed: 3 };
+        resolver.restore(&input, &mut Progress::new(&mut |_, _| true)).unwrap()
+    };
+    let _no_grad = tch::no_grad_guard();
+    let full = restored(Precision::Fp32);
+    for precision in [Precision::Fp16, Precision::Bf16] {
+        let found = luma_psnr(&full, &restored(precision), 0);
+        assert!(found >= 35.0, "{precision:?}: {found} dB");
+    }
+
+    // A part missing, a pointer instead of weights, a size that does not suit: each in words.
+    let folder = Folder::new();
+    let tell = |more: &[&str], size: &str| {
+        let photo = folder.photo("photo.png", 80, 80);
+        let run = coz(["zoom", "-i", photo.to_str().unwrap(), "-o", folder.path("out").to_str().unwrap()])
+            .args(["--backbone", "sd3", "--rec-num", "1", "--process-size", size])
+            .args(more)
+            .output()
+            .unwrap();
+        assert!(!run.status.success());
+        String::from_utf8_lossy(&run.stderr).into_owned()
+    };
+    assert!(tell(&[], "64").contains("needs --pretrained-model-name-or-path"));
+    let empty = folder.root().to_str().unwrap().to_owned();
+    assert!(tell(&["--pretrained_model_name_or_path", &empty], "64").contains("text_encoder/model.safetensors"));
+    std::fs::create_dir(folder.path("text_encoder")).unwrap();
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n";
+    std::fs::write(folder.path("text_encoder/model.safetensors"), pointer).unwrap();
+    assert!(tell(&["--pretrained_model_name_or_path", &empty], "64").contains("git lfs pull"));
+    assert!(tell(&["--pretrained_model_name_or_path", model("").to_str().unwrap()], "72").contains("multiples of 16"));
+}
+
+#[test]
+fn shards_are_one_file() {
+    let folder = Folder::new();
+    let whole = Tensor::read_safetensors(model("vae").join("diffusion_pytorch_model.safetensors")).unwrap();
+    let (first, second) = whole.split_at(whole.len() / 2);
+    let mut map = BTreeMap::new();
+    for (name, part) in [("a-00001-of-00002.safetensors", first), ("a-00002-of-00002.safetensors", second)] {
+        Tensor::write_safetensors(part, folder.path(name)).unwrap();
+        map.extend(part.iter().map(|(key, _)| (key.clone(), name)));
+    }
+    let index = |map: &BTreeMap<String, &str>| serde_json::json!({ "metadata": {}, "weight_map": map }).to_string();
+    std::fs::write(folder.path("a.safetensors.index.json"), index(&map)).unwrap();
+    let sharded = Weights::open_folder(folder.root(), "a").unwrap();
+    let vae = Vae::load(loader(&sharded), None, &config("vae")).unwrap();
+    let cases = cases();
+    same("decoded from shards", &vae.decoder.forward(&cases["vae.latent"]).unwrap(), &cases["vae.decoded"]);
+    map.insert("x".into(), "../../etc/passwd");
+    std::fs::write(folder.path("a.safetensors.index.json"), index(&map)).unwrap();
+    assert!(Weights::open_folder(folder.root(), "a").err().unwrap().to_string().contains("no file of this folder"));
 }
 
 #[test]

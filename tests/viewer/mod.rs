@@ -421,7 +421,13 @@ fn random_hands_break_nothing() {
     let asks = |action: &Action| {
         matches!(
             action,
-            Action::Open | Action::OpenModel | Action::Save | Action::Close | Action::Export(_) | Action::Quit
+            Action::Open
+                | Action::OpenModel
+                | Action::OpenSd3
+                | Action::Save
+                | Action::Close
+                | Action::Export(_)
+                | Action::Quit
         )
     };
     let keys: Vec<_> =

@@ -139,3 +139,27 @@ fn the_photo_behind_the_view_and_the_heat_are_shown() {
     harness.step();
     harness.render().unwrap();
 }
+
+#[test]
+fn the_reference_model_hears_the_words() {
+    let folder = Folder::new();
+    let tiny = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/parity/sd3");
+    let files = chain_of_zoom::step::Sd3Files::in_folder(&tiny);
+    assert!(files.lora.is_some() && files.vae.is_some(), "they lie in the folder");
+    let mut harness = app(Settings { process_size: 64, ..settings() });
+    harness.state_mut().act(Action::UseBackbone(Backbone::Sd3(files)));
+    open(&mut harness, &folder);
+    for (number, words) in [(2, "fur"), (3, "teeth in the snow")] {
+        harness.state_mut().act(Action::GoTo(StateId(0)));
+        harness.state_mut().state.draft = words.into();
+        harness.step();
+        harness.state_mut().act(Action::PlaceBox(StateId(0), chain_of_zoom::region::Region::square(100, 50, 16)));
+        until(&mut harness, "the state", |viewer| count(viewer) == number && idle(viewer));
+        assert_eq!(document(&harness).history.current().making.as_ref().unwrap().prompt, words);
+    }
+    let history = &document(&harness).history;
+    let (first, second) = (history.get(StateId(1)).unwrap(), history.get(StateId(2)).unwrap());
+    assert_eq!(first.making.as_ref().unwrap().region, second.making.as_ref().unwrap().region);
+    assert_ne!(first.picture, second.picture, "other words, another picture");
+    assert!(first.making.as_ref().unwrap().model.as_ref().unwrap().takes_text());
+}

@@ -216,7 +216,7 @@ impl Block {
         let image_qkv = self.image.forward(&modulated(&x_normed, shift_msa, scale_msa)?, self.heads)?;
         let text_qkv = self.text.forward(&text_norm, self.heads)?;
         let joined = |i: usize| Tensor::f_cat(&[&image_qkv[i], &text_qkv[i]], 2);
-        let attended = join_heads(&attention(&joined(0)?, &joined(1)?, &joined(2)?, None, None)?)?;
+        let attended = join_heads(&attention(&joined(0)?, &joined(1)?, &joined(2)?, false)?)?;
         let length = x.size()[1];
         let (from_image, from_text) = (attended.f_narrow(1, 0, length)?, attended.f_narrow(1, length, text.size()[1])?);
 
@@ -224,7 +224,7 @@ impl Block {
         if let (Some((projections, out)), [shift, scale, gate]) = (&self.alone, dual) {
             // It sees the block's input, not what the first attention has made of it.
             let [q, k, v] = projections.forward(&modulated(&x_normed, shift, scale)?, self.heads)?;
-            x = gated(&x, gate, &out.forward(&join_heads(&attention(&q, &k, &v, None, None)?)?)?)?;
+            x = gated(&x, gate, &out.forward(&join_heads(&attention(&q, &k, &v, false)?)?)?)?;
         }
         x = gated(&x, gate_mlp, &self.feed_forward.forward(&modulated(&normed(&x)?, shift_mlp, scale_mlp)?)?)?;
 
@@ -284,12 +284,20 @@ impl Mmdit {
         Ok(Self { patches, positions, time, pooled, context, blocks, norm_out, out, config: config.clone() })
     }
 
-    /// The velocity of `latent` at time `t` (0 to 1000).
+    /// The velocity of `latent` at time `t` (0 to 1000). `between` hears after each block how much is done (0 to 1); what
+    /// it fails with ends the pass.
     ///
     /// # Shapes
     /// latent `[B, C, H, W]` with H and W divisible by the patch size, prompt embeds `[B, T, joint]`, pooled
     /// `[B, pooled]` -> `[B, C, H, W]`.
-    pub fn forward(&self, latent: &Tensor, t: f64, prompt: &Tensor, pooled: &Tensor) -> Result<Tensor, TchError> {
+    pub fn forward<E: From<TchError>>(
+        &self,
+        latent: &Tensor,
+        t: f64,
+        prompt: &Tensor,
+        pooled: &Tensor,
+        between: &mut dyn FnMut(f32) -> Result<(), E>,
+    ) -> Result<Tensor, E> {
         let (batch, _, height, width) = latent.size4()?;
         let patch = self.config.patch_size;
         let (rows, columns) = (height / patch, width / patch);
@@ -297,7 +305,8 @@ impl Mmdit {
         x = x.f_add(&self.cropped_positions(rows, columns)?)?;
         let emb = self.conditioning(t, pooled)?.f_silu()?; // [B, D]
         let mut text = self.context.forward(prompt)?;
-        for block in &self.blocks {
+        for (i, block) in self.blocks.iter().enumerate() {
+            between(i as f32 / self.blocks.len() as f32)?;
             let (next, next_text) = block.forward(&x, &text, &emb)?;
             x = next;
             if let Some(next_text) = next_text {
@@ -307,9 +316,11 @@ impl Mmdit {
         let chunks = self.norm_out.forward(&emb)?.f_chunk(2, 1)?;
         x = self.out.forward(&modulated(&normed(&x)?, &chunks[1], &chunks[0])?)?;
         let channels = self.config.outputs();
-        x.f_reshape([batch, rows, columns, patch, patch, channels])?
+        let picture = x
+            .f_reshape([batch, rows, columns, patch, patch, channels])?
             .f_permute([0, 5, 1, 3, 2, 4])? // [B, C, rows, patch, columns, patch]
-            .f_reshape([batch, channels, rows * patch, columns * patch])
+            .f_reshape([batch, channels, rows * patch, columns * patch])?;
+        Ok(picture)
     }
 
     /// The middle `rows` x `columns` of the stored positions: `[1, rows * columns, D]`.

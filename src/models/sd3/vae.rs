@@ -106,7 +106,7 @@ impl Attention {
         let flat = x.f_view([batch, channels, height * width])?;
         let h = self.norm.forward(&flat)?.f_transpose(1, 2)?; // [B, HW, C]
         let head = |linear: &Linear| linear.forward(&h)?.f_unsqueeze(1);
-        let attended = attention(&head(&self.q)?, &head(&self.k)?, &head(&self.v)?, None, None)?.f_squeeze_dim(1)?;
+        let attended = attention(&head(&self.q)?, &head(&self.k)?, &head(&self.v)?, false)?.f_squeeze_dim(1)?;
         let out = self.out.forward(&attended)?.f_transpose(1, 2)?.f_reshape([batch, channels, height, width])?;
         out.f_add(x)
     }

@@ -31,7 +31,7 @@ pub struct Config {
     pub hidden_act: String,
     /// Of the norms.
     pub layer_norm_eps: f64,
-    /// The end-of-text token; see [`LEGACY_END`].
+    /// The end-of-text token; 2 in old configs, where it stands for the largest id.
     #[serde(default = "legacy_end")]
     pub eos_token_id: i64,
 }
@@ -74,10 +74,10 @@ impl Layer {
         })
     }
 
-    fn forward(&self, x: &Tensor, mask: &Tensor, heads: i64, activation: Activation) -> Result<Tensor, TchError> {
+    fn forward(&self, x: &Tensor, heads: i64, activation: Activation) -> Result<Tensor, TchError> {
         let h = self.norm1.forward(x)?;
         let head = |linear: &Linear| split_heads(&linear.forward(&h)?, heads);
-        let attended = attention(&head(&self.q)?, &head(&self.k)?, &head(&self.v)?, Some(mask), None)?;
+        let attended = attention(&head(&self.q)?, &head(&self.k)?, &head(&self.v)?, true)?;
         let x = x.f_add(&self.out.forward(&join_heads(&attended)?)?)?;
         let h = self.expand.forward(&self.norm2.forward(&x)?)?;
         let h = match activation {
@@ -141,14 +141,10 @@ impl ClipText {
         let (_, length) = ids.size2()?;
         let positions = self.positions.f_narrow(0, 0, length)?;
         let mut x = Tensor::f_embedding(&self.tokens, ids, -1, false, false)?.f_add(&positions)?;
-        // Each token sees itself and those before it.
-        let mask = Tensor::f_full([length, length], f64::NEG_INFINITY, (Kind::Float, x.device()))?
-            .f_triu(1)?
-            .f_to_kind(x.kind())?;
         let mut penultimate = x.shallow_clone();
         for layer in &self.layers {
             penultimate = x;
-            x = layer.forward(&penultimate, &mask, self.config.num_attention_heads, self.activation)?;
+            x = layer.forward(&penultimate, self.config.num_attention_heads, self.activation)?;
         }
         let last = self.final_norm.forward(&x)?;
         // With the legacy id the end is where the largest id is, which in CLIP's vocabulary is the end of the text.

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use tch::{TchError, Tensor};
 
-use crate::models::layers::{Linear, RmsNorm, attention, join_heads, split_heads};
+use crate::models::layers::{Linear, RmsNorm, join_heads, split_heads};
 use crate::models::weights::{Loader, WeightsError};
 
 const NETWORK: &str = "T5 encoder";
@@ -73,8 +73,9 @@ impl Layer {
     fn forward(&self, x: &Tensor, bias: &Tensor, heads: i64) -> Result<Tensor, TchError> {
         let h = self.norm1.forward(x)?;
         let head = |linear: &Linear| split_heads(&linear.forward(&h)?, heads);
-        // T5 does not scale the products.
-        let attended = attention(&head(&self.q)?, &head(&self.k)?, &head(&self.v)?, Some(bias), Some(1.0))?;
+        // T5 does not scale the products. Written out, as transformers does it: the fused kernel rounds otherwise.
+        let scores = head(&self.q)?.f_matmul(&head(&self.k)?.f_transpose(2, 3)?)?.f_add(bias)?;
+        let attended = scores.f_softmax(-1, None)?.f_matmul(&head(&self.v)?)?;
         let x = x.f_add(&self.out.forward(&join_heads(&attended)?)?)?;
         let h = self.norm2.forward(&x)?;
         let h = self.gate.forward(&h)?.f_gelu("tanh")?.f_mul(&self.expand.forward(&h)?)?;

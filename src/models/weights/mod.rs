@@ -82,6 +82,8 @@ impl Stored {
 }
 
 enum Source {
+    /// Several files, and which of them holds a tensor.
+    Sharded(Vec<Weights>, BTreeMap<String, usize>),
     Mapped(memmap2::Mmap, BTreeMap<String, Stored>),
     Embedded(&'static [u8], BTreeMap<String, Stored>),
     Memory(BTreeMap<String, Tensor>),
@@ -101,12 +103,67 @@ impl Weights {
         if opened.metadata().map_err(io)?.len() == 0 {
             return Err(WeightsError::Format { file: file.to_owned(), found: "it is empty".into() });
         }
+        let mut start = [0; 40];
+        let length = std::io::Read::read(&mut &opened, &mut start).map_err(io)?;
+        if start[..length].starts_with(b"version https://git-lfs.github.com") {
+            let found = "it is a Git LFS pointer, not the weights themselves: run `git lfs pull` in its folder";
+            return Err(WeightsError::Format { file: file.to_owned(), found: found.into() });
+        }
         // SAFETY: the map is read-only and private to this process. A file cut short by another program while it is
         // mapped would fault; model files are written whole and renamed into place, and this holds for every reader
         // of mapped weights.
         let map = unsafe { memmap2::Mmap::map(&opened) }.map_err(io)?;
         let tensors = index(&map).map_err(|found| WeightsError::Format { file: file.to_owned(), found })?;
         Ok(Self { file: file.to_owned(), source: Source::Mapped(map, tensors) })
+    }
+
+    /// Opens the weights of a Hugging Face folder: `{stem}.safetensors`, its `.fp16` variant, or shards with an index.
+    pub fn open_folder(folder: &Path, stem: &str) -> Result<Self, WeightsError> {
+        for variant in ["", ".fp16"] {
+            let single = folder.join(format!("{stem}{variant}.safetensors"));
+            if single.is_file() {
+                return Self::open(&single);
+            }
+            for name in
+                [format!("{stem}.safetensors.index{variant}.json"), format!("{stem}{variant}.safetensors.index.json")]
+            {
+                let index = folder.join(name);
+                if index.is_file() {
+                    return Self::open_shards(folder, &index);
+                }
+            }
+        }
+        let file = folder.join(format!("{stem}.safetensors"));
+        let source = std::io::Error::new(
+            std::io::ErrorKind::NotFound,
+            "neither it, its .fp16 variant, nor an index of shards is there",
+        );
+        Err(WeightsError::Io { file, source })
+    }
+
+    fn open_shards(folder: &Path, index: &Path) -> Result<Self, WeightsError> {
+        #[derive(serde::Deserialize)]
+        struct Index {
+            weight_map: BTreeMap<String, String>,
+        }
+        let text = std::fs::read(index).map_err(|source| WeightsError::Io { file: index.to_owned(), source })?;
+        let wrong = |found: String| WeightsError::Format { file: index.to_owned(), found };
+        let map: Index = serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
+        let mut names: Vec<&String> = map.weight_map.values().collect();
+        names.sort();
+        names.dedup();
+        // A name that leads out of the folder is no shard of it.
+        if let Some(name) =
+            names.iter().find(|name| Path::new(name).components().count() != 1 || name.starts_with(".."))
+        {
+            return Err(wrong(format!("it names {name:?}, which is no file of this folder")));
+        }
+        let shards = names.iter().map(|name| Self::open(&folder.join(name))).collect::<Result<Vec<_>, _>>()?;
+        let mut places = BTreeMap::new();
+        for (i, shard) in shards.iter().enumerate() {
+            places.extend(shard.shapes().into_keys().map(|name| (name.to_owned(), i)));
+        }
+        Ok(Self { file: index.to_owned(), source: Source::Sharded(shards, places) })
     }
 
     /// Weights that are part of the program; `name` stands for the file in messages.
@@ -133,6 +190,7 @@ impl Weights {
     /// All keys with their shapes, in alphabetical order. Nested dictionaries and lists are joined by dots.
     pub fn shapes(&self) -> BTreeMap<&str, Vec<i64>> {
         match &self.source {
+            Source::Sharded(shards, _) => shards.iter().flat_map(Weights::shapes).collect(),
             Source::Mapped(_, tensors) | Source::Embedded(_, tensors) => {
                 tensors.iter().map(|(name, stored)| (name.as_str(), stored.shape.clone())).collect()
             }
@@ -143,6 +201,7 @@ impl Weights {
     /// The tensor called `name` in its own dtype; on the CPU where it comes from a file. `None` where there is none.
     pub(super) fn tensor(&self, name: &str) -> Option<Result<Tensor, TchError>> {
         match &self.source {
+            Source::Sharded(shards, places) => places.get(name).and_then(|&shard| shards[shard].tensor(name)),
             Source::Mapped(map, tensors) => tensors.get(name).map(|stored| copied(map, stored)),
             Source::Embedded(bytes, tensors) => tensors.get(name).map(|stored| copied(bytes, stored)),
             Source::Memory(tensors) => tensors.get(name).map(|tensor| Ok(tensor.shallow_clone())),

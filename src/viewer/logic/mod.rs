@@ -199,6 +199,7 @@ impl Viewer {
             Action::ToggleSeedLock => settings.seed_locked = !settings.seed_locked,
             Action::UseBackbone(backbone) => settings.backbone = backbone,
             Action::OpenModel => self.tasks.ask_for_model(),
+            Action::OpenSd3 => self.tasks.ask_for_sd3(),
             Action::Align(align) => settings.align = align,
             _ => {}
         }

@@ -125,6 +125,16 @@ fn model(viewer: &mut Viewer, ui: &mut egui::Ui) {
         if let Backbone::File(file) = &settings.backbone {
             choice(ui, settings.backbone.clone(), &file.display().to_string());
         }
+        if let Backbone::Sd3(files) = &settings.backbone {
+            let found = |file: &Option<std::path::PathBuf>| if file.is_some() { "found" } else { "not found" };
+            let about = format!(
+                "{}\nLoRA of the transformer: {}, encoder with its LoRA: {}",
+                files.model.display(),
+                found(&files.lora),
+                found(&files.vae)
+            );
+            choice(ui, settings.backbone.clone(), &about);
+        }
         choice(ui, Backbone::Bicubic, "Plain interpolation, to compare with");
         choice(ui, Backbone::Nearest, "The pixels as they are, to compare with");
         if ui
@@ -133,6 +143,12 @@ fn model(viewer: &mut Viewer, ui: &mut egui::Ui) {
             .clicked()
         {
             viewer.actions.push(Action::OpenModel);
+            ui.close();
+        }
+        let sd3 = "A folder in the layout of stabilityai/stable-diffusion-3-medium-diffusers, with the files of \
+                   Chain-of-Zoom in it or beside it";
+        if ui.button(Action::OpenSd3.label()).on_hover_text(sd3).clicked() {
+            viewer.actions.push(Action::OpenSd3);
             ui.close();
         }
         ui.separator();
