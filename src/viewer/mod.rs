@@ -53,6 +53,8 @@ pub struct Viewer {
     /// Sessions left behind are to be offered once.
     offer_left: bool,
     device_lost: Arc<AtomicBool>,
+    /// The window is being closed.
+    leaving: Arc<AtomicBool>,
 }
 
 /// What a viewer may write on the disk.
@@ -69,14 +71,14 @@ impl Viewer {
     pub fn new(creation: &eframe::CreationContext<'_>, settings: Settings, keeps: Keeps) -> std::io::Result<Self> {
         let context = creation.egui_ctx.clone();
         theme::install(&context, settings.theme);
-        let device_lost = Arc::new(AtomicBool::new(false));
+        let (device_lost, leaving) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         if let Some(wgpu) = &creation.wgpu_render_state {
             let renderer = Renderer::new(&wgpu.device, wgpu.target_format);
             wgpu.renderer.write().callback_resources.insert(renderer);
-            let (lost, waking) = (device_lost.clone(), context.clone());
-            wgpu.device.set_device_lost_callback(move |reason, _| {
-                // A device that is destroyed was given back by us.
-                if reason != wgpu::DeviceLostReason::Destroyed {
+            let (lost, leaving, waking) = (device_lost.clone(), leaving.clone(), context.clone());
+            wgpu.device.set_device_lost_callback(move |_, _| {
+                // A window that closes gives its device back.
+                if !leaving.load(Ordering::Acquire) {
                     lost.store(true, Ordering::Release);
                     waking.request_repaint();
                 }
@@ -107,6 +109,7 @@ impl Viewer {
             settings_seen: None,
             offer_left: true,
             device_lost,
+            leaving,
         })
     }
 
@@ -143,6 +146,7 @@ impl eframe::App for Viewer {
     }
 
     fn on_exit(&mut self) {
+        self.leaving.store(true, Ordering::Release);
         self.engine.cancel();
         self.keep_session(None);
         // The window is gone; here a moment of waiting is right.

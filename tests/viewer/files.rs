@@ -255,3 +255,36 @@ fn a_large_picture_is_seen_before_it_is_decoded() {
     assert!(photo.pixel(2500, 100)[0] > 150 && photo.pixel(2500, 8900)[2] > 150, "upright");
     assert!(harness.state().state.opening.is_none());
 }
+
+#[test]
+fn a_lost_graphics_device_closes_the_window_with_everything_kept() {
+    let folder = Folder::new();
+    let keeps = keeps(&folder);
+    let device = std::rc::Rc::new(std::cell::RefCell::new(None));
+    let told = device.clone();
+    let mut harness = Harness::builder().with_size(vec2(1100.0, 700.0)).wgpu().build_eframe(move |creation| {
+        *told.borrow_mut() = creation.wgpu_render_state.as_ref().map(|state| state.device.clone());
+        Viewer::new(creation, settings(), keeps).unwrap()
+    });
+    harness.step();
+    open(&mut harness, &folder);
+    two_states(&mut harness);
+    let closes = |harness: &Harness<'_, Viewer>| {
+        let output = harness.output();
+        let commands = output.viewport_output.values().flat_map(|viewport| viewport.commands.clone());
+        commands.into_iter().any(|command| command == egui::ViewportCommand::Close)
+    };
+    assert!(!closes(&harness));
+    device.borrow().as_ref().unwrap().destroy();
+    let start = Instant::now();
+    while !closes(&harness) {
+        assert!(start.elapsed() < Duration::from_secs(20), "the loss was not noticed");
+        // As every frame that is drawn does.
+        _ = device.borrow().as_ref().unwrap().poll(wgpu::PollType::Poll);
+        harness.step();
+    }
+    drop(harness);
+    let left = session::autosave::left(&folder.path("autosave"));
+    assert_eq!(left.iter().map(|left| left.states).collect::<Vec<_>>(), [2]);
+    assert_eq!(session::open(&left[0].folder).unwrap().history.outline().len(), 3);
+}
