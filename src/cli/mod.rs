@@ -35,6 +35,9 @@ struct Arguments {
     /// Where models run: auto, cpu, cuda or cuda:NUMBER (viewer: for this start only)
     #[arg(long)]
     device: Option<DeviceChoice>,
+    /// Windows that broke before this one; the program tells it to itself
+    #[arg(long, hide = true, default_value_t = 0)]
+    restarts: u32,
 }
 
 #[derive(Subcommand)]
@@ -57,7 +60,7 @@ enum Command {
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let outcome = match arguments.command {
-        None => crate::viewer::run(arguments.images, arguments.device).map(|()| ExitCode::SUCCESS),
+        None => crate::viewer::run(arguments.images, arguments.device, arguments.restarts).map(|()| ExitCode::SUCCESS),
         Some(Command::Zoom(zoom)) => zoom::run(&zoom),
         Some(Command::Export(export)) => export::run(&export),
         Some(Command::Replay(replay)) => replay::run(&replay),

@@ -11,6 +11,7 @@ mod theme;
 mod thumbnails;
 mod ui;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -21,6 +22,7 @@ use anyhow::Context;
 use crate::canvas::Renderer;
 use crate::engine::Engine;
 use crate::problem::Problem;
+use crate::session::autosave;
 use crate::settings::{Folders, Settings};
 use crate::step::DeviceChoice;
 use actions::Action;
@@ -162,39 +164,61 @@ impl eframe::App for Viewer {
     }
 }
 
-/// Opens the window and returns when it is closed. `device` overrides the settings for this start only.
-pub fn run(images: Vec<PathBuf>, device: Option<DeviceChoice>) -> anyhow::Result<()> {
+/// How often a window that broke is replaced before the program gives up.
+const RESTARTS: u32 = 3;
+
+/// Opens the window and returns when it is closed. `device` overrides the settings for this start only; `restarts` counts
+/// the windows that broke before this one: then it goes on with the session that was open.
+pub fn run(images: Vec<PathBuf>, device: Option<DeviceChoice>, restarts: u32) -> anyhow::Result<()> {
     let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     if cfg!(target_os = "linux") && !set("DISPLAY") && !set("WAYLAND_DISPLAY") && !set("WAYLAND_SOCKET") {
         let details = "neither DISPLAY nor WAYLAND_DISPLAY is set";
         return Err(Problem::new("There is no screen", details, "Without one, use `coz zoom`.").into());
     }
     // One picture is one recent file, however it was named.
-    let images = images.into_iter().map(|file| file.canonicalize().unwrap_or(file)).collect();
+    let mut images: Vec<PathBuf> = images.into_iter().map(|file| file.canonicalize().unwrap_or(file)).collect();
     let (mut settings, problem) = Settings::load();
     if let Some(problem) = problem {
         eprintln!("warning: {problem}; starting with the defaults");
     }
     let keeps = Keeps { settings: device.is_none(), sessions: Folders::of_user().map(|folders| folders.autosave) };
     settings.device = device.unwrap_or(settings.device);
-    let mut images = images;
-    // A graphics driver that was reset takes the window with it; the session comes back in a new one.
-    for _ in 0..=RESTARTS {
-        let lost = window(settings.clone(), keeps.clone(), images)?;
-        let Some(folder) = lost else { break };
-        eprintln!("warning: the graphics device was lost; starting again with the session as it was");
-        let newest = crate::session::autosave::left(&folder).into_iter().next();
-        images = newest.map(|left| left.folder).into_iter().collect();
-        settings = Settings::load().0;
+    if let Some(folder) = keeps.sessions.as_ref().filter(|_| restarts > 0) {
+        images = autosave::left(folder).into_iter().map(|left| left.folder).take(1).collect();
     }
-    Ok(())
+    // Where the graphics device is lost while a frame is drawn, the libraries in between can only panic.
+    let lost = catch_unwind(AssertUnwindSafe(|| window(settings, keeps, images))).unwrap_or(Ok(true))?;
+    if !lost {
+        return Ok(());
+    }
+    if restarts >= RESTARTS {
+        let details = format!("it broke {} times, one after another", restarts + 1);
+        let hint = "Your work is kept and will be offered at the next start. `coz doctor` shows the graphics drivers.";
+        return Err(Problem::new("The window cannot be drawn", details, hint).into());
+    }
+    eprintln!("warning: the graphics device was lost; starting again with the session as it was");
+    restart(restarts + 1, device)
 }
 
-/// How often a lost graphics device is replaced before the program gives up.
-const RESTARTS: usize = 3;
+/// The program again, in place of this one: nothing that broke is used again.
+fn restart(restarts: u32, device: Option<DeviceChoice>) -> anyhow::Result<()> {
+    let mut command = std::process::Command::new(std::env::current_exe()?);
+    command.args(["--restarts", &restarts.to_string()]);
+    if let Some(device) = device {
+        command.args(["--device", &device.to_string()]);
+    }
+    #[cfg(unix)]
+    let failed = std::os::unix::process::CommandExt::exec(&mut command);
+    #[cfg(not(unix))]
+    let failed = match command.spawn() {
+        Ok(_) => return Ok(()),
+        Err(error) => error,
+    };
+    Err(anyhow::Error::new(failed).context("the program could not start itself again"))
+}
 
-/// Shows one window until it is closed; the sessions' folder where that was because its graphics device was lost.
-fn window(settings: Settings, keeps: Keeps, images: Vec<PathBuf>) -> anyhow::Result<Option<PathBuf>> {
+/// Shows one window until it is closed; whether that was because its graphics device was lost.
+fn window(settings: Settings, keeps: Keeps, images: Vec<PathBuf>) -> anyhow::Result<bool> {
     let viewport = egui::ViewportBuilder::default()
         .with_title("Chain-of-Zoom")
         .with_app_id("chain-of-zoom")
@@ -206,7 +230,6 @@ fn window(settings: Settings, keeps: Keeps, images: Vec<PathBuf>) -> anyhow::Res
     let options = eframe::NativeOptions { viewport, ..Default::default() };
     let lost = Arc::new(OnceLock::new());
     let told = lost.clone();
-    let folder = keeps.sessions.clone();
     eframe::run_native(
         "chain-of-zoom",
         options,
@@ -218,5 +241,5 @@ fn window(settings: Settings, keeps: Keeps, images: Vec<PathBuf>) -> anyhow::Res
         }),
     )
     .context("the window could not be opened; is there a display and a graphics driver? `coz doctor` tells more")?;
-    Ok(folder.filter(|_| lost.get().is_some_and(|lost| lost.load(Ordering::Acquire))))
+    Ok(lost.get().is_some_and(|lost| lost.load(Ordering::Acquire)))
 }
