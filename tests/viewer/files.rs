@@ -249,11 +249,14 @@ fn a_large_picture_is_seen_before_it_is_decoded() {
     assert_eq!((preview.size, preview.picture.width() < preview.picture.height()), ([6000, 9000], true));
     assert!(preview.fraction > 0.0 && preview.fraction < 1.0);
     harness.render().unwrap();
+    let widths = harness.state().state.settings.panel_widths;
     until(&mut harness, "the picture", |viewer| viewer.state.document.is_some());
     let photo = &document(&harness).history.photo().picture;
     assert_eq!((photo.width(), photo.height()), (6000, 9000));
     assert!(photo.pixel(2500, 100)[0] > 150 && photo.pixel(2500, 8900)[2] > 150, "upright");
     assert!(harness.state().state.opening.is_none());
+    let usual = Settings::default().panel_widths;
+    assert_eq!((widths, harness.state().state.settings.panel_widths), (usual, usual), "the panels do not move");
 }
 
 #[test]

@@ -15,7 +15,11 @@ const DEEPEST_INDENT: usize = 4;
 
 pub fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
     heading(ui, "HISTORY");
-    let Some(document) = &viewer.state.document else { return };
+    let Some(document) = &viewer.state.document else {
+        // Beside a preview there is nothing to list yet; the panel keeps its width.
+        ui.allocate_space(ui.available_size());
+        return;
+    };
     let (thumbnails, actions) = (&mut viewer.thumbnails, &mut viewer.actions);
     ScrollArea::vertical().auto_shrink(false).show(ui, |ui| {
         ui.spacing_mut().item_spacing.y = 2.0;
