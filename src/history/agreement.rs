@@ -1,12 +1,16 @@
 //! How far a state agrees with what was there: reduced again, against the pixels it was made from, and down the whole
 //! chain against the photo's own.
 
+use std::sync::Arc;
+
 use super::ScaleState;
 use crate::image::psnr::luma_psnr;
 use crate::image::{Filter, Picture, resize};
 
 /// Levels of difference (of 255) shown as the hottest.
 const HOTTEST: f64 = 48.0;
+/// So few are rounding, not another story.
+const ROUNDING: u8 = 2;
 
 /// What a comparison has shown.
 #[derive(Clone, Debug)]
@@ -17,7 +21,7 @@ pub struct Agreement {
     pub with_photo: f64,
     /// Where it disagrees with its region: the region in grey, amber to red where the result tells something else. One
     /// pixel for each of the region's.
-    pub heat: Picture,
+    pub heat: Arc<Picture>,
 }
 
 /// Compares the last state of a chain that begins with the photo. `None` for the photo itself, and where no model ran.
@@ -27,7 +31,7 @@ pub fn examine(chain: &[&ScaleState]) -> Option<Agreement> {
     let region = making.region;
     let reduced = resize(&state.picture, region.width, region.height, Filter::Bicubic);
     let cut = parent.picture.crop(region.x.into(), region.y.into(), region.width, region.height);
-    let heat = heat(&reduced, &cut);
+    let heat = Arc::new(heat(&reduced, &cut));
     let with_parent = luma_psnr(&reduced, &cut, 0);
 
     // Each picture with what lies below it put in its place, reduced into the one above.
@@ -73,7 +77,7 @@ fn heat(result: &Picture, original: &Picture) -> Picture {
     Picture::from_fn(original.width(), original.height(), |x, y| {
         let (a, b) = (result.pixel(x, y), original.pixel(x, y));
         let difference = (0..3).map(|c| a[c].abs_diff(b[c])).max().unwrap_or(0);
-        let heat = (f64::from(difference) / HOTTEST).min(1.0);
+        let heat = (f64::from(difference.saturating_sub(ROUNDING)) / HOTTEST).min(1.0);
         let grey = b.iter().map(|&c| f64::from(c)).sum::<f64>() / 3.0 * 0.55;
         // Grey, amber, red.
         let hot = [255.0, 190.0 * (1.0 - heat), 40.0 * (1.0 - heat)];
@@ -84,7 +88,6 @@ fn heat(result: &Picture, original: &Picture) -> Picture {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::time::Duration;
 
     use super::*;

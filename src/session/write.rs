@@ -1,6 +1,5 @@
 //! Writing a session as one `.coz` file.
 
-use std::collections::HashSet;
 use std::io::{Seek, Write};
 use std::path::Path;
 
@@ -29,13 +28,12 @@ pub fn save(
         let json = serde_json::to_vec_pretty(&manifest).map_err(|error| error.to_string())?;
         entry(&mut zip, MANIFEST, &json)?;
         let all = history.outline();
-        let mut names = HashSet::new();
         for (done, (_, state)) in all.iter().enumerate() {
             if !told(done as f32 / all.len() as f32) {
                 return Err("stopped".into());
             }
             let name = if state.parent.is_some() { picture_name(state.id.0) } else { PHOTO.into() };
-            if (state.parent.is_some() || !linked) && names.insert(name.clone()) {
+            if state.parent.is_some() || !linked {
                 entry(&mut zip, &name, &png(history, state)?)?;
             }
         }

@@ -6,9 +6,13 @@ use egui::{Key, KeyboardShortcut, Modifiers};
 
 use super::actions::Action;
 
-/// Keys of all actions, first those with the most modifiers, so that Ctrl+Shift+S is not taken for Ctrl+S.
+/// Keys of all actions.
 #[derive(Clone, Debug, Default)]
-pub struct Bindings(Vec<(Action, Vec<KeyboardShortcut>)>);
+pub struct Bindings {
+    all: Vec<(Action, Vec<KeyboardShortcut>)>,
+    /// First those with the most modifiers, so that Ctrl+Shift+S is not taken for Ctrl+S.
+    sorted: Vec<(Action, KeyboardShortcut)>,
+}
 
 impl Bindings {
     /// The usual ones; `changed` names actions ([`Action::name`]) and the keys they have instead, as `Ctrl+Shift+S`. What
@@ -29,21 +33,22 @@ impl Bindings {
             };
             (action, keys)
         });
-        Self(all.collect())
+        let all: Vec<(Action, Vec<KeyboardShortcut>)> = all.collect();
+        let mut sorted: Vec<_> =
+            all.iter().flat_map(|(action, keys)| keys.iter().map(move |key| (action.clone(), *key))).collect();
+        let modifiers = |m: Modifiers| u8::from(m.command || m.ctrl) + u8::from(m.shift) + u8::from(m.alt);
+        sorted.sort_by_key(|(_, key)| std::cmp::Reverse(modifiers(key.modifiers)));
+        Self { all, sorted }
     }
 
     /// Of one action, the first one to be shown.
     pub fn of(&self, action: &Action) -> &[KeyboardShortcut] {
-        self.0.iter().find(|(other, _)| other == action).map_or(&[], |(_, keys)| keys)
+        self.all.iter().find(|(other, _)| other == action).map_or(&[], |(_, keys)| keys)
     }
 
     /// All, those with the most modifiers first.
-    pub fn sorted(&self) -> Vec<(Action, KeyboardShortcut)> {
-        let mut all: Vec<_> =
-            self.0.iter().flat_map(|(action, keys)| keys.iter().map(move |key| (action.clone(), *key))).collect();
-        let modifiers = |m: Modifiers| u8::from(m.command || m.ctrl) + u8::from(m.shift) + u8::from(m.alt);
-        all.sort_by_key(|(_, key)| std::cmp::Reverse(modifiers(key.modifiers)));
-        all
+    pub fn sorted(&self) -> &[(Action, KeyboardShortcut)] {
+        &self.sorted
     }
 
     /// Its name with its first key, for tooltips.
@@ -107,15 +112,15 @@ mod tests {
     fn no_key_means_two_things() {
         let mut seen = std::collections::HashMap::new();
         for (action, key) in Bindings::new(&BTreeMap::new()).sorted() {
-            let other = seen.insert(written(&key), action.clone());
-            assert_eq!(other, None, "{} is also {action:?}", written(&key));
+            let other = seen.insert(written(key), action.clone());
+            assert_eq!(other, None, "{} is also {action:?}", written(key));
         }
     }
 
     #[test]
     fn keys_survive_being_written() {
         for (action, key) in Bindings::new(&BTreeMap::new()).sorted() {
-            assert_eq!(parse(&written(&key)), Some(key), "{action:?}");
+            assert_eq!(parse(&written(key)), Some(*key), "{action:?}");
         }
         assert_eq!(parse("Ctrl++").map(|key| key.logical_key), Some(Key::Plus));
         assert_eq!(parse("Hyper+X"), None);

@@ -170,8 +170,6 @@ pub struct Document {
 pub struct Examined {
     /// `None` where no model ran.
     pub agreement: Option<Agreement>,
-    /// Where it disagrees, to be drawn in its place.
-    pub heat: Option<Arc<Picture>>,
     /// Its region, plainly enlarged.
     pub bicubic: Arc<Picture>,
 }

@@ -173,8 +173,7 @@ impl Tasks {
             let cut = parent.picture.crop(region.x.into(), region.y.into(), region.width, region.height);
             let bicubic = resize(&cut, state.picture.width(), state.picture.height(), Filter::Bicubic);
             let agreement = examine(&chain);
-            let heat = agreement.as_ref().map(|agreement| Arc::new(agreement.heat.clone()));
-            let examined = Examined { agreement, heat, bicubic: Arc::new(bicubic) };
+            let examined = Examined { agreement, bicubic: Arc::new(bicubic) };
             Some(Outcome::Examined { document, id: state.id, examined })
         });
     }

@@ -122,7 +122,7 @@ fn the_photo_behind_the_view_and_the_heat_are_shown() {
 
     harness.key_down(Key::X);
     harness.step();
-    let heat = document(&harness).examined(StateId(1)).unwrap().heat.clone().unwrap();
+    let heat = document(&harness).examined(StateId(1)).unwrap().agreement.as_ref().unwrap().heat.clone();
     let hot = harness.render().unwrap();
     harness.key_up(Key::X);
     let (a, b) = (pixel(&hot, at), heat.pixel(20, 9));

@@ -11,7 +11,7 @@ use crate::film::path::ZoomPath;
 use crate::history::StateId;
 use crate::session::{Choices, EXTENSION};
 use crate::viewer::Viewer;
-use crate::viewer::actions::{Action, ExportKind};
+use crate::viewer::actions::ExportKind;
 use crate::viewer::state::{Document, Exporting, Message, Opening, Playing};
 use crate::viewer::tasks::{ExportInput, Opened, Outcome};
 
@@ -260,20 +260,10 @@ impl Viewer {
         self.tasks.examine(document.number, chain);
     }
 
-    pub(super) fn restore(&mut self, folder: PathBuf) {
-        self.open_file(folder);
-    }
-
     pub(super) fn discard_left(&mut self, folder: PathBuf) {
         self.state.messages.retain(|message| !matches!(message, Message::Offer(left) if left.folder == folder));
         if let Some(all) = self.autosave_folder.clone() {
             self.tasks.discard_left(folder, all);
         }
-    }
-
-    /// As if the user had asked for it, when the film's options say so.
-    pub(in crate::viewer) fn film_to(&mut self) {
-        self.state.film_options = false;
-        self.actions.push(Action::Export(ExportKind::Film));
     }
 }

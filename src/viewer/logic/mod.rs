@@ -89,8 +89,8 @@ impl Viewer {
         let motion = self.state.settings.motion;
         match action {
             Action::Open => self.tasks.ask_for_picture(),
-            Action::OpenFile(file) => self.open_file(file),
-            Action::Restore(folder) => self.restore(folder),
+            // A session that was left behind is opened by its folder.
+            Action::OpenFile(path) | Action::Restore(path) => self.open_file(path),
             Action::DiscardLeft(folder) => self.discard_left(folder),
             Action::Save => self.save(),
             Action::Close => self.close(context),

@@ -90,14 +90,14 @@ fn reference(document: &Document, against: Against, layers: &[Layer]) -> Option<
 
 fn heat(document: &Document, layers: &[Layer]) -> Option<(Vec<Layer>, String)> {
     let examined = document.examined(document.history.current().id)?;
-    let (agreement, heat) = (examined.agreement.as_ref()?, examined.heat.clone()?);
+    let agreement = examined.agreement.as_ref()?;
     let decibels = |value: f64| if value.is_finite() { format!("{value:.1} dB") } else { "exact".into() };
     let told = format!(
         "agreement {} with its box, {} with the photo; amber to red: where it tells something else",
         decibels(agreement.with_parent),
         decibels(agreement.with_photo)
     );
-    Some((in_place(document, layers, heat)?, told))
+    Some((in_place(document, layers, agreement.heat.clone())?, told))
 }
 
 /// Another picture where the state at hand lies; what lies beneath stays.

@@ -6,7 +6,7 @@ use super::dim;
 use crate::film::Options;
 use crate::film::path::ZoomPath;
 use crate::viewer::Viewer;
-use crate::viewer::actions::Action;
+use crate::viewer::actions::{Action, ExportKind};
 
 /// Sizes with a name.
 const SIZES: [(&str, u32, u32); 6] = [
@@ -87,7 +87,8 @@ fn options(viewer: &mut Viewer, ui: &mut egui::Ui) {
                 viewer.actions.push(Action::PlayFilm);
             }
             if ui.button("Export as MP4 or GIF…").clicked() {
-                viewer.film_to();
+                viewer.state.film_options = false;
+                viewer.actions.push(Action::Export(ExportKind::Film));
             }
         });
     });

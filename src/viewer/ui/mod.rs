@@ -100,14 +100,14 @@ fn take_keys(viewer: &mut Viewer, ui: &egui::Ui) {
         return;
     }
     for (action, shortcut) in viewer.state.bindings.sorted() {
-        let allowed = (!typing || action.works_while_typing(&shortcut)) && !action.is_held();
+        let allowed = (!typing || action.works_while_typing(shortcut)) && !action.is_held();
         // Shift+Tab stays what it is: it walks through the widgets.
         let is_walk = shortcut.logical_key == Key::Tab && context.input(|input| input.modifiers.any());
         if !allowed || is_walk || belongs_to_widget(shortcut.logical_key) {
             continue;
         }
-        if context.input_mut(|input| input.consume_shortcut(&shortcut)) {
-            viewer.actions.push(action);
+        if context.input_mut(|input| input.consume_shortcut(shortcut)) {
+            viewer.actions.push(action.clone());
         }
     }
     // Copying arrives as an event of its own, so that every system's key for it works.
