@@ -2,6 +2,7 @@
 //!
 //! The CUDA half of libtorch registers itself when it is loaded, and no symbol of it is ever named, so
 //! a linker drops it as not needed and CUDA is never found (tch-rs issue 980). It is asked for here by name.
+//! What the bindings of libtorch lack is compiled beside it (`src/models/accelerator/shim.cpp`).
 //! The run path lets the built program start from any folder with no variable set.
 
 use std::path::PathBuf;
@@ -16,6 +17,15 @@ fn main() {
     let version = std::fs::read_to_string(libtorch.join("version.py")).unwrap_or_default();
     let version = version.lines().find_map(|line| line.strip_prefix("__version__ = ")).unwrap_or("unknown");
     println!("cargo:rustc-env=COZ_LIBTORCH_VERSION={}", version.trim_matches(['\'', '"']));
+    let shim = "src/models/accelerator/shim.cpp";
+    println!("cargo:rerun-if-changed={shim}");
+    cc::Build::new()
+        .cpp(true)
+        .std("c++17")
+        .warnings(false)
+        .include(libtorch.join("include"))
+        .file(shim)
+        .compile("coz_shim");
     println!("cargo:rustc-link-search=native={}", lib.display());
     if std::env::var("CARGO_CFG_TARGET_FAMILY").as_deref() == Ok("unix") {
         println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.display());

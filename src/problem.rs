@@ -9,7 +9,7 @@ use crate::film::FilmError;
 use crate::image::ImageError;
 use crate::models::WeightsError;
 use crate::session::SessionError;
-use crate::step::StepError;
+use crate::step::{MemoryPlan, StepError};
 
 /// A failure in words.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -62,11 +62,26 @@ impl From<ImageError> for Problem {
     }
 }
 
+const SMALLER: &str = "Close other programs, or use a smaller size, a smaller model, or --device cpu.";
+
 impl From<StepError> for Problem {
     fn from(error: StepError) -> Self {
-        let out_of_memory = matches!(&error, StepError::Torch(e) if e.to_string().contains("out of memory"));
+        let out_of_memory = error.is_out_of_memory();
         let (title, hint) = match &error {
             StepError::Cancelled => ("Cancelled", ""),
+            StepError::OutOfMemory { plan: MemoryPlan::Auto | MemoryPlan::Resident, .. } => {
+                ("Out of memory", "Choose the memory plan \"staged\" (--memory staged) and try again.")
+            }
+            StepError::OutOfMemory { plan: MemoryPlan::Staged, .. } => {
+                ("Out of memory", "Choose the memory plan \"streamed\" (--memory streamed) and try again.")
+            }
+            StepError::Torch(_) | StepError::Weights(WeightsError::Torch(_)) if out_of_memory => {
+                ("Out of memory", SMALLER)
+            }
+            StepError::OutOfMemory { plan: MemoryPlan::Streamed, .. } => ("Out of memory", SMALLER),
+            StepError::Overflow { .. } => {
+                ("Half precision is not enough", "Use --mixed-precision bf16, which has the range of 32 bits.")
+            }
             StepError::Weights(WeightsError::Io { .. }) => {
                 ("The model file cannot be opened", "Check the path and the file's permissions.")
             }
@@ -88,9 +103,6 @@ impl From<StepError> for Problem {
             StepError::NoDevice { .. } => ("The device is not there", "Use --device auto, or another number."),
             StepError::Outside { .. } => {
                 ("The box is outside the picture", "Give X,Y,W,H inside the picture it is cut from.")
-            }
-            StepError::Torch(_) | StepError::Weights(WeightsError::Torch(_)) if out_of_memory => {
-                ("Out of memory", "Close other programs, or use a smaller model or --device cpu.")
             }
             StepError::Torch(_) | StepError::Weights(WeightsError::Torch(_)) => {
                 ("The model failed", "Try again; `coz doctor` shows what a bug report needs.")

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::film;
 use crate::image::{AlignMethod, Format, codec};
-use crate::step::{Backbone, DeviceChoice};
+use crate::step::{Backbone, DeviceChoice, MemoryPlan};
 
 /// The folders of the program on this system.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,6 +59,8 @@ pub struct Settings {
     pub backbone: Backbone,
     /// Where it runs.
     pub device: DeviceChoice,
+    /// Which of its weights stay in memory.
+    pub memory: MemoryPlan,
     /// Colour matching.
     pub align: AlignMethod,
     /// The noise's seed.
@@ -107,6 +109,7 @@ impl Default for Settings {
             process_size: 512,
             backbone: Backbone::default(),
             device: DeviceChoice::default(),
+            memory: MemoryPlan::default(),
             align: AlignMethod::default(),
             seed: 42,
             seed_locked: true,

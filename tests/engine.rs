@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use chain_of_zoom::engine::{Done, Engine, Event, Job, JobId, Made, Restorer};
 use chain_of_zoom::image::{AlignMethod, Filter, resize};
 use chain_of_zoom::region::{Region, plan};
-use chain_of_zoom::step::{Backbone, DeviceChoice};
+use chain_of_zoom::step::{Backbone, DeviceChoice, MemoryPlan};
 
 use crate::samples::{Folder, photo};
 
@@ -23,7 +23,7 @@ fn job(regions: Vec<Region>, size: u32, backbone: Backbone) -> Job {
         size: (size, size),
         prompt: "words".into(),
         seed: 7,
-        restorer: Restorer { backbone, device: DeviceChoice::Cpu, align: AlignMethod::NoFix },
+        restorer: Restorer { backbone, device: DeviceChoice::Cpu, memory: MemoryPlan::Auto, align: AlignMethod::NoFix },
     }
 }
 

@@ -4,6 +4,7 @@ mod chain;
 mod doctor;
 mod export;
 mod replay;
+mod sd3;
 mod train;
 mod zoom;
 

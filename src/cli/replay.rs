@@ -15,7 +15,7 @@ use crate::history::{Making, ScaleState};
 use crate::image::psnr::luma_psnr;
 use crate::image::{AlignMethod, Picture};
 use crate::problem::Problem;
-use crate::step::{Backbone, DeviceChoice};
+use crate::step::{Backbone, DeviceChoice, MemoryPlan};
 
 /// Another device may round otherwise; more than this many levels apart is another picture.
 const SAME: u8 = 2;
@@ -138,7 +138,7 @@ fn again(
         size: (state.picture.width(), state.picture.height()),
         prompt: making.prompt.clone(),
         seed: making.seed,
-        restorer: Restorer { backbone, device, align },
+        restorer: Restorer { backbone, device, memory: MemoryPlan::Auto, align },
     });
     let mut outcome = None;
     let mut note = None;

@@ -12,7 +12,7 @@ use super::{backbone, pictures_in};
 use crate::image::psnr::luma_psnr;
 use crate::image::{Filter, codec, resize};
 use crate::problem::Problem;
-use crate::step::{Backbone, DeviceChoice, Progress, StepInput};
+use crate::step::{Backbone, DeviceChoice, MemoryPlan, Progress, StepInput};
 use crate::train::fit::{Plan, fit};
 
 /// Options of `coz train`.
@@ -82,7 +82,7 @@ const SCALE: u32 = 4;
 
 /// Runs `coz measure`: each picture is reduced x4 by bicubic and brought back.
 pub fn measure(arguments: &MeasureArguments) -> anyhow::Result<ExitCode> {
-    let mut resolver = arguments.backbone.load(&arguments.device).map_err(Problem::from)?;
+    let mut resolver = arguments.backbone.load(arguments.device, MemoryPlan::Auto).map_err(Problem::from)?;
     let mut gains = Vec::new();
     println!("{:<28}{:>10}{:>10}{:>8}", "luma PSNR, x4, dB", "bicubic", "model", "gain");
     for input in &arguments.input {

@@ -11,6 +11,7 @@ use crossbeam_channel::RecvTimeoutError;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
+use super::sd3::Sd3Arguments;
 use super::{backbone, pictures_in};
 use crate::digest;
 use crate::engine::{Done, Engine, Event, Job, Made, Restorer};
@@ -20,7 +21,7 @@ use crate::history::recipe::{PROGRAM, Recipe, Source, Step};
 use crate::image::{AlignMethod, Filter, Picture, codec, resize};
 use crate::problem::Problem;
 use crate::region::Region;
-use crate::step::{Backbone, DeviceChoice, Precision, Sd3Files};
+use crate::step::{Backbone, DeviceChoice};
 
 /// Options of `coz zoom`. The snake_case spellings of the reference work too.
 #[derive(Args)]
@@ -71,7 +72,7 @@ pub struct Arguments {
     backbone: String,
     #[command(flatten)]
     sd3: Sd3Arguments,
-    /// Where models run: auto, cpu, cuda or cuda:NUMBER
+    /// Where models run: auto, cpu, cuda, cuda:NUMBER, or cuda:N,cuda:M for words and pictures
     #[arg(long, default_value_t = DeviceChoice::Auto)]
     device: DeviceChoice,
     /// Print a summary as JSON instead of progress bars
@@ -79,51 +80,14 @@ pub struct Arguments {
     json: bool,
 }
 
-/// Where Chain-of-Zoom's own model is.
-#[derive(Args)]
-#[command(next_help_heading = "With --backbone sd3")]
-struct Sd3Arguments {
-    /// Folder in the layout of stabilityai/stable-diffusion-3-medium-diffusers
-    #[arg(long, alias = "pretrained_model_name_or_path", value_name = "FOLDER")]
-    pretrained_model_name_or_path: Option<PathBuf>,
-    /// The transformer's LoRA, model_20001.pkl
-    #[arg(long, alias = "lora_path", value_name = "FILE")]
-    lora_path: Option<PathBuf>,
-    /// The VAE encoder with its LoRA, vae_encoder_20001.pt
-    #[arg(long, alias = "vae_path", value_name = "FILE")]
-    vae_path: Option<PathBuf>,
-    /// Numbers it computes in
-    #[arg(long, alias = "mixed_precision", value_enum, default_value_t = MixedPrecision::Fp32)]
-    mixed_precision: MixedPrecision,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum MixedPrecision {
-    /// 32 bits
-    Fp32,
-    /// 16 bits, the VAE in 32
-    Fp16,
-    /// 16 bits with the range of 32
-    Bf16,
-}
-
 impl Arguments {
     /// The model asked for.
     fn model(&self) -> Result<Backbone, Problem> {
-        let unclear = |details: &str| Problem::new("The model is not clear", details, "See `coz zoom --help`.");
-        if self.backbone != "sd3" {
-            return backbone(&self.backbone).map_err(|details| unclear(&details));
+        match self.backbone.as_str() {
+            "sd3" => self.sd3.files().map(Backbone::Sd3),
+            other => backbone(other)
+                .map_err(|details| Problem::new("The model is not clear", details, "See `coz zoom --help`.")),
         }
-        let Some(model) = self.sd3.pretrained_model_name_or_path.clone() else {
-            return Err(unclear("--backbone sd3 needs --pretrained-model-name-or-path"));
-        };
-        let precision = match self.sd3.mixed_precision {
-            MixedPrecision::Fp32 => Precision::Fp32,
-            MixedPrecision::Fp16 => Precision::Fp16,
-            MixedPrecision::Bf16 => Precision::Bf16,
-        };
-        let (lora, vae) = (self.sd3.lora_path.clone(), self.sd3.vae_path.clone());
-        Ok(Backbone::Sd3(Sd3Files { model, lora, vae, precision }))
     }
 
     /// Whether every step goes on from the one before.
@@ -358,6 +322,7 @@ impl Run<'_> {
                         _ => self.model.clone(),
                     },
                     device: self.arguments.device,
+                    memory: self.arguments.sd3.memory(),
                     align: match self.arguments.align_method {
                         Align::Nofix => AlignMethod::NoFix,
                         Align::Adain => AlignMethod::Adain,

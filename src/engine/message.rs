@@ -6,7 +6,7 @@ use crate::history::Making;
 use crate::image::{AlignMethod, Picture};
 use crate::problem::Problem;
 use crate::region::Region;
-use crate::step::{Backbone, DeviceChoice, Stage};
+use crate::step::{Backbone, DeviceChoice, MemoryPlan, Stage};
 
 /// Names a job; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -19,6 +19,8 @@ pub struct Restorer {
     pub backbone: Backbone,
     /// Where it runs.
     pub device: DeviceChoice,
+    /// Which of its weights stay in memory.
+    pub memory: MemoryPlan,
     /// Colour matching to the enlarged region.
     pub align: AlignMethod,
 }

@@ -16,7 +16,8 @@ use crate::image::{Filter, Picture, colour, resize};
 use crate::prompt::{Fixed, PromptInput, Prompter};
 use crate::region::Region;
 use crate::step::{
-    Backbone, DeviceChoice, ModelUsed, Progress, Stage, StepError, StepInput, SuperResolver, cuda_devices,
+    self, Backbone, DeviceChoice, MemoryPlan, ModelUsed, Progress, Stage, StepError, StepInput, SuperResolver,
+    cuda_devices,
 };
 
 pub(super) struct Worker {
@@ -50,8 +51,17 @@ impl Ahead {
 struct Loaded {
     backbone: Backbone,
     device: DeviceChoice,
+    memory: MemoryPlan,
+    /// The same backbone, with what it left to the device decided.
+    settled: Backbone,
     sha256: Option<String>,
     resolver: Box<dyn SuperResolver>,
+}
+
+impl Loaded {
+    fn is_for(&self, restorer: &Restorer) -> bool {
+        (&self.backbone, self.device, self.memory) == (&restorer.backbone, restorer.device, restorer.memory)
+    }
 }
 
 #[derive(Clone)]
@@ -97,6 +107,9 @@ impl Worker {
             let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("unknown");
             Err(StepError::Internal(text.lines().next().unwrap_or_default().to_owned()))
         });
+        if outcome.as_ref().is_err_and(StepError::is_out_of_memory) {
+            self.free();
+        }
         let done = match outcome {
             Ok(()) => Done::Completed,
             Err(StepError::Cancelled) => Done::Cancelled,
@@ -110,9 +123,16 @@ impl Worker {
         let outcome = catch_unwind(AssertUnwindSafe(|| self.prepare(id, job)));
         match outcome {
             Ok(Ok(true)) => self.outbox.send(Event::Prepared { job: id }),
+            Ok(Err(error)) if error.is_out_of_memory() => self.free(),
             Ok(_) => {}
             Err(_) => self.loaded = None,
         }
+    }
+
+    /// Makes room for another try.
+    fn free(&mut self) {
+        self.loaded = None;
+        step::give_back();
     }
 
     /// Cut, words and weights for the job's first step; whether all of it was still wanted.
@@ -127,29 +147,33 @@ impl Worker {
         }
         let prompt = words(&mut *self.prompter, job, &job.source, &enlarged);
         let (source, hint) = (job.source.clone(), job.prompt.clone());
+        let ahead_of = enlarged.clone();
         self.ahead = Some(Ahead { source, region, size: job.size, hint, cut, enlarged, prompt });
         if !is_wanted() {
             return Ok(false);
         }
         if !reduces_only(region, job) {
-            self.load(&job.restorer)?;
+            let mut told = |_, _| is_wanted();
+            self.load(&job.restorer)?.resolver.prepare(&ahead_of, &mut Progress::new(&mut told))?;
         }
         Ok(true)
     }
 
     fn load(&mut self, restorer: &Restorer) -> Result<&mut Loaded, StepError> {
-        let Restorer { backbone, device, .. } = restorer;
+        let Restorer { backbone, device, memory, .. } = restorer;
         match &mut self.loaded {
-            Some(loaded) if loaded.backbone == *backbone && loaded.device == *device => {}
+            Some(loaded) if loaded.is_for(restorer) => {}
             slot => {
                 // The old one goes first: two need not fit at once.
                 *slot = None;
-                let resolver = backbone.load(device)?;
+                let resolver = backbone.load(*device, *memory)?;
                 let sha256 = match backbone {
                     Backbone::File(file) => digest::sha256(file).ok(),
                     _ => None,
                 };
-                *slot = Some(Loaded { backbone: backbone.clone(), device: *device, sha256, resolver });
+                let settled = backbone.settled(*device);
+                let (backbone, device, memory) = (backbone.clone(), *device, *memory);
+                *slot = Some(Loaded { backbone, device, memory, settled, sha256, resolver });
             }
         }
         self.loaded.as_mut().ok_or_else(|| StepError::Internal("the model went away".into()))
@@ -208,12 +232,7 @@ impl Worker {
         let (picture, prompt, model) = if reduces_only(region, job) {
             (enlarged.clone(), String::new(), None)
         } else {
-            let prompt = words_ahead.unwrap_or_else(|| words(&mut *self.prompter, job, source, &enlarged));
-            let input =
-                StepInput { cut: cut.clone(), enlarged: enlarged.clone(), prompt: prompt.clone(), seed: job.seed };
-            let is_loaded = self.loaded.as_ref().is_some_and(|loaded| {
-                (&loaded.backbone, loaded.device) == (&job.restorer.backbone, job.restorer.device)
-            });
+            let is_loaded = self.loaded.as_ref().is_some_and(|loaded| loaded.is_for(&job.restorer));
             if !is_loaded {
                 progress.at(Stage::Loading, 0.0)?;
             }
@@ -221,9 +240,15 @@ impl Worker {
             if !is_loaded {
                 start = Instant::now();
             }
+            // What needs no words comes before them.
+            loaded.resolver.prepare(&enlarged, &mut progress)?;
+            let prompt = words_ahead.unwrap_or_else(|| words(&mut *self.prompter, job, source, &enlarged));
+            let input =
+                StepInput { cut: cut.clone(), enlarged: enlarged.clone(), prompt: prompt.clone(), seed: job.seed };
+            let loaded = self.load(&job.restorer)?;
             let restored = loaded.resolver.restore(&input, &mut progress)?;
             let align = job.restorer.align;
-            let used = ModelUsed { backbone: loaded.backbone.clone(), align, sha256: loaded.sha256.clone() };
+            let used = ModelUsed { backbone: loaded.settled.clone(), align, sha256: loaded.sha256.clone() };
             (Arc::new(colour::align(align, &restored, &enlarged)), prompt, Some(used))
         };
         let agreement = model.is_some().then(|| {

@@ -1,5 +1,6 @@
 //! Networks only: tensors in, tensors out. Uses no other module of the project.
 
+pub mod accelerator;
 pub mod layers;
 pub mod rrdb;
 pub mod sd3;
@@ -9,4 +10,4 @@ pub mod weights;
 
 pub use rrdb::RrdbNet;
 pub use srvgg::SrvggNetCompact;
-pub use weights::{Loader, Weights, WeightsError};
+pub use weights::{Loader, Reading, Weights, WeightsError};

@@ -8,7 +8,7 @@ use tch::{Cuda, Device};
 
 use super::StepError;
 
-/// `auto`, `cpu`, `cuda` or `cuda:n`.
+/// `auto`, `cpu`, `cuda`, `cuda:n`, or two devices: `cuda:n,cuda:m`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum DeviceChoice {
@@ -19,6 +19,17 @@ pub enum DeviceChoice {
     Cpu,
     /// A CUDA device by number.
     Cuda(usize),
+    /// Two of them: the first for words, the second for the picture.
+    TwoCuda(usize, usize),
+}
+
+/// Where the parts of a model run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Devices {
+    /// What reads and finds words.
+    pub text: Device,
+    /// What sees and makes pictures.
+    pub picture: Device,
 }
 
 impl FromStr for DeviceChoice {
@@ -29,11 +40,16 @@ impl FromStr for DeviceChoice {
             "auto" => Ok(Self::Auto),
             "cpu" => Ok(Self::Cpu),
             "cuda" => Ok(Self::Cuda(0)),
-            _ => text
-                .strip_prefix("cuda:")
-                .and_then(|number| number.parse().ok())
-                .map(Self::Cuda)
-                .ok_or_else(|| format!("expected auto, cpu, cuda or cuda:NUMBER, found {text:?}")),
+            _ => {
+                let number = |part: &str| part.trim().strip_prefix("cuda:").and_then(|number| number.parse().ok());
+                let choice = match text.split_once(',') {
+                    Some((first, second)) => {
+                        number(first).zip(number(second)).map(|(first, second)| Self::TwoCuda(first, second))
+                    }
+                    None => number(text).map(Self::Cuda),
+                };
+                choice.ok_or_else(|| format!("expected auto, cpu, cuda, cuda:NUMBER or cuda:N,cuda:M, found {text:?}"))
+            }
         }
     }
 }
@@ -58,22 +74,26 @@ impl fmt::Display for DeviceChoice {
             Self::Auto => f.write_str("auto"),
             Self::Cpu => f.write_str("cpu"),
             Self::Cuda(number) => write!(f, "cuda:{number}"),
+            Self::TwoCuda(first, second) => write!(f, "cuda:{first},cuda:{second}"),
         }
     }
 }
 
 impl DeviceChoice {
-    /// The device itself; an error where it is not there.
-    pub(super) fn resolve(self) -> Result<Device, StepError> {
+    /// The devices themselves; an error where one is not there.
+    pub(super) fn resolve(self) -> Result<Devices, StepError> {
         let available = cuda_devices();
-        match self {
-            Self::Cuda(number) if number >= available => {
-                Err(StepError::NoDevice { device: self.to_string(), available })
-            }
-            Self::Cuda(number) => Ok(Device::Cuda(number)),
-            Self::Auto if available > 0 => Ok(Device::Cuda(0)),
-            Self::Auto | Self::Cpu => Ok(Device::Cpu),
-        }
+        let cuda = |number: usize| match number < available {
+            true => Ok(Device::Cuda(number)),
+            false => Err(StepError::NoDevice { device: format!("cuda:{number}"), available }),
+        };
+        let (text, picture) = match self {
+            Self::TwoCuda(first, second) => (cuda(first)?, cuda(second)?),
+            Self::Cuda(number) => (cuda(number)?, cuda(number)?),
+            Self::Auto if available > 0 => (Device::Cuda(0), Device::Cuda(0)),
+            Self::Auto | Self::Cpu => (Device::Cpu, Device::Cpu),
+        };
+        Ok(Devices { text, picture })
     }
 
     /// The device among so many CUDA devices, as people read it: `cuda:0` or `cpu`, with `auto` resolved.
@@ -81,8 +101,9 @@ impl DeviceChoice {
         match self {
             Self::Auto if cuda_devices > 0 => "cuda:0".into(),
             Self::Auto | Self::Cpu => "cpu".into(),
-            Self::Cuda(number) if number < cuda_devices => format!("cuda:{number}"),
-            Self::Cuda(number) => format!("cuda:{number} (not there)"),
+            Self::Cuda(number) if number >= cuda_devices => format!("{self} (not there)"),
+            Self::TwoCuda(first, second) if first.max(second) >= cuda_devices => format!("{self} (not all there)"),
+            Self::Cuda(_) | Self::TwoCuda(..) => self.to_string(),
         }
     }
 }
@@ -100,4 +121,21 @@ pub fn libtorch_version() -> &'static str {
 /// Threads that models use on the processor.
 pub fn cpu_threads() -> usize {
     usize::try_from(tch::get_num_threads()).unwrap_or(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn choices_are_read_as_they_are_written() {
+        for text in ["auto", "cpu", "cuda:3", "cuda:0,cuda:1"] {
+            assert_eq!(text.parse::<DeviceChoice>().expect(text).to_string(), text);
+        }
+        assert_eq!("cuda".parse(), Ok(DeviceChoice::Cuda(0)));
+        for text in ["", "gpu", "cuda:", "cuda:x", "cuda:0,cpu", "cuda:0,"] {
+            assert!(text.parse::<DeviceChoice>().is_err(), "{text}");
+        }
+        assert_eq!(DeviceChoice::TwoCuda(0, 1).among(1), "cuda:0,cuda:1 (not all there)");
+    }
 }

@@ -1,6 +1,7 @@
 //! One scale step: a region and words in, a restored picture out.
 
 mod device;
+mod memory;
 mod network;
 mod osediff;
 mod progress;
@@ -11,7 +12,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use tch::TchError;
 
+pub use crate::models::accelerator::give_back;
 pub use device::{DeviceChoice, cpu_threads, cuda_devices, libtorch_version};
+pub use memory::MemoryPlan;
 pub use network::Network;
 pub use osediff::{Osediff, Precision, Sd3Files};
 pub use progress::{Progress, Stage};
@@ -81,12 +84,40 @@ pub enum StepError {
         /// Found.
         height: u32,
     },
+    /// Numbers left the range of half precision.
+    #[error("{model} made numbers beyond the range of half precision (fp16)")]
+    Overflow {
+        /// Which model.
+        model: String,
+    },
+    /// The memory ran out; what was taken is free again.
+    #[error("{details} (memory plan: {plan})")]
+    OutOfMemory {
+        /// What libtorch said.
+        details: String,
+        /// The plan that was too large.
+        plan: MemoryPlan,
+    },
     /// libtorch failed.
     #[error("libtorch: {}", first_line(.0))]
     Torch(#[from] TchError),
     /// A bug of ours; the engine survives it.
     #[error("internal error: {0}")]
     Internal(String),
+}
+
+impl StepError {
+    /// Whether there was not enough memory, on a device or in the machine.
+    pub fn is_out_of_memory(&self) -> bool {
+        match self {
+            Self::OutOfMemory { .. } => true,
+            Self::Torch(error) | Self::Weights(WeightsError::Torch(error)) => {
+                let text = error.to_string();
+                ["out of memory", "can't allocate memory", "not enough memory"].iter().any(|words| text.contains(words))
+            }
+            _ => false,
+        }
+    }
 }
 
 /// libtorch's messages carry a C++ stack trace behind the first line.
@@ -123,6 +154,16 @@ impl StepInput {
 pub trait SuperResolver {
     /// The picture for `input`, of the size of `input.enlarged`. Asks `progress` often whether to go on.
     fn restore(&mut self, input: &StepInput, progress: &mut Progress) -> Result<Picture, StepError>;
+
+    /// Does ahead what needs no words; a later [`SuperResolver::restore`] of the same picture need not do it again.
+    fn prepare(&mut self, _enlarged: &Arc<Picture>, _progress: &mut Progress) -> Result<(), StepError> {
+        Ok(())
+    }
+
+    /// Which of its weights stay in memory, for models that can choose.
+    fn plan(&self) -> Option<MemoryPlan> {
+        None
+    }
 }
 
 /// Plain interpolation, the baseline: no model.
@@ -195,14 +236,25 @@ impl Backbone {
         }
     }
 
+    /// As it will be on this device, with what is left to the device decided: what a result is remembered by.
+    pub fn settled(&self, device: DeviceChoice) -> Self {
+        match self {
+            Backbone::Sd3(files) => {
+                let picture = device.resolve().map_or(tch::Device::Cpu, |devices| devices.picture);
+                Backbone::Sd3(Sd3Files { precision: files.precision.on(picture), ..files.clone() })
+            }
+            other => other.clone(),
+        }
+    }
+
     /// Loads it. Slow: on the engine's thread only.
-    pub fn load(&self, device: &DeviceChoice) -> Result<Box<dyn SuperResolver>, StepError> {
+    pub fn load(&self, device: DeviceChoice, memory: MemoryPlan) -> Result<Box<dyn SuperResolver>, StepError> {
         Ok(match self {
             Backbone::Nearest => Box::new(Interpolation(Filter::Nearest)),
             Backbone::Bicubic => Box::new(Interpolation(Filter::Bicubic)),
-            Backbone::BuiltIn => Box::new(Network::built_in(device.resolve()?)?),
-            Backbone::File(file) => Box::new(Network::open(Path::new(file), device.resolve()?)?),
-            Backbone::Sd3(files) => Box::new(Osediff::open(files, device.resolve()?)?),
+            Backbone::BuiltIn => Box::new(Network::built_in(device.resolve()?.picture)?),
+            Backbone::File(file) => Box::new(Network::open(Path::new(file), device.resolve()?.picture)?),
+            Backbone::Sd3(files) => Box::new(Osediff::open(files, device.resolve()?, memory)?),
         })
     }
 }

@@ -14,7 +14,7 @@ use chain_of_zoom::models::text::clip::{self, ClipText};
 use chain_of_zoom::models::text::t5::{self, T5Encoder};
 use chain_of_zoom::models::text::tokenizer::{ClipTokenizer, T5Tokenizer};
 use chain_of_zoom::models::{Loader, Weights, WeightsError};
-use chain_of_zoom::step::{Backbone, DeviceChoice, Precision, Progress, Sd3Files, StepInput};
+use chain_of_zoom::step::{Backbone, DeviceChoice, MemoryPlan, Precision, Progress, Sd3Files, StepInput};
 use serde::de::DeserializeOwned;
 use tch::{Device, Kind, TchError, Tensor};
 
@@ -41,12 +41,12 @@ fn weights(name: &str) -> Weights {
     Weights::open(&model(name).join(file)).unwrap()
 }
 
-fn loader(weights: &Weights) -> Loader<'_> {
+fn loader(weights: &Weights) -> Loader {
     Loader::new(weights, "", Device::Cpu, Kind::Float)
 }
 
 /// The transformer's answer to a case, nobody asking it to stop.
-fn velocity(model: &Mmdit, latent: &Tensor, prompt: &Tensor, pooled: &Tensor) -> Result<Tensor, TchError> {
+fn velocity(model: &Mmdit, latent: &Tensor, prompt: &Tensor, pooled: &Tensor) -> Result<Tensor, WeightsError> {
     model.forward(latent, 1000.0, prompt, pooled, &mut |_| Ok(()))
 }
 
@@ -69,7 +69,9 @@ fn the_transformer_makes_the_same_velocity() {
         same(name, &ours, case("velocity"));
         let large = Tensor::zeros([1, 16, 40, 8], (Kind::Float, Device::Cpu));
         assert!(velocity(&model, &large, case("prompt"), case("pooled")).is_err(), "there are no positions for it");
-        let stop = &mut |fraction: f32| if fraction > 0.5 { Err(TchError::Torch("stop".into())) } else { Ok(()) };
+        let stop = &mut |fraction: f32| {
+            if fraction > 0.5 { Err(WeightsError::Torch(TchError::Torch("stop".into()))) } else { Ok(()) }
+        };
         let stopped = model.forward(case("latent"), 1000.0, case("prompt"), case("pooled"), stop);
         assert!(stopped.is_err_and(|error| error.to_string().contains("stop")), "it stops between blocks");
     }
@@ -115,7 +117,11 @@ fn the_text_encoders_say_the_same() {
     }
     let weights = weights("text_encoder_3");
     let model = T5Encoder::load(loader(&weights), &config::<t5::Config>("text_encoder_3")).unwrap();
-    same("T5", &model.forward(&cases["text_encoder_3.ids"]).unwrap(), &cases["text_encoder_3.states"]);
+    same(
+        "T5",
+        &model.forward::<WeightsError>(&cases["text_encoder_3.ids"], &mut |_| Ok(())).unwrap(),
+        &cases["text_encoder_3.states"],
+    );
 }
 
 const PROMPTS: [&str; 5] = [
@@ -195,7 +201,7 @@ fn half_precision_is_near_and_bad_folders_are_told() {
             vae: Some(model("vae_encoder_20001.pt")),
             precision,
         };
-        let mut resolver = Backbone::Sd3(files).load(&DeviceChoice::Cpu).unwrap();
+        let mut resolver = Backbone::Sd3(files).load(DeviceChoice::Cpu, MemoryPlan::Auto).unwrap();
         let enlarged = Arc::new(picture.clone());
         let input = StepInput { cut: enlarged.clone(), enlarged, prompt: "fur".into(), seed: 3 };
         resolver.restore(&input, &mut Progress::new(&mut |_, _| true)).unwrap()
@@ -219,7 +225,7 @@ fn half_precision_is_near_and_bad_folders_are_told() {
         assert!(!run.status.success());
         String::from_utf8_lossy(&run.stderr).into_owned()
     };
-    assert!(tell(&[], "64").contains("needs --pretrained-model-name-or-path"));
+    assert!(tell(&[], "64").contains("stabilityai/stable-diffusion-3-medium-diffusers is no folder, nor is there"));
     let empty = folder.root().to_str().unwrap().to_owned();
     assert!(tell(&["--pretrained_model_name_or_path", &empty], "64").contains("text_encoder/model.safetensors"));
     std::fs::create_dir(folder.path("text_encoder")).unwrap();

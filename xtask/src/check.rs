@@ -21,19 +21,20 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("problem", &["image", "models", "step", "session", "film"]),
     ("engine", &["image", "digest", "region", "prompt", "step", "history", "problem"]),
     ("settings", &["image", "step", "film"]),
+    ("hub", &["step", "problem", "settings"]),
     ("train", &["image", "models"]),
     (
         "viewer",
         &[
             "image", "digest", "region", "step", "problem", "history", "export", "session", "engine", "canvas", "film",
-            "settings",
+            "settings", "hub",
         ],
     ),
     (
         "cli",
         &[
             "image", "digest", "region", "step", "problem", "history", "export", "session", "film", "engine",
-            "settings", "train", "viewer",
+            "settings", "hub", "train", "viewer",
         ],
     ),
     // The program and the library's own page.

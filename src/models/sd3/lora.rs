@@ -19,66 +19,65 @@ const B: &str = ".lora_B.default_encoder.weight";
 /// first the image's, then the text's. W' = W + up @ down.
 #[derive(Default)]
 pub struct AdaLoras {
-    pairs: Vec<(Tensor, Tensor)>,
-    used: usize,
-    file: String,
+    /// Up, down, up, down, ... by number.
+    list: Option<Weights>,
 }
 
 impl AdaLoras {
     /// From a list of tensors: up, down, up, down, ...
-    pub fn read(weights: &Weights) -> Result<Self, WeightsError> {
-        let count = weights.shapes().len();
-        let file = weights.file().display().to_string();
+    pub fn read(list: &Weights) -> Result<Self, WeightsError> {
+        let count = list.shapes().len();
         let wrong = |problem: String| WeightsError::Mismatch {
-            file: weights.file().to_owned(),
+            file: list.file().to_owned(),
             network: "the transformer's LoRA",
             problems: vec![problem],
         };
-        let tensor = |i: usize| match weights.tensor(&i.to_string()) {
-            Some(tensor) => Ok(tensor?),
-            None => Err(wrong(format!("expected a list of tensors, number {i} of {count} is not there"))),
-        };
-        let all = (0..count).map(tensor).collect::<Result<Vec<_>, _>>()?;
-        let (chunks, rest) = all.as_chunks::<2>();
-        if !rest.is_empty() {
+        if let Some(i) = (0..count).find(|i| !list.shapes().contains_key(i.to_string().as_str())) {
+            return Err(wrong(format!("expected a list of tensors, number {i} of {count} is not there")));
+        }
+        if !count.is_multiple_of(2) {
             return Err(wrong(format!("{count} tensors are no pairs")));
         }
-        let pairs = chunks.iter().map(|[up, down]| (up.shallow_clone(), down.shallow_clone())).collect();
-        Ok(Self { pairs, used: 0, file })
+        Ok(Self { list: Some(list.clone()) })
     }
 
-    /// The layer's weights with the next pair merged in; without pairs, as they are.
+    /// The layer's weights with pair `number` merged in; without pairs, as they are.
     pub(super) fn load(
-        &mut self,
+        &self,
         loader: &mut Loader,
+        number: usize,
         name: &str,
         inputs: i64,
         outputs: i64,
     ) -> Result<Linear, WeightsError> {
-        if self.pairs.is_empty() {
+        let tensor = |i: usize| self.list.as_ref().and_then(|list| list.tensor(&i.to_string()));
+        // Too few are noted by `check`.
+        let (Some(up), Some(down)) = (tensor(2 * number), tensor(2 * number + 1)) else {
             return Linear::load(loader, name, inputs, outputs);
-        }
-        let number = self.used;
-        self.used += 1;
-        let Some((up, down)) = self.pairs.get(number) else { return Linear::load(loader, name, inputs, outputs) };
+        };
+        let (up, down) = (up?, down?);
         let (up_size, down_size) = (up.size(), down.size());
         let fits = matches!((up_size.as_slice(), down_size.as_slice()), (&[o, r], &[s, i]) if (o, i) == (outputs, inputs) && r == s);
         if !fits {
-            let file = &self.file;
+            let file = self.file();
             loader.note(format!(
                 "{file}: pair {number} is {up_size:?} and {down_size:?}; {name} needs [{outputs}, r] and [r, {inputs}]"
             ));
             return Linear::load(loader, name, inputs, outputs);
         }
-        Linear::load_with_lora(loader, name, inputs, outputs, (up, down))
+        Linear::load_with_lora(loader, name, inputs, outputs, (&up, &down))
     }
 
-    /// Notes it where there were more or fewer pairs than layers.
-    pub(super) fn finish(&self, loader: &mut Loader) {
-        let count = self.pairs.len();
-        if count != self.used && count > 0 {
-            loader.note(format!("{}: {count} pairs for {} layers", self.file, self.used));
+    /// Notes it where there are more or fewer pairs than layers.
+    pub(super) fn check(&self, loader: &mut Loader, layers: usize) {
+        let count = self.list.as_ref().map(|list| list.shapes().len() / 2);
+        if let Some(count) = count.filter(|&count| count != layers) {
+            loader.note(format!("{}: {count} pairs for {layers} layers", self.file()));
         }
+    }
+
+    fn file(&self) -> String {
+        self.list.as_ref().map(|list| list.file().display().to_string()).unwrap_or_default()
     }
 }
 

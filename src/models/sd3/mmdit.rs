@@ -5,7 +5,7 @@ use serde::Deserialize;
 use tch::{Kind, TchError, Tensor};
 
 use super::lora::AdaLoras;
-use crate::models::layers::{Conv2d, Linear, RmsNorm, attention, join_heads, split_heads};
+use crate::models::layers::{Conv2d, Layers, Linear, RmsNorm, attention, join_heads, split_heads};
 use crate::models::weights::{Loader, WeightsError};
 
 const NETWORK: &str = "SD3 transformer";
@@ -54,6 +54,13 @@ impl Config {
 
     fn outputs(&self) -> i64 {
         self.out_channels.unwrap_or(self.in_channels)
+    }
+
+    /// Linear layers of the class AdaLayerNormZero in the blocks before block `i`: those that carry a LoRA.
+    fn adaptable_before(&self, i: i64) -> usize {
+        let of_block =
+            |j: i64| usize::from(!self.dual_attention_layers.contains(&j)) + usize::from(j + 1 < self.num_layers);
+        (0..i).map(of_block).sum()
     }
 
     /// What this implementation does not know, in words.
@@ -152,19 +159,21 @@ struct Block {
 }
 
 impl Block {
-    fn load(loader: &mut Loader, i: i64, config: &Config, loras: &mut AdaLoras) -> Result<Self, WeightsError> {
+    fn load(loader: &mut Loader, i: i64, config: &Config, loras: &AdaLoras) -> Result<Self, WeightsError> {
         let width = config.width();
         let at = |name: &str| format!("transformer_blocks.{i}.{name}");
         let is_last = i + 1 == config.num_layers;
         let is_dual = config.dual_attention_layers.contains(&i);
         // Only layers of the class AdaLayerNormZero carry a LoRA, and those in this order.
+        let first = config.adaptable_before(i);
         let norm = match is_dual {
             true => Linear::load(loader, &at("norm1.linear"), width, 9 * width)?,
-            false => loras.load(loader, &at("norm1.linear"), width, 6 * width)?,
+            false => loras.load(loader, first, &at("norm1.linear"), width, 6 * width)?,
         };
+        let second = first + usize::from(!is_dual);
         let text_norm = match is_last {
             true => Linear::load(loader, &at("norm1_context.linear"), width, 2 * width)?,
-            false => loras.load(loader, &at("norm1_context.linear"), width, 6 * width)?,
+            false => loras.load(loader, second, &at("norm1_context.linear"), width, 6 * width)?,
         };
         let names = |prefix: &str, names: [&str; 3]| names.map(|name| at(&format!("{prefix}.{name}")));
         let projections = |loader: &mut Loader, prefix: &str, q: [&str; 3], norms: [&str; 2]| {
@@ -248,7 +257,7 @@ pub struct Mmdit {
     time: [Linear; 2],
     pooled: [Linear; 2],
     context: Linear,
-    blocks: Vec<Block>,
+    blocks: Layers<Block>,
     norm_out: Linear,
     out: Linear,
     config: Config,
@@ -259,7 +268,7 @@ impl Mmdit {
     ///
     /// # Errors
     /// Every missing, surplus or misshapen key, and LoRAs that do not fit, all at once.
-    pub fn load(mut loader: Loader, config: &Config, mut loras: AdaLoras) -> Result<Self, WeightsError> {
+    pub fn load(mut loader: Loader, config: &Config, loras: AdaLoras) -> Result<Self, WeightsError> {
         if let Some(problem) = config.unknown() {
             loader.note(problem);
         }
@@ -274,12 +283,12 @@ impl Mmdit {
         let pooled = pair(loader, "text_embedder", config.pooled_projection_dim)?;
         let context =
             Linear::load(loader, "context_embedder", config.joint_attention_dim, config.caption_projection_dim)?;
-        let blocks = (0..config.num_layers)
-            .map(|i| Block::load(loader, i, config, &mut loras))
-            .collect::<Result<Vec<_>, _>>()?;
+        loras.check(loader, config.adaptable_before(config.num_layers));
+        let of_blocks = config.clone();
+        let read = move |loader: &mut Loader, i: i64| Block::load(loader, i, &of_blocks, &loras);
+        let blocks = Layers::load(loader, config.num_layers, read)?;
         let norm_out = Linear::load(loader, "norm_out.linear", width, 2 * width)?;
         let out = Linear::load(loader, "proj_out", width, patch * patch * config.outputs())?;
-        loras.finish(loader);
         loader.finish(NETWORK)?;
         Ok(Self { patches, positions, time, pooled, context, blocks, norm_out, out, config: config.clone() })
     }
@@ -290,7 +299,7 @@ impl Mmdit {
     /// # Shapes
     /// latent `[B, C, H, W]` with H and W divisible by the patch size, prompt embeds `[B, T, joint]`, pooled
     /// `[B, pooled]` -> `[B, C, H, W]`.
-    pub fn forward<E: From<TchError>>(
+    pub fn forward<E: From<TchError> + From<WeightsError>>(
         &self,
         latent: &Tensor,
         t: f64,
@@ -305,14 +314,15 @@ impl Mmdit {
         x = x.f_add(&self.cropped_positions(rows, columns)?)?;
         let emb = self.conditioning(t, pooled)?.f_silu()?; // [B, D]
         let mut text = self.context.forward(prompt)?;
-        for (i, block) in self.blocks.iter().enumerate() {
-            between(i as f32 / self.blocks.len() as f32)?;
+        self.blocks.each(|i, block| {
+            between(i as f32 / self.config.num_layers as f32)?;
             let (next, next_text) = block.forward(&x, &text, &emb)?;
             x = next;
             if let Some(next_text) = next_text {
                 text = next_text;
             }
-        }
+            Ok::<(), E>(())
+        })?;
         let chunks = self.norm_out.forward(&emb)?.f_chunk(2, 1)?;
         x = self.out.forward(&modulated(&normed(&x)?, &chunks[1], &chunks[0])?)?;
         let channels = self.config.outputs();

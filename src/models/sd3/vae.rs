@@ -1,7 +1,7 @@
 //! The autoencoder (diffusers' `AutoencoderKL`): pictures to 16-channel latents an eighth as large, and back.
 
 use serde::Deserialize;
-use tch::{TchError, Tensor};
+use tch::{Kind, TchError, Tensor};
 
 use crate::models::layers::{Conv2d, GroupNorm, Linear, attention};
 use crate::models::weights::{Loader, WeightsError};
@@ -256,11 +256,12 @@ impl Decoder {
             levels.push(Level { resnets, resample });
         }
         let norm_out = GroupNorm::load(loader, "decoder.conv_norm_out", last, groups, EPSILON)?;
-        let conv_out = Conv2d::load(loader, "decoder.conv_out", [last, config.out_channels], 3, 1, 1)?;
+        // In 16 bits its three numbers a pixel would be as coarse as the levels of a picture.
+        let conv_out = Conv2d::load_wide(loader, "decoder.conv_out", [last, config.out_channels])?;
         Ok(Self { post_quant, conv_in, middle, levels, norm_out, conv_out })
     }
 
-    /// `[B, C, h, w] -> [B, 3, 8 h, 8 w]`, about [-1, 1], not clamped.
+    /// `[B, C, h, w] -> [B, 3, 8 h, 8 w]` in float32, about [-1, 1], not clamped.
     pub fn forward(&self, latent: &Tensor) -> Result<Tensor, TchError> {
         let mut x = match &self.post_quant {
             Some(conv) => conv.forward(latent)?,
@@ -276,7 +277,7 @@ impl Decoder {
                 x = conv.forward(&x.f_upsample_nearest2d([2 * height, 2 * width], None, None)?)?;
             }
         }
-        self.conv_out.forward(&self.norm_out.forward(&x)?.f_silu()?)
+        self.conv_out.forward(&self.norm_out.forward(&x)?.f_silu()?.f_to_kind(Kind::Float)?)
     }
 }
 

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use tch::{Kind, TchError, Tensor};
 
-use crate::models::layers::{LayerNorm, Linear, attention, join_heads, split_heads};
+use crate::models::layers::{LayerNorm, Layers, Linear, attention, join_heads, split_heads};
 use crate::models::weights::{Loader, WeightsError};
 
 const NETWORK: &str = "CLIP text encoder";
@@ -100,7 +100,7 @@ pub struct Encoded {
 pub struct ClipText {
     tokens: Tensor,
     positions: Tensor,
-    layers: Vec<Layer>,
+    layers: Layers<Layer>,
     final_norm: LayerNorm,
     projection: Linear,
     activation: Activation,
@@ -128,8 +128,9 @@ impl ClipText {
         let positions = loader.take(&embedding("position"), &[config.max_position_embeddings, width])?;
         // Old files carry the numbers 0, 1, 2, ... too.
         loader.leave("text_model.embeddings.position_ids");
+        let of_layers = config.clone();
         let layers =
-            (0..config.num_hidden_layers).map(|i| Layer::load(loader, i, config)).collect::<Result<Vec<_>, _>>()?;
+            Layers::load(loader, config.num_hidden_layers, move |loader, i| Layer::load(loader, i, &of_layers))?;
         let final_norm = LayerNorm::load(loader, "text_model.final_layer_norm", width, config.layer_norm_eps)?;
         let projection = Linear::load_without_bias(loader, "text_projection", width, config.projection_dim)?;
         loader.finish(NETWORK)?;
@@ -137,15 +138,16 @@ impl ClipText {
     }
 
     /// Token ids `[B, T]`, with T at most the longest prompt.
-    pub fn forward(&self, ids: &Tensor) -> Result<Encoded, TchError> {
+    pub fn forward(&self, ids: &Tensor) -> Result<Encoded, WeightsError> {
         let (_, length) = ids.size2()?;
         let positions = self.positions.f_narrow(0, 0, length)?;
         let mut x = Tensor::f_embedding(&self.tokens, ids, -1, false, false)?.f_add(&positions)?;
         let mut penultimate = x.shallow_clone();
-        for layer in &self.layers {
-            penultimate = x;
+        self.layers.each(|_, layer| {
+            penultimate = x.shallow_clone();
             x = layer.forward(&penultimate, self.config.num_attention_heads, self.activation)?;
-        }
+            Ok::<(), WeightsError>(())
+        })?;
         let last = self.final_norm.forward(&x)?;
         // With the legacy id the end is where the largest id is, which in CLIP's vocabulary is the end of the text.
         let end = match self.config.eos_token_id {

@@ -1,9 +1,9 @@
 //! T5's encoder (transformers' `T5EncoderModel`), the version with gated GELU (v1.1, XXL in Stable Diffusion 3).
 
 use serde::Deserialize;
-use tch::{TchError, Tensor};
+use tch::{Kind, TchError, Tensor};
 
-use crate::models::layers::{Linear, RmsNorm, join_heads, split_heads};
+use crate::models::layers::{Layers, Linear, RmsNorm, join_heads, split_heads};
 use crate::models::weights::{Loader, WeightsError};
 
 const NETWORK: &str = "T5 encoder";
@@ -70,16 +70,20 @@ impl Layer {
         })
     }
 
+    /// `x` may be wider than the weights: what is added to it then is too.
     fn forward(&self, x: &Tensor, bias: &Tensor, heads: i64) -> Result<Tensor, TchError> {
-        let h = self.norm1.forward(x)?;
+        let narrow = bias.kind();
+        let h = self.norm1.forward(x)?.f_to_kind(narrow)?;
         let head = |linear: &Linear| split_heads(&linear.forward(&h)?, heads);
         // T5 does not scale the products. Written out, as transformers does it: the fused kernel rounds otherwise.
         let scores = head(&self.q)?.f_matmul(&head(&self.k)?.f_transpose(2, 3)?)?.f_add(bias)?;
         let attended = scores.f_softmax(-1, None)?.f_matmul(&head(&self.v)?)?;
         let x = x.f_add(&self.out.forward(&join_heads(&attended)?)?)?;
-        let h = self.norm2.forward(&x)?;
+        let h = self.norm2.forward(&x)?.f_to_kind(narrow)?;
         let h = self.gate.forward(&h)?.f_gelu("tanh")?.f_mul(&self.expand.forward(&h)?)?;
-        x.f_add(&self.contract.forward(&h)?)
+        // In the width of the sum: in half precision this layer's own output overflows (transformers keeps its weights in
+        // 32 bits for that).
+        x.f_add(&self.contract.forward_as(&h, x.kind())?)
     }
 }
 
@@ -88,7 +92,7 @@ pub struct T5Encoder {
     tokens: Tensor,
     /// `[buckets, heads]`; the first layer's, used by all.
     distances: Tensor,
-    layers: Vec<Layer>,
+    layers: Layers<Layer>,
     final_norm: RmsNorm,
     config: Config,
 }
@@ -104,31 +108,42 @@ impl T5Encoder {
         }
         let loader = &mut loader;
         // Some files hold the same embedding under its other name as well, or only under that.
-        let (name, other) = match loader.has("shared.weight") {
-            true => ("shared.weight", "encoder.embed_tokens.weight"),
-            false => ("encoder.embed_tokens.weight", "shared.weight"),
-        };
+        let (shared, own) = ("shared.weight", "encoder.embed_tokens.weight");
+        let (name, other) = if loader.has(own) && !loader.has(shared) { (own, shared) } else { (shared, own) };
         let tokens = loader.take(name, &[config.vocab_size, config.d_model])?;
         loader.leave(other);
         let distances = loader.take(
             "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
             &[config.relative_attention_num_buckets, config.num_heads],
         )?;
-        let layers = (0..config.num_layers).map(|i| Layer::load(loader, i, config)).collect::<Result<Vec<_>, _>>()?;
+        let of_layers = config.clone();
+        let layers = Layers::load(loader, config.num_layers, move |loader, i| Layer::load(loader, i, &of_layers))?;
         let final_norm = RmsNorm::load(loader, "encoder.final_layer_norm", config.d_model, config.layer_norm_epsilon)?;
         loader.finish(NETWORK)?;
         Ok(Self { tokens, distances, layers, final_norm, config: config.clone() })
     }
 
     /// Token ids `[B, T]` -> `[B, T, d_model]`. Nothing is masked: padding is attended to, as the reference does.
-    pub fn forward(&self, ids: &Tensor) -> Result<Tensor, TchError> {
+    /// `between` hears after each layer how much is done (0 to 1); what it fails with ends the pass.
+    pub fn forward<E: From<TchError> + From<WeightsError>>(
+        &self,
+        ids: &Tensor,
+        between: &mut dyn FnMut(f32) -> Result<(), E>,
+    ) -> Result<Tensor, E> {
         let (_, length) = ids.size2()?;
         let mut x = Tensor::f_embedding(&self.tokens, ids, -1, false, false)?;
-        let bias = self.bias(length)?;
-        for layer in &self.layers {
-            x = layer.forward(&x, &bias, self.config.num_heads)?;
+        let kind = x.kind();
+        if kind == Kind::Half {
+            // The sum of all layers leaves the range of 16 bits; what they see of it is normalised.
+            x = x.f_to_kind(Kind::Float)?;
         }
-        self.final_norm.forward(&x)
+        let bias = self.bias(length)?;
+        self.layers.each(|i, layer| {
+            between(i as f32 / self.config.num_layers as f32)?;
+            x = layer.forward(&x, &bias, self.config.num_heads)?;
+            Ok::<(), E>(())
+        })?;
+        Ok(self.final_norm.forward(&x)?.f_to_kind(kind)?)
     }
 
     /// What distance adds to attention: `[1, heads, T, T]`.
@@ -162,8 +177,6 @@ impl T5Encoder {
 
 #[cfg(test)]
 mod tests {
-    use tch::Kind;
-
     use super::*;
 
     #[test]

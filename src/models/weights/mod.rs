@@ -3,14 +3,18 @@
 //! A network asks a [`Loader`] for each tensor by its checkpoint key and shape. What is missing, misshapen or left
 //! over is collected and reported all at once, with the file: a network is either loaded whole or not at all.
 
+mod loader;
 mod pickle;
 mod torch_save;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use safetensors::{Dtype, SafeTensors};
 use tch::{Device, Kind, TchError, Tensor};
+
+pub use loader::{Loader, Reading};
 
 /// Why weights could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -42,7 +46,7 @@ pub enum WeightsError {
         problems: Vec<String>,
     },
     /// libtorch failed, out of memory for example.
-    #[error("libtorch: {0}")]
+    #[error("libtorch: {}", .0.to_string().lines().next().unwrap_or_default())]
     Torch(#[from] TchError),
 }
 
@@ -79,6 +83,11 @@ impl Stored {
         }
         usize::try_from(last).ok()?.checked_add(1)?.checked_mul(self.kind.elt_size_in_bytes())
     }
+
+    /// Whether numbers at this address can be computed with.
+    fn is_aligned_at(&self, address: *const u8) -> bool {
+        address.addr().is_multiple_of(self.kind.elt_size_in_bytes())
+    }
 }
 
 enum Source {
@@ -89,11 +98,20 @@ enum Source {
     Memory(BTreeMap<String, Tensor>),
 }
 
-/// Named tensors of one file. Nothing is copied before a [`Loader`] asks for it.
+// SAFETY: nothing in a source is ever written. Tensors in it are only cloned shallowly and read, which libtorch allows
+// from several threads; all else is shareable by itself.
+unsafe impl Sync for Source {}
+
+/// Named tensors of one file. Nothing is copied before a [`Loader`] asks for it. A clone is the same file.
+#[derive(Clone)]
 pub struct Weights {
     file: PathBuf,
-    source: Source,
+    source: Arc<Source>,
 }
+
+/// Files that tensors share memory with; they stay mapped until the program ends. Only addresses are taken up thereby:
+/// the system takes the memory back whenever it wants.
+static LENT: Mutex<Vec<Arc<Source>>> = Mutex::new(Vec::new());
 
 impl Weights {
     /// Opens a safetensors or `torch.save` file; which it is, its content says. No code in it is ever run.
@@ -114,31 +132,32 @@ impl Weights {
         // of mapped weights.
         let map = unsafe { memmap2::Mmap::map(&opened) }.map_err(io)?;
         let tensors = index(&map).map_err(|found| WeightsError::Format { file: file.to_owned(), found })?;
-        Ok(Self { file: file.to_owned(), source: Source::Mapped(map, tensors) })
+        Ok(Self { file: file.to_owned(), source: Arc::new(Source::Mapped(map, tensors)) })
     }
 
-    /// Opens the weights of a Hugging Face folder: `{stem}.safetensors`, its `.fp16` variant, or shards with an index.
+    /// The weights in a Hugging Face folder: `{stem}.safetensors`, its `.fp16` variant, or the index of shards.
+    pub fn find(folder: &Path, stem: &str) -> Option<PathBuf> {
+        let endings = [
+            "safetensors",
+            "safetensors.index.json",
+            "fp16.safetensors",
+            "safetensors.index.fp16.json",
+            "fp16.safetensors.index.json",
+        ];
+        endings.iter().map(|ending| folder.join(format!("{stem}.{ending}"))).find(|file| file.is_file())
+    }
+
+    /// Opens what [`Weights::find`] finds.
     pub fn open_folder(folder: &Path, stem: &str) -> Result<Self, WeightsError> {
-        for variant in ["", ".fp16"] {
-            let single = folder.join(format!("{stem}{variant}.safetensors"));
-            if single.is_file() {
-                return Self::open(&single);
-            }
-            for name in
-                [format!("{stem}.safetensors.index{variant}.json"), format!("{stem}{variant}.safetensors.index.json")]
-            {
-                let index = folder.join(name);
-                if index.is_file() {
-                    return Self::open_shards(folder, &index);
-                }
-            }
+        let Some(file) = Self::find(folder, stem) else {
+            let file = folder.join(format!("{stem}.safetensors"));
+            let found = "neither it, its .fp16 variant, nor an index of shards is there";
+            return Err(WeightsError::Io { file, source: std::io::Error::new(std::io::ErrorKind::NotFound, found) });
+        };
+        if file.extension().is_some_and(|ending| ending == "json") {
+            return Self::open_shards(folder, &file);
         }
-        let file = folder.join(format!("{stem}.safetensors"));
-        let source = std::io::Error::new(
-            std::io::ErrorKind::NotFound,
-            "neither it, its .fp16 variant, nor an index of shards is there",
-        );
-        Err(WeightsError::Io { file, source })
+        Self::open(&file)
     }
 
     fn open_shards(folder: &Path, index: &Path) -> Result<Self, WeightsError> {
@@ -163,18 +182,18 @@ impl Weights {
         for (i, shard) in shards.iter().enumerate() {
             places.extend(shard.shapes().into_keys().map(|name| (name.to_owned(), i)));
         }
-        Ok(Self { file: index.to_owned(), source: Source::Sharded(shards, places) })
+        Ok(Self { file: index.to_owned(), source: Arc::new(Source::Sharded(shards, places)) })
     }
 
     /// Weights that are part of the program; `name` stands for the file in messages.
     pub fn embedded(name: &str, bytes: &'static [u8]) -> Result<Self, WeightsError> {
         let tensors = index(bytes).map_err(|found| WeightsError::Format { file: name.into(), found })?;
-        Ok(Self { file: name.into(), source: Source::Embedded(bytes, tensors) })
+        Ok(Self { file: name.into(), source: Arc::new(Source::Embedded(bytes, tensors)) })
     }
 
     /// Tensors that are in memory already, in training for example: networks share them, so gradients flow.
     pub fn from_tensors(tensors: BTreeMap<String, Tensor>) -> Self {
-        Self { file: "memory".into(), source: Source::Memory(tensors) }
+        Self { file: "memory".into(), source: Arc::new(Source::Memory(tensors)) }
     }
 
     /// Named in messages as if they came from `file`: tensors that were changed on their way.
@@ -189,7 +208,7 @@ impl Weights {
 
     /// All keys with their shapes, in alphabetical order. Nested dictionaries and lists are joined by dots.
     pub fn shapes(&self) -> BTreeMap<&str, Vec<i64>> {
-        match &self.source {
+        match &*self.source {
             Source::Sharded(shards, _) => shards.iter().flat_map(Weights::shapes).collect(),
             Source::Mapped(_, tensors) | Source::Embedded(_, tensors) => {
                 tensors.iter().map(|(name, stored)| (name.as_str(), stored.shape.clone())).collect()
@@ -198,23 +217,114 @@ impl Weights {
         }
     }
 
+    /// Bytes of all tensors whose elements take `size` bytes each once they are loaded.
+    pub fn bytes(&self, size: usize) -> u64 {
+        self.shapes().values().map(|shape| shape.iter().product::<i64>() as u64 * size as u64).sum()
+    }
+
     /// The tensor called `name` in its own dtype; on the CPU where it comes from a file. `None` where there is none.
     pub(super) fn tensor(&self, name: &str) -> Option<Result<Tensor, TchError>> {
-        match &self.source {
-            Source::Sharded(shards, places) => places.get(name).and_then(|&shard| shards[shard].tensor(name)),
-            Source::Mapped(map, tensors) => tensors.get(name).map(|stored| copied(map, stored)),
-            Source::Embedded(bytes, tensors) => tensors.get(name).map(|stored| copied(bytes, stored)),
-            Source::Memory(tensors) => tensors.get(name).map(|tensor| Ok(tensor.shallow_clone())),
+        match &*self.source {
+            Source::Sharded(shards, places) => shards[*places.get(name)?].tensor(name),
+            Source::Mapped(_, tensors) | Source::Embedded(_, tensors) => {
+                self.loaded(name, tensors.get(name)?.kind, Device::Cpu)
+            }
+            Source::Memory(tensors) => Some(Ok(tensors.get(name)?.shallow_clone())),
+        }
+    }
+
+    /// The same, converted and moved; tensors that are in memory already are shared where nothing changes.
+    fn loaded(&self, name: &str, kind: Kind, device: Device) -> Option<Result<Tensor, TchError>> {
+        // In one go, straight from the map.
+        let copied = |bytes: &[u8], stored: &Stored| {
+            // SAFETY: the view ends with this call, before the bytes do.
+            unsafe { viewed(bytes, stored) }?.f_to_device_(device, kind, false, true)?.f_contiguous()
+        };
+        match &*self.source {
+            Source::Sharded(shards, places) => shards[*places.get(name)?].loaded(name, kind, device),
+            Source::Mapped(map, tensors) => {
+                let stored = tensors.get(name)?;
+                let tensor = copied(map, stored);
+                forget(map, stored);
+                Some(tensor)
+            }
+            Source::Embedded(bytes, tensors) => Some(copied(bytes, tensors.get(name)?)),
+            Source::Memory(tensors) => {
+                let tensor = tensors.get(name)?;
+                Some(tensor.f_to_device(device).and_then(|tensor| tensor.f_to_kind(kind)))
+            }
+        }
+    }
+
+    /// Its shape. `None` where there is none of that name.
+    fn shape(&self, name: &str) -> Option<Vec<i64>> {
+        match &*self.source {
+            Source::Sharded(shards, places) => shards[*places.get(name)?].shape(name),
+            Source::Mapped(_, tensors) | Source::Embedded(_, tensors) => Some(tensors.get(name)?.shape.clone()),
+            Source::Memory(tensors) => Some(tensors.get(name)?.size()),
+        }
+    }
+
+    /// The tensor called `name` in the file's own memory, where it is of this kind there.
+    fn lent(&self, name: &str, kind: Kind) -> Option<Result<Tensor, TchError>> {
+        match &*self.source {
+            Source::Sharded(shards, places) => shards[*places.get(name)?].lent(name, kind),
+            Source::Mapped(map, tensors) => {
+                let stored = tensors
+                    .get(name)
+                    .filter(|stored| stored.kind == kind && stored.is_aligned_at(map[stored.start..].as_ptr()))?;
+                let mut lent = LENT.lock().unwrap_or_else(PoisonError::into_inner);
+                if !lent.iter().any(|known| Arc::ptr_eq(known, &self.source)) {
+                    lent.push(self.source.clone());
+                }
+                // SAFETY: from now on the map is never given up.
+                Some(unsafe { viewed(map, stored) })
+            }
+            Source::Embedded(..) | Source::Memory(_) => None,
+        }
+    }
+
+    /// Tells the system that it may take back what was read of the file; what is needed again is read again.
+    pub fn release(&self) {
+        match &*self.source {
+            Source::Sharded(shards, _) => shards.iter().for_each(Weights::release),
+            Source::Mapped(map, tensors) => tensors.values().for_each(|stored| forget(map, stored)),
+            Source::Embedded(..) | Source::Memory(_) => {}
         }
     }
 }
 
-/// `stored.span()` was checked against the file when it was indexed.
-fn copied(bytes: &[u8], stored: &Stored) -> Result<Tensor, TchError> {
+/// The tensor in the file's own memory where it can be used there, else a copy.
+///
+/// # Safety
+/// `bytes` must outlive the tensor. (`stored.span()` was checked against the file when it was indexed.)
+unsafe fn viewed(bytes: &[u8], stored: &Stored) -> Result<Tensor, TchError> {
     let span = stored.span().unwrap_or(0);
+    let bytes = &bytes[stored.start..stored.start + span];
+    if span > 0 && stored.is_aligned_at(bytes.as_ptr()) {
+        // SAFETY: the span lies within `bytes`, which the caller keeps; nobody writes into weights.
+        return unsafe {
+            Tensor::f_from_blob(bytes.as_ptr(), &stored.shape, &stored.strides, stored.kind, Device::Cpu)
+        };
+    }
     let elements = (span / stored.kind.elt_size_in_bytes()) as i64;
-    let flat = Tensor::f_from_data_size(&bytes[stored.start..stored.start + span], &[elements], stored.kind)?;
-    flat.f_as_strided(&stored.shape, &stored.strides, 0)?.f_contiguous()
+    let flat = Tensor::f_from_data_size(bytes, &[elements], stored.kind)?;
+    flat.f_as_strided(&stored.shape, &stored.strides, 0)
+}
+
+/// Takes a tensor's pages out of the process; they stay in the system's cache while there is room.
+fn forget(map: &memmap2::Mmap, stored: &Stored) {
+    #[cfg(unix)]
+    {
+        // SAFETY: a read-only map of a file reads the same again.
+        let done = unsafe {
+            map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, stored.start, stored.span().unwrap_or(0))
+        };
+        // Advice only: where it is not taken, nothing is lost.
+        _ = done;
+    }
+    #[cfg(not(unix))]
+    let _ = (map, stored);
 }
 
 fn index(bytes: &[u8]) -> Result<BTreeMap<String, Stored>, String> {
@@ -264,95 +374,4 @@ fn contiguous_strides(shape: &[i64]) -> Vec<i64> {
         strides[axis - 1] = strides[axis].saturating_mul(shape[axis].max(1));
     }
     strides
-}
-
-/// Hands out tensors by key, in one dtype on one device, and keeps account.
-pub struct Loader<'a> {
-    weights: &'a Weights,
-    /// Put before each key.
-    prefix: String,
-    device: Device,
-    kind: Kind,
-    taken: std::collections::BTreeSet<String>,
-    problems: Vec<String>,
-}
-
-impl<'a> Loader<'a> {
-    /// A loader of the keys that start with `prefix` (a dictionary inside the file, say `params_ema.`; or empty).
-    pub fn new(weights: &'a Weights, prefix: &str, device: Device, kind: Kind) -> Self {
-        Self { weights, prefix: prefix.to_owned(), device, kind, taken: Default::default(), problems: Vec::new() }
-    }
-
-    /// The tensor `key` of exactly this shape, converted and moved. A problem is noted for [`Loader::finish`] and
-    /// zeros stand in, so that one pass finds all of them.
-    pub fn take(&mut self, key: &str, shape: &[i64]) -> Result<Tensor, WeightsError> {
-        let tensor = self.found(key, shape)?;
-        Ok(tensor.f_to_device(self.device)?.f_to_kind(self.kind)?)
-    }
-
-    /// The same, changed in float32 before it is converted: where something is merged into it.
-    pub fn take_changed(
-        &mut self,
-        key: &str,
-        shape: &[i64],
-        change: impl FnOnce(&Tensor) -> Result<Tensor, TchError>,
-    ) -> Result<Tensor, WeightsError> {
-        let tensor = self.found(key, shape)?.f_to_device(self.device)?.f_to_kind(Kind::Float)?;
-        Ok(change(&tensor)?.f_to_kind(self.kind)?)
-    }
-
-    /// Whether there is a tensor `key`.
-    pub fn has(&self, key: &str) -> bool {
-        self.weights.shapes().contains_key(format!("{}{key}", self.prefix).as_str())
-    }
-
-    /// Leaves alone what starts with `key`: it is not wanted here, and not surplus either.
-    pub fn leave(&mut self, key: &str) {
-        let start = format!("{}{key}", self.prefix);
-        let names = self.weights.shapes().into_keys().filter(|name| name.starts_with(&start)).map(str::to_owned);
-        self.taken.extend(names);
-    }
-
-    /// Adds a problem to those that [`Loader::finish`] reports.
-    pub fn note(&mut self, problem: String) {
-        self.problems.push(problem);
-    }
-
-    fn found(&mut self, key: &str, shape: &[i64]) -> Result<Tensor, WeightsError> {
-        let name = format!("{}{key}", self.prefix);
-        let found = match self.weights.tensor(&name) {
-            None => {
-                self.problems.push(format!("{name} {shape:?} is missing"));
-                None
-            }
-            Some(tensor) => {
-                let tensor = tensor?;
-                self.taken.insert(name.clone());
-                if tensor.size() == shape {
-                    Some(tensor)
-                } else {
-                    self.problems.push(format!("{name} is {:?}, expected {shape:?}", tensor.size()));
-                    None
-                }
-            }
-        };
-        match found {
-            Some(tensor) => Ok(tensor),
-            None => Ok(Tensor::f_zeros(shape, (self.kind, self.device))?),
-        }
-    }
-
-    /// Succeeds when every asked-for tensor was there in its shape and none under the prefix is left over.
-    pub fn finish(&mut self, network: &'static str) -> Result<(), WeightsError> {
-        for name in self.weights.shapes().keys() {
-            if name.starts_with(&self.prefix) && !self.taken.contains(*name) {
-                self.problems.push(format!("{name} belongs to no layer"));
-            }
-        }
-        if self.problems.is_empty() {
-            return Ok(());
-        }
-        let problems = std::mem::take(&mut self.problems);
-        Err(WeightsError::Mismatch { file: self.weights.file.clone(), network, problems })
-    }
 }

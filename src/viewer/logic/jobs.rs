@@ -165,7 +165,12 @@ impl Viewer {
                 size: (step.width, step.height),
                 prompt: step.making.prompt,
                 seed: step.making.seed,
-                restorer: Restorer { backbone, device: self.state.settings.device, align },
+                restorer: Restorer {
+                    backbone,
+                    device: self.state.settings.device,
+                    memory: self.state.settings.memory,
+                    align,
+                },
             };
             // All but the first wait for the one before; which job that is shows when it starts.
             let after = (i > 0).then_some(JobId(0));
@@ -220,7 +225,12 @@ impl Viewer {
             size: (settings.process_size, settings.process_size),
             prompt,
             seed: settings.seed,
-            restorer: Restorer { backbone: settings.backbone.clone(), device: settings.device, align: settings.align },
+            restorer: Restorer {
+                backbone: settings.backbone.clone(),
+                device: settings.device,
+                memory: settings.memory,
+                align: settings.align,
+            },
         })
     }
 

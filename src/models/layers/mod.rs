@@ -1,6 +1,10 @@
 //! Layers that several networks share. Each takes its tensors from a [`Loader`] under the checkpoint's own keys.
 
+mod streaming;
+
 use tch::{Kind, TchError, Tensor};
+
+pub use streaming::Layers;
 
 use super::weights::{Loader, WeightsError};
 
@@ -43,6 +47,12 @@ impl Linear {
     pub fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
         x.f_linear(&self.weight, self.bias.as_ref())
     }
+
+    /// The same computed in another dtype; the wider weights are gone afterwards.
+    pub fn forward_as(&self, x: &Tensor, kind: Kind) -> Result<Tensor, TchError> {
+        let bias = self.bias.as_ref().map(|bias| bias.f_to_kind(kind)).transpose()?;
+        x.f_to_kind(kind)?.f_linear(&self.weight.f_to_kind(kind)?, bias.as_ref())
+    }
 }
 
 /// A 2D convolution with bias.
@@ -66,6 +76,13 @@ impl Conv2d {
         let weight = loader.take(&format!("{name}.weight"), &[outputs, inputs, kernel, kernel])?;
         let bias = loader.take(&format!("{name}.bias"), &[outputs])?;
         Ok(Self { weight, bias, stride, padding })
+    }
+
+    /// One of 3 x 3 that computes in float32, whatever the rest of its network computes in.
+    pub fn load_wide(loader: &mut Loader, name: &str, [inputs, outputs]: [i64; 2]) -> Result<Self, WeightsError> {
+        let weight = loader.take_as(Kind::Float, &format!("{name}.weight"), &[outputs, inputs, 3, 3])?;
+        let bias = loader.take_as(Kind::Float, &format!("{name}.bias"), &[outputs])?;
+        Ok(Self { weight, bias, stride: 1, padding: 1 })
     }
 
     /// `[B, in, H, W] -> [B, out, H', W']`.

@@ -1,0 +1,80 @@
+//! What libtorch knows of a CUDA device and its bindings do not tell: memory, capability, streams. `shim.cpp` calls
+//! libtorch's own interface for accelerators (`ATen/DeviceAccelerator.h`), which exists in builds without CUDA too.
+
+use tch::{Cuda, Device};
+
+/// Bytes on a device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// What any program may still take, and what this one keeps without using it.
+    pub free: u64,
+    /// Of the device.
+    pub total: u64,
+    /// Used by tensors now.
+    pub used: u64,
+    /// The most that was used by tensors since [`forget_peak`].
+    pub peak: u64,
+}
+
+unsafe extern "C" {
+    fn coz_accelerator_memory(device: i32, memory: *mut [u64; 4]) -> bool;
+    fn coz_accelerator_forget_peak(device: i32);
+    fn coz_accelerator_give_back();
+    fn coz_accelerator_compute_beside(device: i32) -> bool;
+}
+
+fn number(device: Device) -> Option<i32> {
+    match device {
+        Device::Cuda(number) => i32::try_from(number).ok(),
+        _ => None,
+    }
+}
+
+/// The device's memory; `None` for the processor and where the device does not tell.
+pub fn memory(device: Device) -> Option<Memory> {
+    let mut memory = [0; 4];
+    // SAFETY: four numbers are written, and nothing else is touched.
+    let told = unsafe { coz_accelerator_memory(number(device)?, &mut memory) };
+    let [free, total, used, peak] = memory;
+    told.then_some(Memory { free, total, used, peak })
+}
+
+/// Counts the peak from now on.
+pub fn forget_peak(device: Device) {
+    if let Some(number) = number(device) {
+        // SAFETY: only counters change.
+        unsafe { coz_accelerator_forget_peak(number) };
+    }
+}
+
+/// Gives back to the device what is kept for later tensors.
+pub fn give_back() {
+    // SAFETY: only memory that no tensor uses is given back.
+    unsafe { coz_accelerator_give_back() };
+}
+
+/// What this thread computes on the device from now on does not wait for what other threads compute there, nor they for
+/// it; [`wait`] does.
+pub(super) fn compute_beside(device: Device) {
+    if let Some(number) = number(device) {
+        // SAFETY: sets this thread's current stream. Where that fails all is done in one row, as usual.
+        unsafe { coz_accelerator_compute_beside(number) };
+    }
+}
+
+/// Waits until the device has done all it was given.
+pub fn wait(device: Device) {
+    if let Device::Cuda(number) = device {
+        Cuda::synchronize(number as i64);
+    }
+}
+
+/// Whether the processor multiplies in bfloat16; without that it is slower than float32.
+pub fn processor_has_bf16() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return std::arch::is_x86_feature_detected!("avx512bf16");
+    #[cfg(target_arch = "aarch64")]
+    return std::arch::is_aarch64_feature_detected!("bf16");
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    return false;
+}

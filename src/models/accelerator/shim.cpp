@@ -1,0 +1,57 @@
+// libtorch's interface for accelerators, as plain functions. No CUDA header is needed, so this also builds with a
+// libtorch without CUDA; there, and wherever libtorch throws, the functions answer that they could not.
+
+#include <ATen/DeviceAccelerator.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
+
+#include <cstdint>
+
+namespace {
+// The statistics' sum over small and large allocations.
+constexpr size_t ALL = static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE);
+
+template <typename F>
+bool succeeds(F&& call) {
+  try {
+    call();
+    return true;
+  } catch (...) {
+    return false;
+  }
+}
+} // namespace
+
+extern "C" {
+
+// Free, total, used by tensors, and the peak of that, in bytes.
+bool coz_accelerator_memory(int32_t device, uint64_t memory[4]) {
+  return succeeds([&] {
+    const auto [free, total] = at::accelerator::getMemoryInfo(device);
+    const auto stats = at::accelerator::getDeviceStats(device);
+    const auto used = stats.allocated_bytes[ALL];
+    memory[0] = free + (stats.reserved_bytes[ALL].current - used.current);
+    memory[1] = total;
+    memory[2] = used.current;
+    memory[3] = used.peak;
+  });
+}
+
+void coz_accelerator_forget_peak(int32_t device) {
+  succeeds([&] { at::accelerator::resetPeakStats(device); });
+}
+
+void coz_accelerator_give_back() {
+  succeeds([] { at::accelerator::emptyCache(); });
+}
+
+// Gives the calling thread a stream of its own on the device.
+bool coz_accelerator_compute_beside(int32_t device) {
+  return succeeds([&] {
+    const auto type = at::accelerator::getAccelerator(true).value();
+    const c10::impl::VirtualGuardImpl guard(type);
+    const c10::Device place(type, static_cast<c10::DeviceIndex>(device));
+    at::accelerator::setCurrentStream(guard.getStreamFromGlobalPool(place, false));
+  });
+}
+
+}

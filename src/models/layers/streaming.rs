@@ -1,0 +1,85 @@
+//! A network's equal layers: kept in memory, or read one at a time while the one before computes.
+
+use std::sync::{Mutex, PoisonError};
+
+use tch::{Device, TchError};
+
+use crate::models::accelerator;
+use crate::models::weights::{Loader, Reading, WeightsError};
+
+type Read<L> = dyn Fn(&mut Loader, i64) -> Result<L, WeightsError> + Send;
+
+/// The layers of one network.
+pub enum Layers<L> {
+    /// All in memory.
+    Kept(Vec<L>),
+    /// Read when it is their turn.
+    Streamed {
+        /// How many there are.
+        count: i64,
+        /// Reads one of them from a loader.
+        read: Mutex<Box<Read<L>>>,
+        /// Where they are read from.
+        loader: Mutex<Loader>,
+        /// Where they are read to.
+        device: Device,
+    },
+}
+
+impl<L: Send> Layers<L> {
+    /// Reads `count` layers, each by `read`; where the loader streams, they are only checked now.
+    pub fn load(
+        loader: &mut Loader,
+        count: i64,
+        read: impl Fn(&mut Loader, i64) -> Result<L, WeightsError> + Send + 'static,
+    ) -> Result<Self, WeightsError> {
+        if loader.how() != Reading::Streamed {
+            return Ok(Self::Kept((0..count).map(|i| read(loader, i)).collect::<Result<_, _>>()?));
+        }
+        let before = loader.switch(Reading::Checked);
+        let checked = (0..count).try_for_each(|i| read(loader, i).map(drop));
+        loader.switch(before);
+        checked?;
+        let own = loader.again();
+        Ok(Self::Streamed { count, device: own.device(), loader: Mutex::new(own), read: Mutex::new(Box::new(read)) })
+    }
+
+    /// Visits the layers in their order. At most two are in memory where they are streamed: the visited one and the next.
+    pub fn each<E: From<TchError> + From<WeightsError>>(
+        &self,
+        mut visit: impl FnMut(i64, &L) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let (count, read, loader, device) = match self {
+            Self::Kept(layers) => {
+                return layers.iter().enumerate().try_for_each(|(i, layer)| visit(i as i64, layer));
+            }
+            Self::Streamed { count, read, loader, device } => (*count, read, loader, *device),
+        };
+        std::thread::scope(|scope| {
+            // Without room in it: who sends waits until the one before was dropped.
+            let (sender, receiver) = crossbeam_channel::bounded(0);
+            scope.spawn(move || {
+                let _no_grad = tch::no_grad_guard();
+                accelerator::compute_beside(device);
+                let read = read.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut loader = loader.lock().unwrap_or_else(PoisonError::into_inner).again();
+                for i in 0..count {
+                    let layer = read(&mut loader, i);
+                    // What was copied beside the computation is whole when it is handed over.
+                    accelerator::wait(device);
+                    // Nobody waits for it any more: the visit before has failed.
+                    if sender.send(layer).is_err() {
+                        return;
+                    }
+                }
+            });
+            for (i, layer) in receiver.iter().enumerate() {
+                let layer = layer?;
+                visit(i as i64, &layer)?;
+                // Its memory may be taken by the next but one, which knows nothing of what still computes here.
+                accelerator::wait(device);
+            }
+            Ok(())
+        })
+    }
+}

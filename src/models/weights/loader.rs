@@ -1,0 +1,164 @@
+//! What a network takes its tensors from: by checkpoint key and shape, in one dtype on one device.
+
+use std::collections::BTreeSet;
+
+use tch::{Device, Kind, TchError, Tensor};
+
+use super::{Weights, WeightsError};
+
+/// How tensors come into memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reading {
+    /// Into memory of their own.
+    #[default]
+    Copied,
+    /// In the file's own memory where dtype and device are the same: nothing is read before it is computed with.
+    Lent,
+    /// Into memory of their own, the layers of a network ([`Layers`](crate::models::layers::Layers)) not before each
+    /// is used.
+    Streamed,
+    /// Not at all: names and shapes are compared, and stand-ins without memory are handed out.
+    Checked,
+}
+
+/// Hands out tensors by key and keeps account.
+pub struct Loader {
+    weights: Weights,
+    /// Put before each key.
+    prefix: String,
+    device: Device,
+    kind: Kind,
+    reading: Reading,
+    asked: Vec<(String, Vec<i64>)>,
+    /// Not wanted, and not surplus either.
+    left: BTreeSet<String>,
+    problems: Vec<String>,
+}
+
+impl Loader {
+    /// A loader of the keys that start with `prefix` (a dictionary inside the file, say `params_ema.`; or empty).
+    pub fn new(weights: &Weights, prefix: &str, device: Device, kind: Kind) -> Self {
+        Self {
+            weights: weights.clone(),
+            prefix: prefix.to_owned(),
+            device,
+            kind,
+            reading: Reading::default(),
+            asked: Vec::new(),
+            left: BTreeSet::new(),
+            problems: Vec::new(),
+        }
+    }
+
+    /// The same loader, reading in another way.
+    pub fn reading(self, reading: Reading) -> Self {
+        Self { reading, ..self }
+    }
+
+    /// How it reads.
+    pub(in crate::models) fn how(&self) -> Reading {
+        self.reading
+    }
+
+    /// Reads in another way from now on; returns how it did before.
+    pub(in crate::models) fn switch(&mut self, reading: Reading) -> Reading {
+        std::mem::replace(&mut self.reading, reading)
+    }
+
+    /// A loader of the same tensors that has handed out none yet.
+    pub(in crate::models) fn again(&self) -> Self {
+        Self::new(&self.weights, &self.prefix, self.device, self.kind).reading(self.reading)
+    }
+
+    /// Where tensors go.
+    pub(in crate::models) fn device(&self) -> Device {
+        self.device
+    }
+
+    /// The tensor `key` of exactly this shape, converted and moved. A problem is noted for [`Loader::finish`] and
+    /// a stand-in of zeros is returned, so that one pass finds all of them.
+    pub fn take(&mut self, key: &str, shape: &[i64]) -> Result<Tensor, WeightsError> {
+        self.take_as(self.kind, key, shape)
+    }
+
+    /// The same in a dtype of its own.
+    pub fn take_as(&mut self, kind: Kind, key: &str, shape: &[i64]) -> Result<Tensor, WeightsError> {
+        let name = format!("{}{key}", self.prefix);
+        let fits = match self.weights.shape(&name) {
+            None => {
+                self.problems.push(format!("{name} {shape:?} is missing"));
+                false
+            }
+            Some(found) if found != shape => {
+                self.problems.push(format!("{name} is {found:?}, expected {shape:?}"));
+                false
+            }
+            Some(_) => true,
+        };
+        let tensor = match self.reading {
+            Reading::Checked => None,
+            _ if !fits => None,
+            Reading::Lent if self.device == Device::Cpu => {
+                self.weights.lent(&name, kind).or_else(|| self.weights.loaded(&name, kind, self.device))
+            }
+            _ => self.weights.loaded(&name, kind, self.device),
+        };
+        self.asked.push((name, shape.to_vec()));
+        match tensor {
+            Some(tensor) => Ok(tensor?),
+            // One number, repeated: it takes no memory.
+            None => Ok(Tensor::f_zeros([1], (kind, Device::Cpu))?.f_expand(shape, false)?),
+        }
+    }
+
+    /// The same as [`Loader::take`], changed in float32 before it is converted: where something is merged into it.
+    pub fn take_changed(
+        &mut self,
+        key: &str,
+        shape: &[i64],
+        change: impl FnOnce(&Tensor) -> Result<Tensor, TchError>,
+    ) -> Result<Tensor, WeightsError> {
+        let tensor = self.take_as(Kind::Float, key, shape)?;
+        match self.reading {
+            Reading::Checked => Ok(tensor),
+            _ => Ok(change(&tensor)?.f_to_kind(self.kind)?),
+        }
+    }
+
+    /// Whether there is a tensor `key`.
+    pub fn has(&self, key: &str) -> bool {
+        self.weights.shape(&format!("{}{key}", self.prefix)).is_some()
+    }
+
+    /// Leaves alone what starts with `key`: it is not wanted here, and not surplus either.
+    pub fn leave(&mut self, key: &str) {
+        let start = format!("{}{key}", self.prefix);
+        let names = self.weights.shapes().into_keys().filter(|name| name.starts_with(&start)).map(str::to_owned);
+        self.left.extend(names);
+    }
+
+    /// Adds a problem to those that [`Loader::finish`] reports.
+    pub fn note(&mut self, problem: String) {
+        self.problems.push(problem);
+    }
+
+    /// The names and shapes that were asked for, in that order.
+    pub fn asked(&self) -> &[(String, Vec<i64>)] {
+        &self.asked
+    }
+
+    /// Succeeds when every asked-for tensor was there in its shape and none under the prefix is left over.
+    pub fn finish(&mut self, network: &'static str) -> Result<(), WeightsError> {
+        let asked: BTreeSet<&str> = self.asked.iter().map(|(name, _)| name.as_str()).collect();
+        for name in self.weights.shapes().into_keys() {
+            if name.starts_with(&self.prefix) && !asked.contains(name) && !self.left.contains(name) {
+                self.problems.push(format!("{name} belongs to no layer"));
+            }
+        }
+        if self.problems.is_empty() {
+            return Ok(());
+        }
+        let problems = std::mem::take(&mut self.problems);
+        Err(WeightsError::Mismatch { file: self.weights.file.clone(), network, problems })
+    }
+}

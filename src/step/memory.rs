@@ -1,0 +1,179 @@
+//! How much of a model is in memory at once, and the parts that come and go by that plan.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use tch::Device;
+
+use super::StepError;
+use crate::models::{Reading, Weights, accelerator};
+
+/// What a step needs beside the weights, with room to spare: activations at 512 x 512.
+const ACTIVATIONS: u64 = 1_500_000_000;
+/// The largest piece of a text encoder that is read at once, the embedding of its tokens among them.
+const TEXT_PIECES: u64 = 800_000_000;
+
+/// Which of a model's weights stay in memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MemoryPlan {
+    /// One of the others, by the free memory.
+    #[default]
+    Auto,
+    /// All of them.
+    Resident,
+    /// Those that see the picture. Text encoders are read layer by layer for each new prompt, and dropped.
+    Staged,
+    /// None: every layer is read when it is its turn, while the one before computes.
+    Streamed,
+}
+
+impl MemoryPlan {
+    /// All, as people write and read them.
+    pub const ALL: [(Self, &str); 4] =
+        [(Self::Auto, "auto"), (Self::Resident, "resident"), (Self::Staged, "staged"), (Self::Streamed, "streamed")];
+
+    /// The plan that needs less.
+    pub fn smaller(self) -> Option<Self> {
+        match self {
+            Self::Auto | Self::Resident => Some(Self::Staged),
+            Self::Staged => Some(Self::Streamed),
+            Self::Streamed => None,
+        }
+    }
+
+    /// The plan for weights of so many bytes (those for text, and those for the picture) in so much free memory.
+    /// `shared`: other programs live in that memory too, so it is not filled up.
+    pub(super) fn fitting(text: u64, picture: u64, free: u64, shared: bool) -> Self {
+        let (all, most) = if shared { (free / 10 * 6, free / 10 * 8) } else { (free / 10 * 9, free / 10 * 9) };
+        if text + picture + ACTIVATIONS <= all {
+            Self::Resident
+        } else if picture + TEXT_PIECES + ACTIVATIONS <= most {
+            Self::Staged
+        } else {
+            Self::Streamed
+        }
+    }
+}
+
+impl fmt::Display for MemoryPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = Self::ALL.iter().find(|(plan, _)| plan == self).map_or("", |(_, name)| name);
+        f.write_str(name)
+    }
+}
+
+impl FromStr for MemoryPlan {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let known = Self::ALL.iter().find(|(_, name)| *name == text);
+        known
+            .map(|(plan, _)| *plan)
+            .ok_or_else(|| format!("expected auto, resident, staged or streamed, found {text:?}"))
+    }
+}
+
+/// Bytes that this program may still take on a device.
+pub fn free_memory(device: Device) -> Option<u64> {
+    match device {
+        Device::Cpu => {
+            let mut system = sysinfo::System::new().ok()?;
+            system.refresh_memory();
+            // A container's limit is lower than what the machine has.
+            let limit = system.cgroup_limits().map_or(u64::MAX, |limits| limits.free_memory);
+            Some(system.available_memory().min(limit))
+        }
+        _ => accelerator::memory(device).map(|memory| memory.free),
+    }
+}
+
+type Open<N> = dyn Fn(Reading) -> Result<N, StepError>;
+
+/// One network of a model, in memory while the plan says so.
+pub(super) struct Part<N> {
+    open: Box<Open<N>>,
+    /// All that is read for it.
+    weights: Vec<Weights>,
+    network: Option<N>,
+    reading: Reading,
+    keep: bool,
+}
+
+impl<N> Part<N> {
+    /// Compares all names and shapes and reads nothing yet.
+    pub fn new(
+        weights: Vec<Weights>,
+        open: impl Fn(Reading) -> Result<N, StepError> + 'static,
+    ) -> Result<Self, StepError> {
+        open(Reading::Checked)?;
+        Ok(Self { open: Box::new(open), weights, network: None, reading: Reading::Lent, keep: true })
+    }
+
+    /// Whole and for good, or layer by layer for each use.
+    pub fn plan(&mut self, keep: bool) {
+        self.keep = keep;
+        self.reading = if keep { Reading::Lent } else { Reading::Streamed };
+    }
+
+    /// Whether it stays, and is not there yet.
+    pub fn is_to_be_read(&self) -> bool {
+        self.keep && self.network.is_none()
+    }
+
+    /// Bytes of its weights at so many a number.
+    pub fn bytes(&self, size: usize) -> u64 {
+        self.weights.iter().map(|weights| weights.bytes(size)).sum()
+    }
+
+    /// The network, read now where it is not there.
+    pub fn read(&mut self) -> Result<&N, StepError> {
+        match &mut self.network {
+            Some(network) => Ok(network),
+            empty => Ok(empty.insert((self.open)(self.reading)?)),
+        }
+    }
+
+    /// It is not needed for now: it goes, unless it is to stay.
+    pub fn done(&mut self) {
+        if !self.keep {
+            self.leave();
+        }
+    }
+
+    fn leave(&mut self) {
+        self.network = None;
+        self.weights.iter().for_each(Weights::release);
+    }
+}
+
+impl<N> Drop for Part<N> {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_plan_follows_the_free_memory() {
+        let gb = 1_000_000_000;
+        let plan = |free: u64, shared| MemoryPlan::fitting(11 * gb, 4 * gb, free * gb, shared);
+        assert_eq!(
+            [80, 12, 5].map(|free| plan(free, false)),
+            [MemoryPlan::Resident, MemoryPlan::Staged, MemoryPlan::Streamed]
+        );
+        assert_eq!(
+            [30, 20, 7].map(|free| plan(free, true)),
+            [MemoryPlan::Resident, MemoryPlan::Staged, MemoryPlan::Streamed]
+        );
+    }
+
+    #[test]
+    fn there_is_free_memory_to_tell_of() {
+        assert!(free_memory(Device::Cpu).is_some_and(|free| free > 1_000_000));
+    }
+}
