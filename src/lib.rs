@@ -3,7 +3,7 @@
 //! The modules in the order of the data: [`image`] (pixels) -> [`region`] (where) -> [`prompt`] (words) -> [`step`]
 //! (one enlargement) -> [`history`] (the tree of scale states) -> [`export`] (files). [`models`] holds the networks and
 //! knows none of them. [`engine`] is the thread that owns models and runs steps; [`canvas`] draws a history with wgpu;
-//! [`hub`] finds models on the disk; [`viewer`] and [`cli`] are the two faces of the program. [`train`] made the built-in weights.
+//! [`hub`] finds models on the disk; [`viewer`] and [`cli`] are the two faces of the program. [`train`] made the built-in weights, [`random`] makes models to measure with.
 //!
 //! Each module uses only those before it; `cargo xtask check` sees to that.
 
@@ -19,6 +19,7 @@ pub mod image;
 pub mod models;
 pub mod problem;
 pub mod prompt;
+pub mod random;
 pub mod region;
 pub mod session;
 pub mod settings;

@@ -1,8 +1,10 @@
 //! The command line: the viewer's door, and headless commands on the same engine.
 
+mod bench;
 mod chain;
 mod doctor;
 mod export;
+mod random;
 mod replay;
 mod sd3;
 mod train;
@@ -51,6 +53,10 @@ enum Command {
     Replay(replay::Arguments),
     /// Print what a bug report needs: versions, devices, folders, models
     Doctor,
+    /// Measure Chain-of-Zoom's own model: time of each part, peak memory
+    Bench(bench::Arguments),
+    /// Write random models in the layouts of the published ones, to measure and try with
+    RandomModels(random::Arguments),
     /// Train the built-in super-resolution model again
     Train(train::TrainArguments),
     /// Measure a model against bicubic on pictures: x4, luma PSNR
@@ -66,6 +72,8 @@ pub fn main() -> ExitCode {
         Some(Command::Export(export)) => export::run(&export),
         Some(Command::Replay(replay)) => replay::run(&replay),
         Some(Command::Doctor) => doctor::run(),
+        Some(Command::Bench(bench)) => bench::run(&bench),
+        Some(Command::RandomModels(random)) => random::run(&random),
         Some(Command::Train(train)) => train::train(&train),
         Some(Command::Measure(measure)) => train::measure(&measure),
     };

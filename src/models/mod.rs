@@ -1,6 +1,7 @@
 //! Networks only: tensors in, tensors out. Uses no other module of the project.
 
 pub mod accelerator;
+pub mod heap;
 pub mod layers;
 pub mod rrdb;
 pub mod sd3;

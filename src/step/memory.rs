@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use tch::Device;
 
-use super::StepError;
+use super::{DeviceChoice, StepError};
 use crate::models::{Reading, Weights, accelerator};
 
 /// What a step needs beside the weights, with room to spare: activations at 512 x 512.
@@ -87,6 +87,23 @@ pub fn free_memory(device: Device) -> Option<u64> {
         }
         _ => accelerator::memory(device).map(|memory| memory.free),
     }
+}
+
+/// Bytes of memory this program occupies, mapped files that were read included.
+pub fn memory_of_process() -> Option<u64> {
+    memory_stats::memory_stats().map(|stats| stats.physical_mem as u64)
+}
+
+/// The most it has occupied so far; `None` where the system does not tell.
+pub fn peak_memory_of_process() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kibibytes| kibibytes * 1024)
+}
+
+/// The most that tensors have occupied on the CUDA device that sees the picture.
+pub fn peak_memory_of(device: DeviceChoice) -> Option<u64> {
+    accelerator::memory(device.resolve().ok()?.picture).map(|memory| memory.peak)
 }
 
 type Open<N> = dyn Fn(Reading) -> Result<N, StepError>;

@@ -13,8 +13,9 @@ use serde::{Deserialize, Serialize};
 use tch::TchError;
 
 pub use crate::models::accelerator::give_back;
+pub use crate::models::heap::use_large_pages;
 pub use device::{DeviceChoice, cpu_threads, cuda_devices, libtorch_version};
-pub use memory::MemoryPlan;
+pub use memory::{MemoryPlan, memory_of_process, peak_memory_of, peak_memory_of_process};
 pub use network::Network;
 pub use osediff::{Osediff, Precision, Sd3Files};
 pub use progress::{Progress, Stage};
@@ -247,6 +248,14 @@ impl Backbone {
         }
     }
 
+    /// In which numbers it computes, where there is a choice.
+    pub fn precision(&self) -> Option<Precision> {
+        match self {
+            Backbone::Sd3(files) => Some(files.precision),
+            _ => None,
+        }
+    }
+
     /// Loads it. Slow: on the engine's thread only.
     pub fn load(&self, device: DeviceChoice, memory: MemoryPlan) -> Result<Box<dyn SuperResolver>, StepError> {
         Ok(match self {
@@ -257,4 +266,9 @@ impl Backbone {
             Backbone::Sd3(files) => Box::new(Osediff::open(files, device.resolve()?, memory)?),
         })
     }
+}
+
+/// While this lives, this thread computes without keeping what training would need.
+pub fn without_gradients() -> impl Drop {
+    tch::no_grad_guard()
 }

@@ -63,7 +63,7 @@ fn the_transformer_makes_the_same_velocity() {
     let cases = cases();
     for name in ["transformer", "transformer_35"] {
         let weights = weights(name);
-        let model = Mmdit::load(loader(&weights), &config(name), AdaLoras::default()).unwrap();
+        let model = Mmdit::load(&mut loader(&weights), &config(name), AdaLoras::default()).unwrap();
         let case = |part: &str| &cases[&format!("{name}.{part}")];
         let ours = velocity(&model, case("latent"), case("prompt"), case("pooled")).unwrap();
         same(name, &ours, case("velocity"));
@@ -76,7 +76,7 @@ fn the_transformer_makes_the_same_velocity() {
         assert!(stopped.is_err_and(|error| error.to_string().contains("stop")), "it stops between blocks");
     }
     let (weights, list) = (weights("transformer"), Weights::open(&fixture("sd3/model_20001.pkl")).unwrap());
-    let merged = Mmdit::load(loader(&weights), &config("transformer"), AdaLoras::read(&list).unwrap()).unwrap();
+    let merged = Mmdit::load(&mut loader(&weights), &config("transformer"), AdaLoras::read(&list).unwrap()).unwrap();
     let case = |part: &str| &cases[&format!("transformer.{part}")];
     let ours = velocity(&merged, case("latent"), case("prompt"), case("pooled")).unwrap();
     same("with the LoRA", &ours, case("velocity_lora"));
@@ -89,7 +89,7 @@ fn the_vae_encodes_and_decodes_the_same() {
     let weights = weights("vae");
     let config: vae::Config = config("vae");
     assert_eq!((config.scaling_factor, config.shift_factor), (1.5305, Some(0.0609)));
-    let plain = Vae::load(loader(&weights), None, &config).unwrap();
+    let plain = Vae::load(&mut loader(&weights), None, &config).unwrap();
     let case = |part: &str| &cases[&format!("vae.{part}")];
     let (mean, log_variance) = plain.encoder.forward(case("picture")).unwrap();
     same("mean", &mean, case("mean"));
@@ -97,7 +97,7 @@ fn the_vae_encodes_and_decodes_the_same() {
     same("decoded", &plain.decoder.forward(case("latent")).unwrap(), case("decoded"));
 
     let own = merged_encoder(&Weights::open(&fixture("sd3/vae_encoder_20001.pt")).unwrap()).unwrap();
-    let tuned = Vae::load(loader(&weights), Some(loader(&own)), &config).unwrap();
+    let tuned = Vae::load(&mut loader(&weights), Some(&mut loader(&own)), &config).unwrap();
     let (mean, log_variance) = tuned.encoder.forward(case("picture")).unwrap();
     same("mean with the LoRA", &mean, case("mean_lora"));
     same("log variance with the LoRA", &log_variance, case("logvar_lora"));
@@ -109,14 +109,14 @@ fn the_text_encoders_say_the_same() {
     let cases = cases();
     for name in ["text_encoder", "text_encoder_2"] {
         let weights = weights(name);
-        let model = ClipText::load(loader(&weights), &config::<clip::Config>(name)).unwrap();
+        let model = ClipText::load(&mut loader(&weights), &config::<clip::Config>(name)).unwrap();
         let case = |part: &str| &cases[&format!("{name}.{part}")];
         let said = model.forward(case("ids")).unwrap();
         same(name, &said.penultimate, case("penultimate"));
         same(name, &said.pooled, case("pooled"));
     }
     let weights = weights("text_encoder_3");
-    let model = T5Encoder::load(loader(&weights), &config::<t5::Config>("text_encoder_3")).unwrap();
+    let model = T5Encoder::load(&mut loader(&weights), &config::<t5::Config>("text_encoder_3")).unwrap();
     same(
         "T5",
         &model.forward::<WeightsError>(&cases["text_encoder_3.ids"], &mut |_| Ok(())).unwrap(),
@@ -248,7 +248,7 @@ fn shards_are_one_file() {
     let index = |map: &BTreeMap<String, &str>| serde_json::json!({ "metadata": {}, "weight_map": map }).to_string();
     std::fs::write(folder.path("a.safetensors.index.json"), index(&map)).unwrap();
     let sharded = Weights::open_folder(folder.root(), "a").unwrap();
-    let vae = Vae::load(loader(&sharded), None, &config("vae")).unwrap();
+    let vae = Vae::load(&mut loader(&sharded), None, &config("vae")).unwrap();
     let cases = cases();
     same("decoded from shards", &vae.decoder.forward(&cases["vae.latent"]).unwrap(), &cases["vae.decoded"]);
     map.insert("x".into(), "../../etc/passwd");
@@ -266,7 +266,7 @@ fn what_does_not_fit_is_told_all_at_once() {
     let config: mmdit::Config = config("transformer");
     // Another depth, another width of the prompt: missing, surplus and misshapen keys together.
     let other = mmdit::Config { num_layers: 4, joint_attention_dim: 61, ..config.clone() };
-    let told = problems(Mmdit::load(loader(&weights), &other, AdaLoras::default()).err().unwrap());
+    let told = problems(Mmdit::load(&mut loader(&weights), &other, AdaLoras::default()).err().unwrap());
     for part in [
         "transformer_blocks.3.attn.to_q.weight [48, 48] is missing",
         "context_embedder.weight is [48, 60], expected [48, 61]",
@@ -274,7 +274,7 @@ fn what_does_not_fit_is_told_all_at_once() {
         assert!(told.contains(part), "{part} in {told}");
     }
     let told = mmdit::Config { qk_norm: Some("layer_norm".into()), ..config.clone() };
-    let told = problems(Mmdit::load(loader(&weights), &told, AdaLoras::default()).err().unwrap());
+    let told = problems(Mmdit::load(&mut loader(&weights), &told, AdaLoras::default()).err().unwrap());
     assert!(told.contains("qk_norm is \"layer_norm\""), "{told}");
 
     // A LoRA of another model: too few pairs, and of the wrong shape.
@@ -287,7 +287,7 @@ fn what_does_not_fit_is_told_all_at_once() {
         AdaLoras::read(&Weights::open(&file).unwrap())
     };
     let wrong = list(vec![zeros([288, 4]), zeros([4, 48]), zeros([288, 4]), zeros([5, 48])]).unwrap();
-    let told = problems(Mmdit::load(loader(&weights), &config, wrong).err().unwrap());
+    let told = problems(Mmdit::load(&mut loader(&weights), &config, wrong).err().unwrap());
     assert!(told.contains("pair 1 is [288, 4] and [5, 48]") && told.contains("2 pairs for 5 layers"), "{told}");
     assert!(problems(list(vec![zeros([1, 1])]).err().unwrap()).contains("no pairs"));
 }

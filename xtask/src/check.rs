@@ -23,6 +23,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("settings", &["image", "step", "film"]),
     ("hub", &["step", "problem", "settings"]),
     ("train", &["image", "models"]),
+    ("random", &["models"]),
     (
         "viewer",
         &[
@@ -34,7 +35,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "cli",
         &[
             "image", "digest", "region", "step", "problem", "history", "export", "session", "film", "engine",
-            "settings", "hub", "train", "viewer",
+            "settings", "hub", "train", "random", "viewer",
         ],
     ),
     // The program and the library's own page.
@@ -44,12 +45,12 @@ const MAY_USE: &[(&str, &[&str])] = &[
 
 /// Crates that only some places may name.
 const ONLY_IN: &[(&str, &[&str])] = &[
-    ("tch", &["models", "step", "train", "engine/worker.rs", "image/tensor.rs"]),
+    ("tch", &["models", "step", "train", "random", "engine/worker.rs", "image/tensor.rs"]),
     ("egui", &["viewer"]),
     ("eframe", &["viewer"]),
     ("wgpu", &["canvas", "film/studio.rs", "viewer", "cli/doctor.rs"]),
     ("openh264", &["film"]),
-    ("zip", &["session", "models"]),
+    ("zip", &["session", "models", "random"]),
     ("rfd", &["viewer"]),
     ("clap", &["cli"]),
 ];

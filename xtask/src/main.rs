@@ -19,6 +19,8 @@ cargo xtask check         formatting, lints, import directions, documentation
 cargo xtask setup         libtorch and system packages, once per machine
 cargo xtask bench         measure resizing, canvas and one step
 cargo xtask measure       measure the viewer on a virtual screen: start, memory, rest, films
+cargo xtask make-random-models DIR [--full|--tiny]
+                          models of the published layouts without their weights, to measure and try with
 cargo xtask show PHOTO    make the README's pictures and a film from a photo";
 
 fn main() -> ExitCode {
@@ -28,6 +30,9 @@ fn main() -> ExitCode {
         "setup" => set_up(packages::WINDOW),
         "run" => set_up(packages::WINDOW).and_then(|()| cargo(&["run", "--release", "--bin", "coz", "--"], rest)),
         "bench" => set_up(packages::BUILD).and_then(|()| cargo(&["bench"], rest)),
+        "make-random-models" => set_up(packages::BUILD)
+            .and_then(|()| release())
+            .and_then(|()| cargo(&["run", "--quiet", "--release", "--bin", "coz", "--", "random-models"], rest)),
         "measure" => set_up(packages::TEST).and_then(|()| release()).and_then(|()| measure::all(&root())),
         "show" if rest.len() == 1 => {
             set_up(packages::TEST).and_then(|()| release()).and_then(|()| show::all(&root(), Path::new(&rest[0])))

@@ -12,13 +12,12 @@ pub struct Memory {
     pub total: u64,
     /// Used by tensors now.
     pub used: u64,
-    /// The most that was used by tensors since [`forget_peak`].
+    /// The most that was used by tensors so far.
     pub peak: u64,
 }
 
 unsafe extern "C" {
     fn coz_accelerator_memory(device: i32, memory: *mut [u64; 4]) -> bool;
-    fn coz_accelerator_forget_peak(device: i32);
     fn coz_accelerator_give_back();
     fn coz_accelerator_compute_beside(device: i32) -> bool;
 }
@@ -37,14 +36,6 @@ pub fn memory(device: Device) -> Option<Memory> {
     let told = unsafe { coz_accelerator_memory(number(device)?, &mut memory) };
     let [free, total, used, peak] = memory;
     told.then_some(Memory { free, total, used, peak })
-}
-
-/// Counts the peak from now on.
-pub fn forget_peak(device: Device) {
-    if let Some(number) = number(device) {
-        // SAFETY: only counters change.
-        unsafe { coz_accelerator_forget_peak(number) };
-    }
 }
 
 /// Gives back to the device what is kept for later tensors.

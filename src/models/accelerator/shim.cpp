@@ -36,10 +36,6 @@ bool coz_accelerator_memory(int32_t device, uint64_t memory[4]) {
   });
 }
 
-void coz_accelerator_forget_peak(int32_t device) {
-  succeeds([&] { at::accelerator::resetPeakStats(device); });
-}
-
 void coz_accelerator_give_back() {
   succeeds([] { at::accelerator::emptyCache(); });
 }

@@ -63,8 +63,11 @@ impl<L: Send> Layers<L> {
                 accelerator::compute_beside(device);
                 let read = read.lock().unwrap_or_else(PoisonError::into_inner);
                 let mut loader = loader.lock().unwrap_or_else(PoisonError::into_inner).again();
+                // Of the layer before; the one before that is gone when its successor was taken.
+                let mut last = Vec::new();
                 for i in 0..count {
                     let layer = read(&mut loader, i);
+                    last = loader.reuse(last);
                     // What was copied beside the computation is whole when it is handed over.
                     accelerator::wait(device);
                     // Nobody waits for it any more: the visit before has failed.

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use tch::{Kind, TchError, Tensor};
 
 use crate::models::layers::Linear;
-use crate::models::weights::{Loader, Weights, WeightsError};
+use crate::models::weights::{Loader, Reading, Weights, WeightsError};
 
 /// Of the encoder's adapter; the reference leaves PEFT's default.
 const ENCODER_ALPHA: f64 = 8.0;
@@ -63,6 +63,9 @@ impl AdaLoras {
             loader.note(format!(
                 "{file}: pair {number} is {up_size:?} and {down_size:?}; {name} needs [{outputs}, r] and [r, {inputs}]"
             ));
+            return Linear::load(loader, name, inputs, outputs);
+        }
+        if loader.how() == Reading::Checked {
             return Linear::load(loader, name, inputs, outputs);
         }
         Linear::load_with_lora(loader, name, inputs, outputs, (&up, &down))

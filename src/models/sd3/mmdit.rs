@@ -268,11 +268,11 @@ impl Mmdit {
     ///
     /// # Errors
     /// Every missing, surplus or misshapen key, and LoRAs that do not fit, all at once.
-    pub fn load(mut loader: Loader, config: &Config, loras: AdaLoras) -> Result<Self, WeightsError> {
+    pub fn load(loader: &mut Loader, config: &Config, loras: AdaLoras) -> Result<Self, WeightsError> {
         if let Some(problem) = config.unknown() {
             loader.note(problem);
         }
-        let (width, patch, loader) = (config.width(), config.patch_size, &mut loader);
+        let (width, patch) = (config.width(), config.patch_size);
         let patches = Conv2d::load(loader, "pos_embed.proj", [config.in_channels, width], patch, patch, 0)?;
         let positions = loader.take("pos_embed.pos_embed", &[1, config.pos_embed_max_size.pow(2), width])?;
         let pair = |loader: &mut Loader, name: &str, inputs: i64| -> Result<[Linear; 2], WeightsError> {

@@ -3,6 +3,7 @@
 use serde::Deserialize;
 use tch::{Kind, TchError, Tensor};
 
+use crate::models::heap;
 use crate::models::layers::{Conv2d, GroupNorm, Linear, attention};
 use crate::models::weights::{Loader, WeightsError};
 
@@ -197,6 +198,7 @@ impl Encoder {
 
     /// `[B, 3, H, W] -> [B, C, H / 8, W / 8]` twice: mean and log variance.
     pub fn forward(&self, picture: &Tensor) -> Result<(Tensor, Tensor), TchError> {
+        let _kept = heap::keep_blocks();
         let mut x = self.conv_in.forward(picture)?;
         for level in &self.levels {
             for resnet in &level.resnets {
@@ -263,6 +265,7 @@ impl Decoder {
 
     /// `[B, C, h, w] -> [B, 3, 8 h, 8 w]` in float32, about [-1, 1], not clamped.
     pub fn forward(&self, latent: &Tensor) -> Result<Tensor, TchError> {
+        let _kept = heap::keep_blocks();
         let mut x = match &self.post_quant {
             Some(conv) => conv.forward(latent)?,
             None => latent.shallow_clone(),
@@ -296,18 +299,18 @@ impl Vae {
     ///
     /// # Errors
     /// Every missing, surplus or misshapen key, all at once.
-    pub fn load(mut loader: Loader, encoder: Option<Loader>, config: &Config) -> Result<Self, WeightsError> {
+    pub fn load(loader: &mut Loader, encoder: Option<&mut Loader>, config: &Config) -> Result<Self, WeightsError> {
         let encoder = match encoder {
-            None => Encoder::load(&mut loader, "encoder.", config)?,
-            Some(mut own) => {
+            None => Encoder::load(loader, "encoder.", config)?,
+            Some(own) => {
                 loader.leave("encoder.");
                 loader.leave("quant_conv.");
-                let encoder = Encoder::load(&mut own, "", config)?;
+                let encoder = Encoder::load(own, "", config)?;
                 own.finish("VAE encoder")?;
                 encoder
             }
         };
-        let decoder = Decoder::load(&mut loader, config)?;
+        let decoder = Decoder::load(loader, config)?;
         loader.finish(NETWORK)?;
         Ok(Self { encoder, decoder })
     }

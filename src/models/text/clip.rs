@@ -112,7 +112,7 @@ impl ClipText {
     ///
     /// # Errors
     /// Every missing, surplus or misshapen key, and an unknown activation, all at once.
-    pub fn load(mut loader: Loader, config: &Config) -> Result<Self, WeightsError> {
+    pub fn load(loader: &mut Loader, config: &Config) -> Result<Self, WeightsError> {
         let activation = match config.hidden_act.as_str() {
             "gelu" => Activation::Gelu,
             "quick_gelu" => Activation::QuickGelu,
@@ -121,7 +121,6 @@ impl ClipText {
                 Activation::Gelu
             }
         };
-        let loader = &mut loader;
         let width = config.hidden_size;
         let embedding = |name: &str| format!("text_model.embeddings.{name}_embedding.weight");
         let tokens = loader.take(&embedding("token"), &[config.vocab_size, width])?;

@@ -102,11 +102,10 @@ impl T5Encoder {
     ///
     /// # Errors
     /// Every missing, surplus or misshapen key, and an unknown activation, all at once.
-    pub fn load(mut loader: Loader, config: &Config) -> Result<Self, WeightsError> {
+    pub fn load(loader: &mut Loader, config: &Config) -> Result<Self, WeightsError> {
         if config.feed_forward_proj != "gated-gelu" {
             loader.note(format!("feed_forward_proj is {:?}; \"gated-gelu\" is known", config.feed_forward_proj));
         }
-        let loader = &mut loader;
         // Some files hold the same embedding under its other name as well, or only under that.
         let (shared, own) = ("shared.weight", "encoder.embed_tokens.weight");
         let (name, other) = if loader.has(own) && !loader.has(shared) { (own, shared) } else { (shared, own) };
@@ -201,8 +200,8 @@ mod tests {
         ];
         let tensors = tensors.into_iter().map(|(name, tensor)| (name.to_owned(), tensor)).collect();
         let weights = crate::models::Weights::from_tensors(tensors);
-        let loader = Loader::new(&weights, "", tch::Device::Cpu, Kind::Float);
-        let encoder = T5Encoder::load(loader, &config).expect("all is there");
+        let mut loader = Loader::new(&weights, "", tch::Device::Cpu, Kind::Float);
+        let encoder = T5Encoder::load(&mut loader, &config).expect("all is there");
         let found = [0, 1, -1, 7, 8, -8, 12, 64, 127, 128, 500, -500].map(|distance| encoder.bucket(distance));
         assert_eq!(found, [0, 17, 1, 23, 24, 8, 25, 30, 31, 31, 31, 15]);
     }

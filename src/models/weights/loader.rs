@@ -33,6 +33,10 @@ pub struct Loader {
     /// Not wanted, and not surplus either.
     left: BTreeSet<String>,
     problems: Vec<String>,
+    /// Tensors that nobody uses any more: their memory is used again.
+    spare: Vec<Tensor>,
+    /// What was handed out since the last call of [`Loader::reuse`].
+    handed: Vec<Tensor>,
 }
 
 impl Loader {
@@ -47,6 +51,8 @@ impl Loader {
             asked: Vec::new(),
             left: BTreeSet::new(),
             problems: Vec::new(),
+            spare: Vec::new(),
+            handed: Vec::new(),
         }
     }
 
@@ -68,6 +74,13 @@ impl Loader {
     /// A loader of the same tensors that has handed out none yet.
     pub(in crate::models) fn again(&self) -> Self {
         Self::new(&self.weights, &self.prefix, self.device, self.kind).reading(self.reading)
+    }
+
+    /// What was handed out since the last call, and the memory of `spare` for what is asked for next. Nobody may use
+    /// that any more.
+    pub(in crate::models) fn reuse(&mut self, spare: Vec<Tensor>) -> Vec<Tensor> {
+        self.spare = spare;
+        std::mem::take(&mut self.handed)
     }
 
     /// Where tensors go.
@@ -99,13 +112,23 @@ impl Loader {
             Reading::Checked => None,
             _ if !fits => None,
             Reading::Lent if self.device == Device::Cpu => {
-                self.weights.lent(&name, kind).or_else(|| self.weights.loaded(&name, kind, self.device))
+                self.weights.lent(&name, kind).or_else(|| self.weights.loaded(&name, kind, self.device, None))
             }
-            _ => self.weights.loaded(&name, kind, self.device),
+            _ => {
+                let is_fit = |spare: &Tensor| spare.size() == shape && spare.kind() == kind;
+                let spare = self.spare.iter().position(is_fit).map(|i| self.spare.swap_remove(i));
+                self.weights.loaded(&name, kind, self.device, spare)
+            }
         };
         self.asked.push((name, shape.to_vec()));
         match tensor {
-            Some(tensor) => Ok(tensor?),
+            Some(tensor) => {
+                let tensor = tensor?;
+                if self.reading == Reading::Streamed {
+                    self.handed.push(tensor.shallow_clone());
+                }
+                Ok(tensor)
+            }
             // One number, repeated: it takes no memory.
             None => Ok(Tensor::f_zeros([1], (kind, Device::Cpu))?.f_expand(shape, false)?),
         }
@@ -119,10 +142,7 @@ impl Loader {
         change: impl FnOnce(&Tensor) -> Result<Tensor, TchError>,
     ) -> Result<Tensor, WeightsError> {
         let tensor = self.take_as(Kind::Float, key, shape)?;
-        match self.reading {
-            Reading::Checked => Ok(tensor),
-            _ => Ok(change(&tensor)?.f_to_kind(self.kind)?),
-        }
+        Ok(change(&tensor)?.f_to_kind(self.kind)?)
     }
 
     /// Whether there is a tensor `key`.

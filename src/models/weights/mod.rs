@@ -227,23 +227,41 @@ impl Weights {
         match &*self.source {
             Source::Sharded(shards, places) => shards[*places.get(name)?].tensor(name),
             Source::Mapped(_, tensors) | Source::Embedded(_, tensors) => {
-                self.loaded(name, tensors.get(name)?.kind, Device::Cpu)
+                self.loaded(name, tensors.get(name)?.kind, Device::Cpu, None)
             }
             Source::Memory(tensors) => Some(Ok(tensors.get(name)?.shallow_clone())),
         }
     }
 
-    /// The same, converted and moved; tensors that are in memory already are shared where nothing changes.
-    fn loaded(&self, name: &str, kind: Kind, device: Device) -> Option<Result<Tensor, TchError>> {
+    /// The same, converted and moved, into `spare` where there is one; tensors that are in memory already are shared
+    /// where nothing changes.
+    fn loaded(
+        &self,
+        name: &str,
+        kind: Kind,
+        device: Device,
+        spare: Option<Tensor>,
+    ) -> Option<Result<Tensor, TchError>> {
+        if let Source::Sharded(shards, places) = &*self.source {
+            return shards[*places.get(name)?].loaded(name, kind, device, spare);
+        }
         // In one go, straight from the map.
         let copied = |bytes: &[u8], stored: &Stored| {
             // SAFETY: the view ends with this call, before the bytes do.
-            unsafe { viewed(bytes, stored) }?.f_to_device_(device, kind, false, true)?.f_contiguous()
+            let view = unsafe { viewed(bytes, stored) }?;
+            match spare {
+                Some(mut spare) => {
+                    spare.f_copy_(&view)?;
+                    Ok(spare)
+                }
+                None => view.f_to_device_(device, kind, false, true)?.f_contiguous(),
+            }
         };
         match &*self.source {
-            Source::Sharded(shards, places) => shards[*places.get(name)?].loaded(name, kind, device),
+            Source::Sharded(..) => None,
             Source::Mapped(map, tensors) => {
                 let stored = tensors.get(name)?;
+                expect(map, stored);
                 let tensor = copied(map, stored);
                 forget(map, stored);
                 Some(tensor)
@@ -310,6 +328,17 @@ unsafe fn viewed(bytes: &[u8], stored: &Stored) -> Result<Tensor, TchError> {
     let elements = (span / stored.kind.elt_size_in_bytes()) as i64;
     let flat = Tensor::f_from_data_size(bytes, &[elements], stored.kind)?;
     flat.f_as_strided(&stored.shape, &stored.strides, 0)
+}
+
+/// Takes all of a tensor's pages into the process at once, which is far cheaper than one by one as they are read.
+fn expect(map: &memmap2::Mmap, stored: &Stored) {
+    #[cfg(target_os = "linux")]
+    {
+        // Advice only, and not known to every system.
+        _ = map.advise_range(memmap2::Advice::PopulateRead, stored.start, stored.span().unwrap_or(0));
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (map, stored);
 }
 
 /// Takes a tensor's pages out of the process; they stay in the system's cache while there is room.

@@ -22,7 +22,7 @@ use crate::models::sd3::vae::{self, Vae};
 use crate::models::text::clip::ClipText;
 use crate::models::text::t5::T5Encoder;
 use crate::models::text::tokenizer::{ClipTokenizer, T5Tokenizer};
-use crate::models::{Loader, Weights};
+use crate::models::{Loader, Weights, accelerator, heap};
 
 /// Tokens of a prompt, for CLIP and for T5.
 const CLIP_TOKENS: usize = 77;
@@ -80,14 +80,14 @@ impl Osediff {
         let clip = |name: &str| -> Result<Part<ClipText>, StepError> {
             let (weights, config) = (Weights::open_folder(&folder(name), "model")?, config(&folder(name))?);
             Part::new(vec![weights.clone()], move |reading| {
-                Ok(ClipText::load(Loader::new(&weights, "", devices.text, kind).reading(reading), &config)?)
+                Ok(ClipText::load(&mut Loader::new(&weights, "", devices.text, kind).reading(reading), &config)?)
             })
         };
         let clips = [clip("text_encoder")?, clip("text_encoder_2")?];
         let t5_folder = folder("text_encoder_3");
         let (weights, t5_config) = (Weights::open_folder(&t5_folder, "model")?, config(&t5_folder)?);
         let t5 = Part::new(vec![weights.clone()], move |reading| {
-            Ok(T5Encoder::load(Loader::new(&weights, "", devices.text, kind).reading(reading), &t5_config)?)
+            Ok(T5Encoder::load(&mut Loader::new(&weights, "", devices.text, kind).reading(reading), &t5_config)?)
         })?;
         let tokenizers = (
             [ClipTokenizer::open(&folder("tokenizer"))?, ClipTokenizer::open(&folder("tokenizer_2"))?],
@@ -99,9 +99,9 @@ impl Osediff {
         let mmdit_config: mmdit::Config = config(&folder("transformer"))?;
         let patch = mmdit_config.patch_size;
         let mmdit = Part::new(vec![weights.clone()], move |reading| {
-            let loader = Loader::new(&weights, "", devices.picture, kind).reading(reading);
+            let mut loader = Loader::new(&weights, "", devices.picture, kind).reading(reading);
             let loras = loras.as_ref().map(AdaLoras::read).transpose()?.unwrap_or_default();
-            Ok(Mmdit::load(loader, &mmdit_config, loras)?)
+            Ok(Mmdit::load(&mut loader, &mmdit_config, loras)?)
         })?;
 
         let vae_config: vae::Config = config(&folder("vae"))?;
@@ -112,7 +112,7 @@ impl Osediff {
         let vae = Part::new(vec![weights.clone()], move |reading| {
             let loader = |weights: &Weights| Loader::new(weights, "", devices.picture, vae_kind).reading(reading);
             let own = own.as_ref().map(merged_encoder).transpose()?;
-            Ok(Vae::load(loader(&weights), own.as_ref().map(loader), &of_vae)?)
+            Ok(Vae::load(&mut loader(&weights), own.as_ref().map(loader).as_mut(), &of_vae)?)
         })?;
 
         let mut model = Self {
@@ -181,6 +181,7 @@ impl Osediff {
         // Zeros up to T5's width; where that is less, what is beyond it is cut off, as the reference's padding does.
         let clip = together(|said| &said.penultimate)?;
         let clip = clip.f_constant_pad_nd([0, long.size()[2] - clip.size()[2]])?;
+        accelerator::wait(device);
         Ok(Embeds {
             prompt: Tensor::f_cat(&[&clip, &long], 1)?.f_to_device(self.devices.picture)?,
             pooled: together(|said| &said.pooled)?.f_to_device(self.devices.picture)?,
@@ -219,11 +220,20 @@ impl Osediff {
         progress.at(Stage::Encoding, 0.0)?;
         let pixels = tensor_from_picture(picture, self.devices.picture)?.f_mul_scalar(2)?.f_sub_scalar(1)?;
         let (mean, log_variance) = self.vae.read()?.encoder.forward(&pixels.f_to_kind(self.vae_kind)?)?;
-        self.vae.done();
+        self.see_no_more();
         let mean = mean.f_to_kind(Kind::Float)?;
         let deviation = log_variance.f_to_kind(Kind::Float)?.f_mul_scalar(0.5)?.f_exp()?;
         self.encoded = Some((picture.clone(), Posterior { mean, deviation }));
         Ok(())
+    }
+
+    /// The VAE has done its part for now.
+    fn see_no_more(&mut self) {
+        accelerator::wait(self.devices.picture);
+        self.vae.done();
+        if self.plan == MemoryPlan::Streamed {
+            heap::give_back();
+        }
     }
 
     fn restored(&mut self, input: &StepInput, progress: &mut Progress) -> Result<Picture, StepError> {
@@ -250,11 +260,12 @@ impl Osediff {
         self.mmdit.done();
         let z = z.f_sub(&velocity.f_to_kind(Kind::Float)?)?;
 
+        accelerator::wait(self.devices.picture);
         progress.at(Stage::Decoding, 0.0)?;
         let shift = self.vae_config.shift_factor.unwrap_or(0.0);
         let latent = z.f_div_scalar(self.vae_config.scaling_factor)?.f_add_scalar(shift)?;
         let decoded = self.vae.read()?.decoder.forward(&latent.f_to_kind(self.vae_kind)?)?;
-        self.vae.done();
+        self.see_no_more();
         if !decoded.f_isfinite()?.f_all()?.f_double_value(&[])?.eq(&1.0) {
             return Err(match self.kind {
                 Kind::Half => StepError::Overflow { model: MODEL.into() },

@@ -1,0 +1,93 @@
+//! The sizes of the models: those of Stable Diffusion 3 medium, and small ones that differ from them in every number.
+
+use serde_json::{Value, json};
+
+/// How large a model is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Size {
+    /// As published: 2.1 billion numbers in the transformer, 4.8 in T5, 15.5 GB in all.
+    Full,
+    /// A few MB.
+    Tiny,
+}
+
+pub(super) struct Configs {
+    pub transformer: Value,
+    pub vae: Value,
+    pub clip_l: Value,
+    pub clip_g: Value,
+    pub t5: Value,
+}
+
+struct Clip {
+    act: &'static str,
+    vocab: u32,
+    width: u32,
+    inner: u32,
+    layers: u32,
+    heads: u32,
+    projection: u32,
+}
+
+impl Clip {
+    fn config(&self) -> Value {
+        json!({
+            "architectures": ["CLIPTextModelWithProjection"], "model_type": "clip_text_model", "hidden_act": self.act,
+            "vocab_size": self.vocab, "hidden_size": self.width, "intermediate_size": self.inner,
+            "num_hidden_layers": self.layers, "num_attention_heads": self.heads, "projection_dim": self.projection,
+            "max_position_embeddings": 77, "layer_norm_eps": 1e-5, "bos_token_id": 0, "eos_token_id": 2,
+            "pad_token_id": 1,
+        })
+    }
+}
+
+fn transformer([heads, head, layers, joint, pooled, positions]: [u32; 6]) -> Value {
+    json!({
+        "_class_name": "SD3Transformer2DModel", "_diffusers_version": "0.29.0", "patch_size": 2, "in_channels": 16,
+        "out_channels": 16, "sample_size": 128, "num_attention_heads": heads, "attention_head_dim": head,
+        "num_layers": layers, "joint_attention_dim": joint, "caption_projection_dim": heads * head,
+        "pooled_projection_dim": pooled, "pos_embed_max_size": positions,
+    })
+}
+
+fn vae(widths: [u32; 4], groups: u32) -> Value {
+    let (down, up) = (["DownEncoderBlock2D"; 4], ["UpDecoderBlock2D"; 4]);
+    json!({
+        "_class_name": "AutoencoderKL", "_diffusers_version": "0.29.0", "act_fn": "silu", "in_channels": 3,
+        "out_channels": 3, "latent_channels": 16, "block_out_channels": widths, "layers_per_block": 2,
+        "norm_num_groups": groups, "sample_size": 1024, "scaling_factor": 1.5305, "shift_factor": 0.0609,
+        "force_upcast": true, "use_quant_conv": false, "use_post_quant_conv": false,
+        "down_block_types": down, "up_block_types": up,
+    })
+}
+
+fn t5([vocab, width, head, inner, layers, heads]: [u32; 6]) -> Value {
+    json!({
+        "architectures": ["T5EncoderModel"], "model_type": "t5", "feed_forward_proj": "gated-gelu",
+        "vocab_size": vocab, "d_model": width, "d_kv": head, "d_ff": inner, "num_layers": layers, "num_heads": heads,
+        "num_decoder_layers": layers, "relative_attention_num_buckets": 32, "relative_attention_max_distance": 128,
+        "layer_norm_epsilon": 1e-6, "eos_token_id": 1, "pad_token_id": 0,
+    })
+}
+
+pub(super) fn of(size: Size) -> Configs {
+    let clip = |act, [vocab, width, inner, layers, heads, projection]: [u32; 6]| {
+        Clip { act, vocab, width, inner, layers, heads, projection }.config()
+    };
+    match size {
+        Size::Full => Configs {
+            transformer: transformer([24, 64, 24, 4096, 2048, 192]),
+            vae: vae([128, 256, 512, 512], 32),
+            clip_l: clip("quick_gelu", [49_408, 768, 3072, 12, 12, 768]),
+            clip_g: clip("gelu", [49_408, 1280, 5120, 32, 20, 1280]),
+            t5: t5([32_128, 4096, 64, 10_240, 24, 64]),
+        },
+        Size::Tiny => Configs {
+            transformer: transformer([3, 20, 5, 72, 44, 40]),
+            vae: vae([12, 18, 24, 24], 6),
+            clip_l: clip("quick_gelu", [700, 36, 100, 4, 3, 20]),
+            clip_g: clip("gelu", [700, 30, 90, 3, 5, 24]),
+            t5: t5([200, 72, 12, 130, 4, 5]),
+        },
+    }
+}
