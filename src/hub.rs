@@ -4,24 +4,31 @@
 use std::path::{Path, PathBuf};
 
 use crate::problem::Problem;
-use crate::settings::Folders;
-use crate::step::{Precision, Sd3Files};
+use crate::settings::{Folders, Settings};
+use crate::step::{Backbone, Precision, Sd3Files};
 
 /// The published model that Chain-of-Zoom was trained on.
 pub const SD3: &str = "stabilityai/stable-diffusion-3-medium-diffusers";
 
-/// The model's folder behind a path or a name such as [`SD3`], which also stands in where none is told.
+/// The model behind a path or a name such as [`SD3`]; where none is told, the one in the settings, else that one.
 ///
 /// # Errors
 /// Where it was looked for, if it is in none of these places.
 pub fn sd3(told: Option<&Path>) -> Result<Sd3Files, Problem> {
+    let plain = |model: PathBuf| Sd3Files { model, lora: None, vae: None, precision: Precision::default() };
+    if told.is_none()
+        && let Backbone::Sd3(files) = Settings::load().0.backbone
+        && files.model.is_dir()
+    {
+        return Ok(files);
+    }
     let name = told.unwrap_or(Path::new(SD3));
     if name.is_dir() {
-        return Ok(Sd3Files { model: name.to_owned(), lora: None, vae: None, precision: Precision::default() });
+        return Ok(plain(name.to_owned()));
     }
     let found = name.to_str().and_then(|name| places(name).into_iter().find(|place| place.is_dir()));
     match found {
-        Some(model) => Ok(Sd3Files { model, lora: None, vae: None, precision: Precision::default() }),
+        Some(model) => Ok(plain(model)),
         None => {
             let looked: Vec<String> = name.to_str().map(places).unwrap_or_default().iter().map(shown).collect();
             let nor = if looked.is_empty() { "" } else { ", nor is there " };
@@ -33,11 +40,12 @@ pub fn sd3(told: Option<&Path>) -> Result<Sd3Files, Problem> {
     }
 }
 
-/// Folders in which the files of Chain-of-Zoom's training are looked for: the working directory, where the reference
-/// has them, and the data folder.
-pub fn training_folders() -> Vec<PathBuf> {
+/// The two files of Chain-of-Zoom's training, where they are not told: looked for in the working directory, where the
+/// reference has them, and in the data folder.
+pub fn with_training(files: Sd3Files) -> Sd3Files {
     let own = Folders::of_user().map(|folders| folders.models);
-    std::iter::once(PathBuf::from(".")).chain(own).collect()
+    let folders: Vec<PathBuf> = std::iter::once(PathBuf::from(".")).chain(own).collect();
+    files.with_training_from(&folders.iter().map(PathBuf::as_path).collect::<Vec<_>>())
 }
 
 fn shown(path: &PathBuf) -> String {

@@ -20,12 +20,15 @@ pub struct Problem {
     pub details: String,
     /// What to do about it; may be empty.
     pub hint: String,
+    /// Where the memory ran out: the plan that needs less of it.
+    #[serde(skip)]
+    pub smaller: Option<MemoryPlan>,
 }
 
 impl Problem {
     /// From its three parts.
     pub fn new(title: &str, details: impl Into<String>, hint: &str) -> Self {
-        Self { title: title.into(), details: details.into(), hint: hint.into() }
+        Self { title: title.into(), details: details.into(), hint: hint.into(), smaller: None }
     }
 }
 
@@ -111,7 +114,11 @@ impl From<StepError> for Problem {
                 ("Something broke inside", "Nothing is lost. Please report it with `coz doctor`.")
             }
         };
-        Self::new(title, error.to_string(), hint)
+        let smaller = match &error {
+            StepError::OutOfMemory { plan, .. } => plan.smaller(),
+            _ => None,
+        };
+        Self { smaller, ..Self::new(title, error.to_string(), hint) }
     }
 }
 

@@ -36,13 +36,12 @@ impl Sd3Arguments {
     /// The files, found where they are not told.
     pub fn files(&self) -> Result<Sd3Files, Problem> {
         let files = hub::sd3(self.pretrained_model_name_or_path.as_deref())?;
-        let told = Sd3Files {
-            lora: self.lora_path.clone(),
-            vae: self.vae_path.clone(),
+        Ok(hub::with_training(Sd3Files {
+            lora: self.lora_path.clone().or(files.lora),
+            vae: self.vae_path.clone().or(files.vae),
             precision: self.mixed_precision,
             ..files
-        };
-        Ok(told.with_training_from(&hub::training_folders().iter().map(PathBuf::as_path).collect::<Vec<_>>()))
+        }))
     }
 
     /// Which weights stay in memory.

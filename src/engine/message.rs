@@ -87,6 +87,15 @@ pub enum Event {
         /// How many CUDA devices libtorch can use.
         cuda_devices: usize,
     },
+    /// A model is open now, and no other.
+    Loaded {
+        /// As it was asked for.
+        backbone: Backbone,
+        /// Which of its weights stay in memory, where there is a choice.
+        plan: Option<MemoryPlan>,
+    },
+    /// No model is open any more.
+    Unloaded,
     /// A step goes on.
     Progress {
         /// Whose.

@@ -102,7 +102,7 @@ impl Worker {
     fn guarded(&mut self, id: JobId, work: impl FnOnce(&mut Self) -> Result<(), StepError>) {
         let outcome = catch_unwind(AssertUnwindSafe(|| work(self))).unwrap_or_else(|panic| {
             // A model that panicked half-way is not trusted again.
-            self.loaded = None;
+            self.free();
             let text = panic.downcast_ref::<String>().map(String::as_str);
             let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("unknown");
             Err(StepError::Internal(text.lines().next().unwrap_or_default().to_owned()))
@@ -125,14 +125,15 @@ impl Worker {
             Ok(Ok(true)) => self.outbox.send(Event::Prepared { job: id }),
             Ok(Err(error)) if error.is_out_of_memory() => self.free(),
             Ok(_) => {}
-            Err(_) => self.loaded = None,
+            Err(_) => self.free(),
         }
     }
 
-    /// Makes room for another try.
+    /// Gives up the model: makes room for another try.
     fn free(&mut self) {
         self.loaded = None;
         step::give_back();
+        self.outbox.send(Event::Unloaded);
     }
 
     /// Cut, words and weights for the job's first step; whether all of it was still wanted.
@@ -165,12 +166,15 @@ impl Worker {
             Some(loaded) if loaded.is_for(restorer) => {}
             slot => {
                 // The old one goes first: two need not fit at once.
-                *slot = None;
+                if slot.take().is_some() {
+                    self.outbox.send(Event::Unloaded);
+                }
                 let resolver = backbone.load(*device, *memory)?;
                 let sha256 = match backbone {
                     Backbone::File(file) => digest::sha256(file).ok(),
                     _ => None,
                 };
+                self.outbox.send(Event::Loaded { backbone: backbone.clone(), plan: resolver.plan() });
                 let settled = backbone.settled(*device);
                 let (backbone, device, memory) = (backbone.clone(), *device, *memory);
                 *slot = Some(Loaded { backbone, device, memory, settled, sha256, resolver });

@@ -9,7 +9,7 @@ use crate::history::{Direction, StateId};
 use crate::image::AlignMethod;
 use crate::region::Region;
 use crate::settings::Theme;
-use crate::step::Backbone;
+use crate::step::{Backbone, MemoryPlan};
 
 /// What the left button does on the canvas.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -183,6 +183,14 @@ pub enum Action {
     OpenModel,
     /// Ask for the folder of Stable Diffusion 3.
     OpenSd3,
+    /// Show or hide the window with the models.
+    ToggleModels,
+    /// Look for model files again.
+    LookForModels,
+    /// Keep so much of a model in memory.
+    UseMemory(MemoryPlan),
+    /// The same, and go on with what the memory was too small for.
+    GoOnWith(MemoryPlan),
     /// Match colours so.
     Align(AlignMethod),
     /// The next key pressed is for this action.
@@ -220,7 +228,7 @@ impl Action {
         all.extend([HoldReference, HoldHeat, HoldPhoto, EarlierPrompt, LaterPrompt]);
         all.extend([RollSeed, ToggleSeedLock, ToggleAskFirst, ToggleFollow, ToggleMotion, ToggleWorkAhead]);
         all.extend([ToggleLinkPhoto, TogglePanels, ToggleInfo, ToggleFullscreen, NextTheme]);
-        all.extend([OpenModel, OpenSd3, TogglePalette, ToggleHelp, ResetKeys]);
+        all.extend([ToggleModels, LookForModels, OpenModel, OpenSd3, TogglePalette, ToggleHelp, ResetKeys]);
         all
     }
 
@@ -306,6 +314,10 @@ impl Action {
             UseBackbone(_) => "Use this model",
             OpenModel => "Open a model file…",
             OpenSd3 => "Open Chain-of-Zoom SD3…",
+            ToggleModels => "Models and memory…",
+            LookForModels => "Look for models again",
+            UseMemory(plan) => return format!("Memory plan: {plan}"),
+            GoOnWith(plan) => return format!("Go on with the plan \"{plan}\""),
             Align(_) => "Match colours",
             Rebind(_) => "Change the key",
             ResetKeys => "Reset all keys",
@@ -336,6 +348,7 @@ impl Action {
             Export(ExportKind::State) => vec![command(Key::E)],
             Export(ExportKind::Chain) => vec![shifted(Key::E)],
             ToggleFilm => vec![command(Key::M)],
+            ToggleModels => vec![key(Key::M)],
             PlayFilm => vec![key(Key::P)],
             Copy => vec![command(Key::C)],
             Close => vec![command(Key::W)],
@@ -425,6 +438,9 @@ impl Action {
                 | UseBackbone(_)
                 | OpenModel
                 | OpenSd3
+                | ToggleModels
+                | LookForModels
+                | UseMemory(_)
                 | Align(_)
                 | Use(_)
                 | Rebind(_)

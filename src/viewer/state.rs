@@ -20,7 +20,7 @@ use crate::region::{Plan, Region, plan};
 use crate::session::autosave::Left;
 use crate::session::{Choices, Session};
 use crate::settings::Settings;
-use crate::step::Stage;
+use crate::step::{Backbone, MemoryPlan, Sd3Files, Stage};
 
 /// All of it.
 pub struct State {
@@ -61,6 +61,14 @@ pub struct State {
     pub rebinding: Option<Action>,
     /// The film's options.
     pub film_options: bool,
+    /// The window with the models.
+    pub models: bool,
+    /// Chain-of-Zoom's own model on the disk; `None` while it is looked for.
+    pub sd3: Option<FoundSd3>,
+    /// The model that the engine has open, and its memory plan.
+    pub loaded: Option<(Backbone, Option<MemoryPlan>)>,
+    /// What was left of a job when the memory ran out.
+    pub(super) starved: Option<Queued>,
     /// The list of all actions, with what was typed there.
     pub palette: Option<Palette>,
     /// What the state at hand is compared with.
@@ -71,6 +79,17 @@ pub struct State {
     pub split: f32,
     /// Bytes of memory in use, looked up now and then.
     pub(super) memory: Option<(Instant, usize)>,
+}
+
+/// What was found of Chain-of-Zoom's own model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FoundSd3 {
+    /// Nothing; where it was looked for.
+    Nothing(Problem),
+    /// Some of it: what is missing.
+    Incomplete(Sd3Files, Vec<PathBuf>),
+    /// All that is needed.
+    Whole(Sd3Files),
 }
 
 /// A file on its way.
@@ -217,14 +236,12 @@ pub struct Running {
     pub job: JobId,
     /// It only looks for words.
     pub proposing: bool,
-    /// The user's words when it was started.
-    pub asked_with: String,
+    /// As it was started.
+    pub asked: Job,
     /// The state that the running step cuts from.
     pub parent: StateId,
     /// The state that was at hand when the job last moved the camera; whoever goes elsewhere meanwhile is left there.
     pub looked_from: StateId,
-    /// Its regions, one a step.
-    pub regions: Vec<Region>,
     /// The running step, from 0.
     pub step: usize,
     /// What it does.
@@ -262,6 +279,10 @@ impl State {
             help: false,
             rebinding: None,
             film_options: false,
+            models: false,
+            sd3: None,
+            loaded: None,
+            starved: None,
             palette: None,
             against: Against::default(),
             compare: CompareMode::default(),
@@ -289,7 +310,7 @@ impl State {
     pub fn remaining(&self) -> Option<f64> {
         let running = self.running.as_ref()?;
         let pace = *self.pace.get(&self.settings.backbone.name())?;
-        let ahead = running.regions.len().saturating_sub(running.step) as f64;
+        let ahead = running.asked.regions.len().saturating_sub(running.step) as f64;
         Some((pace * ahead - running.step_start.elapsed().as_secs_f64()).max(0.0))
     }
 

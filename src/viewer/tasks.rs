@@ -8,13 +8,14 @@ use std::sync::atomic::Ordering;
 use crossbeam_channel::{Receiver, Sender};
 
 use super::actions::{Action, ExportKind};
-use super::state::{Examined, Exporting};
+use super::state::{Examined, Exporting, FoundSd3};
 use crate::digest;
 use crate::export::{provenance, sheet, stills, strip, tree::Tree};
 use crate::film;
 use crate::history::agreement::examine;
 use crate::history::recipe::{Recipe, Step};
 use crate::history::{self, History, ScaleState, Source, StateId};
+use crate::hub;
 use crate::image::codec::{self, Preview, READABLE};
 use crate::image::{Filter, Format, Picture, resize};
 use crate::problem::Problem;
@@ -40,6 +41,8 @@ pub(super) enum Outcome {
     Saved { document: u64, file: PathBuf, revision: u64 },
     /// Something is done that is worth a line.
     Done(String),
+    /// What there is of Chain-of-Zoom's own model.
+    Sd3(FoundSd3),
     /// An export is over, however it ended.
     Exported,
     /// It did not work; `opening` where it was a picture that could not be opened.
@@ -247,7 +250,24 @@ impl Tasks {
         self.dialog(|dialog| {
             let dialog = dialog.set_title("Open a folder of stable-diffusion-3-medium-diffusers");
             let folder = dialog.pick_folder()?;
-            Some(Action::UseBackbone(Backbone::Sd3(Sd3Files::in_folder(&folder))))
+            Some(Action::UseBackbone(Backbone::Sd3(hub::with_training(Sd3Files::in_folder(&folder)))))
+        });
+    }
+
+    /// Looks for the files of Chain-of-Zoom's own model: those that are chosen, or wherever they may be.
+    pub fn look_for_sd3(&self, chosen: Option<Sd3Files>) {
+        self.spawn("models", move || {
+            let files = match chosen {
+                Some(files) => Ok(files),
+                None => hub::sd3(None).map(hub::with_training),
+            };
+            Some(Outcome::Sd3(match files {
+                Err(problem) => FoundSd3::Nothing(problem),
+                Ok(files) => match files.missing() {
+                    missing if missing.is_empty() => FoundSd3::Whole(files),
+                    missing => FoundSd3::Incomplete(files, missing),
+                },
+            }))
         });
     }
 

@@ -163,3 +163,50 @@ fn the_reference_model_hears_the_words() {
     assert_ne!(first.picture, second.picture, "other words, another picture");
     assert!(first.making.as_ref().unwrap().model.as_ref().unwrap().takes_text());
 }
+
+#[test]
+fn the_models_window_tells_what_is_there_and_what_is_missing() {
+    use chain_of_zoom::step::{MemoryPlan, Precision, Sd3Files};
+    use chain_of_zoom::viewer::state::FoundSd3;
+
+    let tiny = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/parity/sd3");
+    let files = Sd3Files::in_folder(&tiny);
+    let folder = Folder::new();
+    let mut harness = app(Settings { process_size: 64, ..settings() });
+    open(&mut harness, &folder);
+
+    // A folder in which one file is missing: named, and not to be chosen.
+    let partial = folder.path("partial");
+    for part in ["tokenizer", "tokenizer_2", "tokenizer_3", "text_encoder", "text_encoder_2", "text_encoder_3", "vae"] {
+        std::fs::create_dir_all(partial.join(part)).unwrap();
+        for file in std::fs::read_dir(tiny.join(part)).unwrap() {
+            let file = file.unwrap();
+            std::fs::copy(file.path(), partial.join(part).join(file.file_name())).unwrap();
+        }
+    }
+    std::fs::create_dir(partial.join("transformer")).unwrap();
+    std::fs::copy(tiny.join("transformer/config.json"), partial.join("transformer/config.json")).unwrap();
+    let chosen = Sd3Files { model: partial, ..files.clone() };
+    harness.state_mut().act(Action::UseBackbone(Backbone::Sd3(chosen)));
+    harness.state_mut().act(Action::ToggleModels);
+    until(&mut harness, "the look", |viewer| matches!(viewer.state.sd3, Some(FoundSd3::Incomplete(..))));
+    assert_eq!(harness.query_all_by_label_contains("Missing: transformer/diffusion_pytorch_model.safetensors").count(), 1);
+
+    // The whole one: chosen, loaded with the next step, ready by the plan that was told.
+    harness.state_mut().act(Action::UseBackbone(Backbone::Sd3(files.clone())));
+    until(&mut harness, "the look", |viewer| viewer.state.sd3 == Some(FoundSd3::Whole(files.clone())));
+    assert_eq!(harness.query_all_by_label_contains("Will be loaded onto cpu").count(), 1);
+    harness.get_by_label("streamed").click();
+    harness.get_by_label("fp32").click();
+    harness.step();
+    harness.step();
+    assert_eq!(harness.state().state.settings.memory, MemoryPlan::Streamed);
+    let Backbone::Sd3(chosen) = harness.state().state.settings.backbone.clone() else { panic!("another model") };
+    assert_eq!(chosen.precision, Precision::Fp32);
+    harness.state_mut().act(Action::PlaceBox(StateId(0), chain_of_zoom::region::Region::square(100, 50, 16)));
+    until(&mut harness, "the state", |viewer| count(viewer) == 2 && idle(viewer));
+    assert_eq!(harness.query_all_by_label_contains("Ready on cpu, memory plan streamed").count(), 1);
+    harness.state_mut().act(Action::Cancel);
+    harness.step();
+    assert!(!harness.state().state.models, "Esc closes it");
+}

@@ -60,6 +60,7 @@ impl Viewer {
                 self.state.exporting = None;
                 self.tell(Message::Done(line));
             }
+            Outcome::Sd3(found) => self.state.sd3 = Some(found),
             Outcome::Exported => self.state.exporting = None,
             Outcome::Failed { problem, opening } => {
                 if opening {

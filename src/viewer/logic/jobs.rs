@@ -10,7 +10,7 @@ use crate::history::StateId;
 use crate::history::recipe::Step;
 use crate::image::AlignMethod;
 use crate::region::{MAX_FACTOR, Plan, Region, square_around};
-use crate::step::{Backbone, Stage};
+use crate::step::{Backbone, MemoryPlan, Stage};
 use crate::viewer::Viewer;
 use crate::viewer::state::{Message, PlacedBox, Queued, Running};
 
@@ -20,29 +20,44 @@ impl Viewer {
             self.state.cuda_devices = Some(cuda_devices);
             return;
         }
+        match event {
+            Event::Loaded { backbone, plan } => {
+                self.state.loaded = Some((backbone, plan));
+                return;
+            }
+            Event::Unloaded => {
+                self.state.loaded = None;
+                return;
+            }
+            _ => {}
+        }
         let Some(running) = &mut self.state.running else { return };
         let wanted = running.job;
         match event {
             Event::Progress { job, step, stage, fraction } if job == wanted => {
-                if step != running.step || (stage == Stage::Restoring && running.stage == Stage::Loading) {
+                if step != running.step || (stage != Stage::Loading && running.stage == Stage::Loading) {
                     // Loading is not the pace of a step.
                     running.step_start = Instant::now();
                 }
                 (running.step, running.stage, running.fraction) = (step, stage, fraction);
             }
             Event::Enlarged { job, step, picture } if job == wanted => {
-                if let Some(&region) = running.regions.get(step) {
+                if let Some(&region) = running.asked.regions.get(step) {
                     running.overlay = Some(Overlay { parent: running.parent, region, picture });
                 }
             }
             // Whoever has typed meanwhile keeps their own words.
-            Event::Proposed { job, prompt } if job == wanted && self.state.draft == running.asked_with => {
+            Event::Proposed { job, prompt } if job == wanted && self.state.draft == running.asked.prompt => {
                 self.state.draft = prompt;
             }
             Event::Made { job, made, .. } if job == wanted => self.keep(*made),
             Event::Finished { job, done } if job == wanted => {
+                let (step, parent, job) = (running.step, running.parent, running.asked.clone());
                 self.state.running = None;
                 if let Done::Failed(problem) = done {
+                    let regions = job.regions[step.min(job.regions.len())..].to_vec();
+                    self.state.starved =
+                        problem.smaller.map(|_| Queued { parent, after: None, job: Job { regions, ..job } });
                     self.tell(Message::Problem(problem));
                 }
                 self.run_next();
@@ -179,6 +194,19 @@ impl Viewer {
         self.run_next();
     }
 
+    /// Goes on, with this memory plan from now on, where the memory ran out.
+    pub(super) fn go_on_with(&mut self, memory: MemoryPlan) {
+        self.state.settings.memory = memory;
+        self.state
+            .messages
+            .retain(|message| !matches!(message, Message::Problem(problem) if problem.smaller.is_some()));
+        if let Some(mut starved) = self.state.starved.take() {
+            starved.job.restorer.memory = memory;
+            self.state.queue.push_front(starved);
+            self.run_next();
+        }
+    }
+
     pub(super) fn run_again(&mut self) {
         self.roll_unless_locked();
         if let Some((parent, job)) = self.job_again() {
@@ -293,15 +321,14 @@ impl Viewer {
         let (Some(job), Some(document)) = (job, &mut self.state.document) else { return };
         document.film = None;
         let looked_from = document.history.current().id;
-        let (regions, asked_with) = (job.regions.clone(), job.prompt.clone());
+        let asked = job.clone();
         let job: JobId = if proposing { self.engine.propose(job) } else { self.engine.run(job) };
         self.state.running = Some(Running {
             job,
             proposing,
-            asked_with,
+            asked,
             parent,
             looked_from,
-            regions,
             step: 0,
             stage: Stage::Prompting,
             fraction: 0.0,
@@ -315,8 +342,8 @@ impl Viewer {
         if self.state.rebinding.take().is_some() || self.state.palette.take().is_some() {
             return;
         }
-        if self.state.help || self.state.film_options {
-            (self.state.help, self.state.film_options) = (false, false);
+        if self.state.help || self.state.film_options || self.state.models {
+            (self.state.help, self.state.film_options, self.state.models) = (false, false, false);
             return;
         }
         if let Some(document) = &mut self.state.document {

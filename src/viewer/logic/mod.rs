@@ -14,6 +14,7 @@ use super::bindings::{self, Bindings};
 use super::state::{Document, Edited, Message, Palette};
 use super::theme;
 use crate::settings::Theme;
+use crate::step::Backbone;
 
 /// One press of a zoom key.
 const KEY_ZOOM: f64 = 1.4;
@@ -197,12 +198,34 @@ impl Viewer {
             Action::ToggleLinkPhoto => settings.link_photo = !settings.link_photo,
             Action::RollSeed => settings.seed = fastrand::u32(..).into(),
             Action::ToggleSeedLock => settings.seed_locked = !settings.seed_locked,
-            Action::UseBackbone(backbone) => settings.backbone = backbone,
+            Action::UseBackbone(backbone) => {
+                settings.backbone = backbone;
+                if self.state.models {
+                    self.look_for_sd3();
+                }
+            }
             Action::OpenModel => self.tasks.ask_for_model(),
             Action::OpenSd3 => self.tasks.ask_for_sd3(),
+            Action::ToggleModels => {
+                self.state.models = !self.state.models;
+                if self.state.models {
+                    self.look_for_sd3();
+                }
+            }
+            Action::LookForModels => self.look_for_sd3(),
+            Action::UseMemory(memory) => settings.memory = memory,
+            Action::GoOnWith(memory) => self.go_on_with(memory),
             Action::Align(align) => settings.align = align,
             _ => {}
         }
+    }
+
+    fn look_for_sd3(&mut self) {
+        let chosen = match &self.state.settings.backbone {
+            Backbone::Sd3(files) => Some(files.clone()),
+            _ => None,
+        };
+        self.tasks.look_for_sd3(chosen);
     }
 
     /// The key just pressed is the action's from now on.

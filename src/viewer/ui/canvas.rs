@@ -341,7 +341,7 @@ fn paint_box(document: &Document, Surface { painter, frame, layers, .. }: &Surfa
 /// Where the running step will be, with how far it is.
 fn running_box(viewer: &Viewer, Surface { painter, frame, layers, .. }: &Surface) {
     let Some(running) = viewer.state.running.as_ref().filter(|running| !running.proposing) else { return };
-    let region = running.regions.get(running.step);
+    let region = running.asked.regions.get(running.step);
     if let (Some(layer), Some(&region)) = (layer_of(layers, running.parent), region) {
         let rect = region_rect(layer, region, frame);
         boxes::outline(painter, rect);

@@ -41,6 +41,11 @@ pub fn show(viewer: &mut Viewer, ui: &egui::Ui) {
                         if !problem.hint.is_empty() {
                             ui.add(Label::new(dim(ui, &problem.hint)).wrap());
                         }
+                        if let Some(action) = problem.smaller.map(Action::GoOnWith)
+                            && ui.button(action.label()).clicked()
+                        {
+                            viewer.actions.push(action);
+                        }
                     }
                 });
                 let close = ui.add(egui::Button::new(icon::ICON_CLOSE.codepoint).frame_when_inactive(false));

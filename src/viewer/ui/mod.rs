@@ -9,6 +9,7 @@ mod help;
 mod history_panel;
 mod messages;
 mod minimap;
+mod models;
 mod palette;
 mod prompt_panel;
 mod status_bar;
@@ -62,6 +63,7 @@ pub(super) fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
         messages::show(viewer, ui);
     });
     film::show(viewer, ui);
+    models::show(viewer, ui);
     palette::show(viewer, ui);
     help::show(viewer, ui);
 }

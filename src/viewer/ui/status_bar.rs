@@ -47,8 +47,8 @@ fn running(viewer: &mut Viewer, ui: &mut egui::Ui) {
     let Some(running) = &viewer.state.running else { return };
     // The clock goes on between the engine's reports.
     ui.ctx().request_repaint_after(Duration::from_millis(100));
-    let steps = running.regions.len();
-    let whole = (running.step as f32 + running.fraction) / steps.max(1) as f32;
+    let steps = running.asked.regions.len();
+    let whole = (running.step as f32 + running.stage.of_step(running.fraction)) / steps.max(1) as f32;
     let step = if steps > 1 { format!("step {} of {steps}: ", running.step + 1) } else { String::new() };
     ui.label(dim(ui, format!("{step}{}", running.stage.name())));
     ui.add(ProgressBar::new(whole).desired_width(96.0).desired_height(4.0).fill(theme::ACCENT));

@@ -126,30 +126,18 @@ fn model(viewer: &mut Viewer, ui: &mut egui::Ui) {
             choice(ui, settings.backbone.clone(), &file.display().to_string());
         }
         if let Backbone::Sd3(files) = &settings.backbone {
-            let found = |file: &Option<std::path::PathBuf>| if file.is_some() { "found" } else { "not found" };
-            let about = format!(
-                "{}\nLoRA of the transformer: {}, encoder with its LoRA: {}",
-                files.model.display(),
-                found(&files.lora),
-                found(&files.vae)
-            );
-            choice(ui, settings.backbone.clone(), &about);
+            choice(ui, settings.backbone.clone(), &files.model.display().to_string());
         }
         choice(ui, Backbone::Bicubic, "Plain interpolation, to compare with");
         choice(ui, Backbone::Nearest, "The pixels as they are, to compare with");
-        if ui
-            .button(Action::OpenModel.label())
-            .on_hover_text("Real-ESRGAN, RRDB or SRVGG compact: .pth or .safetensors")
-            .clicked()
-        {
-            viewer.actions.push(Action::OpenModel);
-            ui.close();
-        }
-        let sd3 = "A folder in the layout of stabilityai/stable-diffusion-3-medium-diffusers, with the files of \
-                   Chain-of-Zoom in it or beside it";
-        if ui.button(Action::OpenSd3.label()).on_hover_text(sd3).clicked() {
-            viewer.actions.push(Action::OpenSd3);
-            ui.close();
+        for (action, about) in [
+            (Action::ToggleModels, "Where models are, what they need, Chain-of-Zoom's own among them"),
+            (Action::OpenModel, "Real-ESRGAN, RRDB or SRVGG compact: .pth or .safetensors"),
+        ] {
+            if ui.button(action.label()).on_hover_text(about).clicked() {
+                viewer.actions.push(action);
+                ui.close();
+            }
         }
         ui.separator();
         ui.label(dim(ui, "Colours matched to the photo"));

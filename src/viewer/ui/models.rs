@@ -1,0 +1,158 @@
+//! The window with the models: which there are, what is found of them, in which numbers they compute, what stays in
+//! memory.
+
+use std::path::PathBuf;
+
+use egui::{Align2, Grid, Label, RichText, Window};
+
+use super::dim;
+use crate::step::{Backbone, MemoryPlan, Precision, Sd3Files, Stage};
+use crate::viewer::actions::Action;
+use crate::viewer::state::FoundSd3;
+use crate::viewer::{Viewer, theme};
+
+/// Missing files that are named.
+const NAMED: usize = 4;
+
+pub fn show(viewer: &mut Viewer, ui: &egui::Ui) {
+    let mut open = viewer.state.models;
+    let window = Window::new("Models and memory").open(&mut open).collapsible(false).resizable(false);
+    window.anchor(Align2::CENTER_CENTER, egui::Vec2::ZERO).show(ui.ctx(), |ui| {
+        ui.set_width(480.0);
+        let chosen = viewer.state.settings.backbone.clone();
+        entry(viewer, ui, Backbone::BuiltIn, "Inside the program: fast, takes no words.");
+        ui.separator();
+        match &chosen {
+            Backbone::File(file) => entry(viewer, ui, chosen.clone(), &file.display().to_string()),
+            _ => {
+                ui.label(RichText::new("A file of the ESRGAN family").strong());
+                ui.label(dim(ui, "Real-ESRGAN, RRDB or SRVGG compact, .pth or .safetensors: takes no words."));
+            }
+        }
+        button(viewer, ui, Action::OpenModel);
+        ui.separator();
+        sd3(viewer, ui);
+    });
+    // The buttons inside close it too.
+    viewer.state.models &= open;
+}
+
+fn button(viewer: &mut Viewer, ui: &mut egui::Ui, action: Action) {
+    if ui.button(action.label()).clicked() {
+        viewer.actions.push(action);
+    }
+}
+
+/// A model that can be chosen, what is known of it, and its state.
+fn entry(viewer: &mut Viewer, ui: &mut egui::Ui, backbone: Backbone, about: &str) {
+    let is_chosen = viewer.state.settings.backbone == backbone;
+    if ui.radio(is_chosen, RichText::new(backbone.name()).strong()).clicked() {
+        viewer.actions.push(Action::UseBackbone(backbone.clone()));
+    }
+    ui.add(Label::new(dim(ui, about)).wrap());
+    if is_chosen {
+        ui.label(dim(ui, state(viewer, &backbone)));
+    }
+}
+
+/// Whether the chosen model is ready, in words.
+fn state(viewer: &Viewer, backbone: &Backbone) -> String {
+    let loading = viewer.state.running.as_ref().filter(|running| running.stage == Stage::Loading);
+    let memory = viewer.state.memory.map(|(_, bytes)| format!(", {:.1} GB in use", bytes as f64 / 1e9));
+    let device = viewer.state.device_name();
+    match &viewer.state.loaded {
+        _ if loading.is_some() => format!("Loading{}…", loading.map(|r| percent(r.fraction)).unwrap_or_default()),
+        Some((loaded, plan)) if loaded == backbone => {
+            let plan = plan.map(|plan| format!(", memory plan {plan}")).unwrap_or_default();
+            format!("Ready on {device}{plan}{}", memory.unwrap_or_default())
+        }
+        _ => format!("Will be loaded onto {device} with the next step"),
+    }
+}
+
+fn percent(fraction: f32) -> String {
+    format!(" {:.0} %", fraction * 100.0)
+}
+
+fn sd3(viewer: &mut Viewer, ui: &mut egui::Ui) {
+    match viewer.state.sd3.clone() {
+        None => {
+            ui.label(RichText::new("Chain-of-Zoom SD3").strong());
+            ui.label(dim(ui, "Looking for it…"));
+        }
+        Some(FoundSd3::Nothing(problem)) => {
+            ui.label(RichText::new("Chain-of-Zoom SD3").strong());
+            ui.add(Label::new(dim(ui, problem.details)).wrap());
+        }
+        Some(FoundSd3::Incomplete(files, missing)) => {
+            ui.label(RichText::new("Chain-of-Zoom SD3").strong());
+            ui.add(Label::new(dim(ui, files.model.display().to_string())).wrap());
+            ui.add(Label::new(RichText::new(incomplete(&files, &missing)).small().color(theme::ERROR)).wrap());
+        }
+        Some(FoundSd3::Whole(files)) => whole(viewer, ui, files),
+    }
+    ui.horizontal(|ui| {
+        button(viewer, ui, Action::OpenSd3);
+        button(viewer, ui, Action::LookForModels);
+    });
+}
+
+fn incomplete(files: &Sd3Files, missing: &[PathBuf]) -> String {
+    let name = |file: &PathBuf| file.strip_prefix(&files.model).unwrap_or(file).display().to_string();
+    let named: Vec<String> = missing.iter().take(NAMED).map(name).collect();
+    let more = missing.len().saturating_sub(NAMED);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("Missing: {}{more}", named.join(", "))
+}
+
+fn whole(viewer: &mut Viewer, ui: &mut egui::Ui, files: Sd3Files) {
+    // The choice of numbers is kept with the files.
+    let files = match &viewer.state.settings.backbone {
+        Backbone::Sd3(chosen) if chosen.model == files.model => chosen.clone(),
+        _ => files,
+    };
+    let told = |file: &Option<PathBuf>, without: &str| match file {
+        Some(file) => file.display().to_string(),
+        None => without.to_owned(),
+    };
+    let about = format!(
+        "{}\nLoRA: {}\nEncoder: {}",
+        files.model.display(),
+        told(&files.lora, "not found: the plain model, which is no good at this"),
+        told(&files.vae, "not found: the plain one"),
+    );
+    entry(viewer, ui, Backbone::Sd3(files.clone()), &about);
+    Grid::new("sd3").num_columns(2).spacing([16.0, 8.0]).show(ui, |ui| {
+        ui.label("Numbers");
+        ui.horizontal(|ui| {
+            for (precision, name) in Precision::ALL {
+                let about = match precision {
+                    Precision::Auto => "bf16 where the device is fast in it, else fp32",
+                    Precision::Fp32 => "As the reference; twice the memory",
+                    Precision::Fp16 => "16 bits; for graphics cards without bf16",
+                    Precision::Bf16 => "16 bits with the range of 32",
+                };
+                if ui.radio(files.precision == precision, name).on_hover_text(about).clicked() {
+                    let files = Sd3Files { precision, ..files.clone() };
+                    viewer.actions.push(Action::UseBackbone(Backbone::Sd3(files)));
+                }
+            }
+        });
+        ui.end_row();
+        ui.label("Memory");
+        ui.horizontal(|ui| {
+            for (plan, name) in MemoryPlan::ALL {
+                let about = match plan {
+                    MemoryPlan::Auto => "By the free memory",
+                    MemoryPlan::Resident => "All weights stay: fastest, 16 GB in 16 bits",
+                    MemoryPlan::Staged => "Text encoders are read for each new prompt: about 6 GB",
+                    MemoryPlan::Streamed => "Every layer is read when it is its turn: about 3 GB",
+                };
+                if ui.radio(viewer.state.settings.memory == plan, name).on_hover_text(about).clicked() {
+                    viewer.actions.push(Action::UseMemory(plan));
+                }
+            }
+        });
+        ui.end_row();
+    });
+}
