@@ -48,8 +48,8 @@ pub fn with_training(files: Sd3Files) -> Sd3Files {
     files.with_training_from(&folders.iter().map(PathBuf::as_path).collect::<Vec<_>>())
 }
 
-fn shown(path: &PathBuf) -> String {
-    path.display().to_string()
+fn shown(path: impl AsRef<Path>) -> String {
+    path.as_ref().display().to_string()
 }
 
 /// Where a model called `org/name` may lie.

@@ -1,7 +1,5 @@
-//! `coz`: the viewer, and the same engine without a window.
+//! The program: the viewer, or one of the headless commands.
 
 fn main() -> std::process::ExitCode {
-    // SAFETY: this is the only thread.
-    unsafe { chain_of_zoom::step::use_large_pages() };
     chain_of_zoom::cli::main()
 }

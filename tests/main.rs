@@ -14,6 +14,7 @@ mod film;
 mod linking;
 mod parity;
 mod samples;
+mod sd3;
 mod session;
 mod viewer;
 mod window;

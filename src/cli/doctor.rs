@@ -2,6 +2,7 @@
 
 use std::process::{Command, ExitCode};
 
+use crate::hub;
 use crate::settings::{Folders, Settings};
 use crate::step;
 
@@ -12,6 +13,9 @@ pub fn run() -> anyhow::Result<ExitCode> {
     line("system", &format!("{} {}", std::env::consts::OS, std::env::consts::ARCH));
     line("libtorch", step::libtorch_version());
     line("threads", &format!("{} for models", step::cpu_threads()));
+    if let Some(free) = step::free_memory_of_machine() {
+        line("memory", &format!("{:.1} GB free", free as f64 / 1e9));
+    }
     let count = step::cuda_devices();
     line("cuda", &format!("{count} devices usable"));
     for device in cuda_memory() {
@@ -30,6 +34,15 @@ pub fn run() -> anyhow::Result<ExitCode> {
             }
         }
         None => line("folders", "none: this user has no home"),
+    }
+    match hub::sd3(None).map(hub::with_training) {
+        Ok(files) => {
+            line("sd3", &files.model.display().to_string());
+            for file in files.missing() {
+                line("", &format!("missing: {}", file.display()));
+            }
+        }
+        Err(_) => line("sd3", &format!("not found ({})", hub::SD3)),
     }
     let (settings, problem) = Settings::load();
     line("model", &settings.backbone.name());

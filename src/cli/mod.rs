@@ -65,6 +65,8 @@ enum Command {
 
 /// Runs the program; problems go to the terminal in words.
 pub fn main() -> ExitCode {
+    // SAFETY: this is the program's first act; no other thread runs yet.
+    unsafe { crate::step::use_large_pages() };
     let arguments = Arguments::parse();
     let outcome = match arguments.command {
         None => crate::viewer::run(arguments.images, arguments.device, arguments.restarts).map(|()| ExitCode::SUCCESS),

@@ -75,16 +75,19 @@ impl FromStr for MemoryPlan {
     }
 }
 
-/// Bytes that this program may still take on a device.
-pub fn free_memory(device: Device) -> Option<u64> {
+/// Bytes that this program may still take of the machine's memory.
+pub fn free_memory_of_machine() -> Option<u64> {
+    let mut system = sysinfo::System::new().ok()?;
+    system.refresh_memory();
+    // A container's limit is lower than what the machine has.
+    let limit = system.cgroup_limits().map_or(u64::MAX, |limits| limits.free_memory);
+    Some(system.available_memory().min(limit))
+}
+
+/// The same on a device.
+pub(super) fn free_memory(device: Device) -> Option<u64> {
     match device {
-        Device::Cpu => {
-            let mut system = sysinfo::System::new().ok()?;
-            system.refresh_memory();
-            // A container's limit is lower than what the machine has.
-            let limit = system.cgroup_limits().map_or(u64::MAX, |limits| limits.free_memory);
-            Some(system.available_memory().min(limit))
-        }
+        Device::Cpu => free_memory_of_machine(),
         _ => accelerator::memory(device).map(|memory| memory.free),
     }
 }

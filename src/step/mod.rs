@@ -15,7 +15,7 @@ use tch::TchError;
 pub use crate::models::accelerator::give_back;
 pub use crate::models::heap::use_large_pages;
 pub use device::{DeviceChoice, cpu_threads, cuda_devices, libtorch_version};
-pub use memory::{MemoryPlan, memory_of_process, peak_memory_of, peak_memory_of_process};
+pub use memory::{MemoryPlan, free_memory_of_machine, memory_of_process, peak_memory_of, peak_memory_of_process};
 pub use network::Network;
 pub use osediff::{Osediff, Precision, Sd3Files};
 pub use progress::{Progress, Stage};

@@ -190,7 +190,10 @@ fn the_models_window_tells_what_is_there_and_what_is_missing() {
     harness.state_mut().act(Action::UseBackbone(Backbone::Sd3(chosen)));
     harness.state_mut().act(Action::ToggleModels);
     until(&mut harness, "the look", |viewer| matches!(viewer.state.sd3, Some(FoundSd3::Incomplete(..))));
-    assert_eq!(harness.query_all_by_label_contains("Missing: transformer/diffusion_pytorch_model.safetensors").count(), 1);
+    assert_eq!(
+        harness.query_all_by_label_contains("Missing: transformer/diffusion_pytorch_model.safetensors").count(),
+        1
+    );
 
     // The whole one: chosen, loaded with the next step, ready by the plan that was told.
     harness.state_mut().act(Action::UseBackbone(Backbone::Sd3(files.clone())));

@@ -7,24 +7,25 @@ use tch::{Device, TchError};
 use crate::models::accelerator;
 use crate::models::weights::{Loader, Reading, WeightsError};
 
-type Read<L> = dyn Fn(&mut Loader, i64) -> Result<L, WeightsError> + Send;
-
 /// The layers of one network.
-pub enum Layers<L> {
+pub struct Layers<L>(Kind<L>);
+
+enum Kind<L> {
     /// All in memory.
     Kept(Vec<L>),
     /// Read when it is their turn.
-    Streamed {
-        /// How many there are.
-        count: i64,
-        /// Reads one of them from a loader.
-        read: Mutex<Box<Read<L>>>,
-        /// Where they are read from.
-        loader: Mutex<Loader>,
-        /// Where they are read to.
-        device: Device,
-    },
+    Streamed(Mutex<Box<Source<L>>>),
 }
+
+/// Where layers are read from, where to, and how.
+struct Source<L> {
+    loader: Loader,
+    device: Device,
+    count: i64,
+    read: Box<Read<L>>,
+}
+
+type Read<L> = dyn Fn(&mut Loader, i64) -> Result<L, WeightsError> + Send;
 
 impl<L: Send> Layers<L> {
     /// Reads `count` layers, each by `read`; where the loader streams, they are only checked now.
@@ -34,14 +35,14 @@ impl<L: Send> Layers<L> {
         read: impl Fn(&mut Loader, i64) -> Result<L, WeightsError> + Send + 'static,
     ) -> Result<Self, WeightsError> {
         if loader.how() != Reading::Streamed {
-            return Ok(Self::Kept((0..count).map(|i| read(loader, i)).collect::<Result<_, _>>()?));
+            return Ok(Self(Kind::Kept((0..count).map(|i| read(loader, i)).collect::<Result<_, _>>()?)));
         }
         let before = loader.switch(Reading::Checked);
         let checked = (0..count).try_for_each(|i| read(loader, i).map(drop));
         loader.switch(before);
         checked?;
-        let own = loader.again();
-        Ok(Self::Streamed { count, device: own.device(), loader: Mutex::new(own), read: Mutex::new(Box::new(read)) })
+        let source = Source { loader: loader.again(), device: loader.device(), count, read: Box::new(read) };
+        Ok(Self(Kind::Streamed(Mutex::new(Box::new(source)))))
     }
 
     /// Visits the layers in their order. At most two are in memory where they are streamed: the visited one and the next.
@@ -49,34 +50,34 @@ impl<L: Send> Layers<L> {
         &self,
         mut visit: impl FnMut(i64, &L) -> Result<(), E>,
     ) -> Result<(), E> {
-        let (count, read, loader, device) = match self {
-            Self::Kept(layers) => {
+        let source = match &self.0 {
+            Kind::Kept(layers) => {
                 return layers.iter().enumerate().try_for_each(|(i, layer)| visit(i as i64, layer));
             }
-            Self::Streamed { count, read, loader, device } => (*count, read, loader, *device),
+            Kind::Streamed(source) => source,
         };
         std::thread::scope(|scope| {
             // Without room in it: who sends waits until the one before was dropped.
             let (sender, receiver) = crossbeam_channel::bounded(0);
             scope.spawn(move || {
                 let _no_grad = tch::no_grad_guard();
-                accelerator::compute_beside(device);
-                let read = read.lock().unwrap_or_else(PoisonError::into_inner);
-                let mut loader = loader.lock().unwrap_or_else(PoisonError::into_inner).again();
+                let source = source.lock().unwrap_or_else(PoisonError::into_inner);
+                accelerator::compute_beside(source.device);
+                let mut loader = source.loader.again();
                 // Of the layer before; the one before that is gone when its successor was taken.
                 let mut last = Vec::new();
-                for i in 0..count {
-                    let layer = read(&mut loader, i);
+                for i in 0..source.count {
+                    let layer = (source.read)(&mut loader, i);
                     last = loader.reuse(last);
                     // What was copied beside the computation is whole when it is handed over.
-                    accelerator::wait(device);
+                    accelerator::wait(source.device);
                     // Nobody waits for it any more: the visit before has failed.
-                    if sender.send(layer).is_err() {
+                    if sender.send((layer, source.device)).is_err() {
                         return;
                     }
                 }
             });
-            for (i, layer) in receiver.iter().enumerate() {
+            for (i, (layer, device)) in receiver.iter().enumerate() {
                 let layer = layer?;
                 visit(i as i64, &layer)?;
                 // Its memory may be taken by the next but one, which knows nothing of what still computes here.

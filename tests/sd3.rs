@@ -1,0 +1,264 @@
+//! Chain-of-Zoom's own model on the real path: found, read by each memory plan, measured, short of memory. The models are
+//! random ones, written by the program itself.
+
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chain_of_zoom::engine::{Done, Engine, Event, Job, Restorer};
+use chain_of_zoom::image::{AlignMethod, Picture};
+use chain_of_zoom::problem::Problem;
+use chain_of_zoom::random::{self, Size};
+use chain_of_zoom::region::Region;
+use chain_of_zoom::step::{Backbone, DeviceChoice, MemoryPlan, Precision, Progress, Sd3Files, Stage, StepInput};
+
+use crate::samples::{Folder, coz};
+
+fn model(folder: &Folder) -> Sd3Files {
+    let model = folder.path("model");
+    random::write(&model, Size::Tiny, &mut |_| {}).unwrap();
+    let files = Sd3Files::in_folder(&model);
+    assert!(files.lora.is_some() && files.vae.is_some() && files.missing().is_empty());
+    files
+}
+
+fn picture(side: u32) -> Picture {
+    Picture::from_fn(side, side, |x, y| [(x * 3) as u8, (y * 5) as u8, (x ^ y) as u8])
+}
+
+fn input(side: u32, prompt: &str) -> StepInput {
+    let enlarged = Arc::new(picture(side));
+    StepInput { cut: enlarged.clone(), enlarged, prompt: prompt.into(), seed: 9 }
+}
+
+#[test]
+fn every_plan_makes_the_same_picture() {
+    let folder = Folder::new();
+    let files = model(&folder);
+    let _no_grad = chain_of_zoom::step::without_gradients();
+    for precision in [Precision::Fp32, Precision::Fp16, Precision::Bf16] {
+        let made = [MemoryPlan::Resident, MemoryPlan::Staged, MemoryPlan::Streamed].map(|plan| {
+            let backbone = Backbone::Sd3(Sd3Files { precision, ..files.clone() });
+            let mut model = backbone.load(DeviceChoice::Cpu, plan).unwrap();
+            assert_eq!(model.plan(), Some(plan));
+            // Twice with one prompt, once with another: what is kept and what is read anew must agree.
+            let mut stages = Vec::new();
+            let pictures = ["the red fur", "the red fur", "an old fox!"].map(|prompt| {
+                let mut told = |stage: Stage, _: f32| {
+                    stages.push(stage);
+                    true
+                };
+                model.restore(&input(96, prompt), &mut Progress::new(&mut told)).unwrap()
+            });
+            let readings = stages.windows(2).filter(|pair| pair[0] != Stage::Text && pair[1] == Stage::Text).count();
+            assert_eq!(readings, 2, "the second pass knows the words already");
+            assert_eq!(pictures[0], pictures[1]);
+            assert_ne!(pictures[0], pictures[2], "the words change something");
+            pictures
+        });
+        assert_eq!(made[0], made[1], "{precision}");
+        assert_eq!(made[0], made[2], "{precision}");
+    }
+}
+
+#[test]
+fn what_is_prepared_ahead_is_not_done_again() {
+    let folder = Folder::new();
+    let mut model = Backbone::Sd3(model(&folder)).load(DeviceChoice::Cpu, MemoryPlan::Auto).unwrap();
+    let _no_grad = chain_of_zoom::step::without_gradients();
+    let input = input(64, "fur");
+    model.prepare(&input.enlarged, &mut Progress::new(&mut |_, _| true)).unwrap();
+    let mut stages = Vec::new();
+    let mut told = |stage: Stage, _: f32| {
+        stages.push(stage);
+        true
+    };
+    let made = model.restore(&input, &mut Progress::new(&mut told)).unwrap();
+    assert!(stages.contains(&Stage::Denoising) && !stages.contains(&Stage::Encoding), "{stages:?}");
+    // Stopped between two layers of any part, it still works afterwards.
+    for stop_at in [Stage::Text, Stage::Denoising, Stage::Decoding] {
+        let mut seen = 0;
+        let mut told = |stage: Stage, fraction: f32| {
+            seen += usize::from(stage == stop_at && (fraction > 0.3 || stage == Stage::Decoding));
+            seen == 0
+        };
+        let other = StepInput { prompt: format!("{stop_at:?}"), ..input.clone() };
+        assert!(model.restore(&other, &mut Progress::new(&mut told)).is_err(), "{stop_at:?}");
+    }
+    assert_eq!(model.restore(&input, &mut Progress::new(&mut |_, _| true)).unwrap(), made);
+}
+
+#[test]
+fn a_hundred_steps_leave_nothing_behind() {
+    let folder = Folder::new();
+    let files = model(&folder);
+    for plan in ["resident", "streamed"] {
+        let run = coz(["bench", "--size", "64", "--runs", "100", "--json", "--device", "cpu", "--memory", plan])
+            .args(["--pretrained_model_name_or_path", files.model.to_str().unwrap()])
+            .output()
+            .unwrap();
+        assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+        let figures: serde_json::Value = serde_json::from_slice(&run.stdout).unwrap();
+        assert_eq!(figures["memory"], plan);
+        for stage in ["encoding", "reading the words", "denoising", "decoding"] {
+            assert!(figures["seconds"][stage].as_f64().unwrap() > 0.0, "{stage}");
+        }
+        // A latent's worth in each step would be 80 MB; the embeds that are kept on purpose are 11 MB.
+        let after = |i: usize| figures["memory_after"][i].as_f64().unwrap();
+        assert!(after(1) - after(0) < 40e6, "{plan}: {} grew to {}", after(0), after(1));
+    }
+}
+
+#[test]
+fn models_are_found_by_name() {
+    let folder = Folder::new();
+    let files = model(&folder);
+    let snapshots = folder.path("hf/hub/models--stabilityai--stable-diffusion-3-medium-diffusers/snapshots");
+    std::fs::create_dir_all(snapshots.join("old")).unwrap();
+    std::fs::rename(&files.model, snapshots.join("abc")).unwrap();
+    std::fs::create_dir_all(snapshots.join("../refs")).unwrap();
+    std::fs::write(snapshots.join("../refs/main"), "abc\n").unwrap();
+    // The working directory has the training's files where the reference has them.
+    let work = folder.path("work");
+    std::fs::create_dir(&work).unwrap();
+    std::fs::rename(snapshots.join("abc/ckpt"), work.join("ckpt")).unwrap();
+    let photo = folder.photo("photo.png", 80, 80);
+    let zoom = |out: &str, more: &[&str]| {
+        let mut command = coz(["zoom", "-i", photo.to_str().unwrap(), "-o", folder.path(out).to_str().unwrap()]);
+        command.args(["--backbone", "sd3", "--rec-num", "1", "--process-size", "64", "--mixed_precision", "fp32"]);
+        command.args(more).current_dir(&work).env_remove("HF_HUB_CACHE").env("HF_HOME", folder.path("hf"));
+        command.env("XDG_DATA_HOME", folder.path("data")).env("XDG_CONFIG_HOME", folder.path("config"));
+        let run = command.output().unwrap();
+        assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+        std::fs::read(folder.path(out).join("per-sample/photo/1.png")).unwrap()
+    };
+    let by_default = zoom("a", &["--efficient_memory"]);
+    let by_name = zoom("b", &["--pretrained_model_name_or_path", "stabilityai/stable-diffusion-3-medium-diffusers"]);
+    let told = snapshots.join("abc");
+    let ckpt = work.join("ckpt");
+    let by_path = zoom(
+        "c",
+        &[
+            "--pretrained_model_name_or_path",
+            told.to_str().unwrap(),
+            "--lora_path",
+            ckpt.join("SR_LoRA/model_20001.pkl").to_str().unwrap(),
+            "--vae_path",
+            ckpt.join("SR_VAE/vae_encoder_20001.pt").to_str().unwrap(),
+        ],
+    );
+    // The paths are part of the pictures' metadata, so pixels are compared.
+    let pixels = |png: &[u8]| image::load_from_memory(png).unwrap().to_rgb8();
+    assert_eq!(pixels(&by_default), pixels(&by_path));
+    assert_eq!(pixels(&by_name), pixels(&by_path));
+}
+
+#[test]
+fn random_models_are_written_once() {
+    let folder = Folder::new();
+    let make = || coz(["random-models", folder.path("m").to_str().unwrap(), "--tiny"]).output().unwrap();
+    assert!(make().status.success());
+    let again = make();
+    assert!(!again.status.success() && String::from_utf8_lossy(&again.stderr).contains("is not empty"));
+}
+
+/// The memory of this process is bounded for a moment, so the test runs in one of its own.
+#[cfg(target_os = "linux")]
+#[test]
+fn memory_runs_out_and_the_next_try_works() {
+    const INSIDE: &str = "COZ_TEST_STARVES";
+    if std::env::var_os(INSIDE).is_none() {
+        let this = std::env::current_exe().unwrap();
+        let name = "sd3::memory_runs_out_and_the_next_try_works";
+        let run = Command::new(this).args(["--exact", name, "--nocapture"]).env(INSIDE, "1").output().unwrap();
+        assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+        return;
+    }
+    let folder = Folder::new();
+    let mut engine = Engine::start(Arc::new(|| {})).unwrap();
+    let files = model(&folder);
+    let mut run = |size: u32| -> Result<(), Problem> {
+        let job = engine.run(Job {
+            source: Arc::new(picture(256)),
+            regions: vec![Region::square(64, 64, 64)],
+            size: (size, size),
+            prompt: "fur".into(),
+            seed: 1,
+            restorer: Restorer {
+                backbone: Backbone::Sd3(Sd3Files { precision: Precision::Fp32, ..files.clone() }),
+                device: DeviceChoice::Cpu,
+                memory: MemoryPlan::Resident,
+                align: AlignMethod::NoFix,
+            },
+        });
+        loop {
+            match engine.events().recv_timeout(Duration::from_secs(120)).unwrap() {
+                Event::Finished { job: finished, done } if finished == job => {
+                    return match done {
+                        Done::Completed => Ok(()),
+                        Done::Failed(problem) => Err(problem),
+                        Done::Cancelled => panic!("nobody cancelled"),
+                    };
+                }
+                _ => {}
+            }
+        }
+    };
+    run(64).unwrap();
+    let before = limit(None);
+    limit(Some(virtual_memory() + 300_000_000));
+    let problem = run(2048).unwrap_err();
+    limit(Some(before));
+    assert_eq!((problem.title.as_str(), problem.smaller), ("Out of memory", Some(MemoryPlan::Staged)), "{problem}");
+    assert!(problem.hint.contains("--memory staged"), "{problem}");
+    run(64).unwrap();
+}
+
+#[cfg(target_os = "linux")]
+fn virtual_memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmSize:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+}
+
+/// Bounds the memory of this process where told to; how it was bounded before.
+#[cfg(target_os = "linux")]
+fn limit(bytes: Option<u64>) -> u64 {
+    let mut limits = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    unsafe { libc::getrlimit(libc::RLIMIT_AS, &mut limits) };
+    let before = limits.rlim_cur;
+    if let Some(bytes) = bytes {
+        limits.rlim_cur = bytes;
+        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_AS, &limits) }, 0);
+    }
+    before
+}
+
+#[test]
+fn numbers_beyond_half_precision_are_told() {
+    let folder = Folder::new();
+    let files = model(&folder);
+    let file = files.model.join("transformer/diffusion_pytorch_model.safetensors");
+    let tensors = tch::Tensor::read_safetensors(&file).unwrap();
+    let larger: Vec<_> = tensors
+        .into_iter()
+        .map(|(name, tensor)| {
+            let tensor = tensor.to_kind(tch::Kind::Float);
+            let tensor = if name == "proj_out.bias" { tensor + 1e5 } else { tensor };
+            (name, tensor)
+        })
+        .collect();
+    tch::Tensor::write_safetensors(&larger, &file).unwrap();
+    let photo = folder.photo("photo.png", 80, 80);
+    let zoom = |precision: &str| {
+        coz(["zoom", "-i", photo.to_str().unwrap(), "-o", folder.path("out").to_str().unwrap()])
+            .args(["--backbone", "sd3", "--rec-num", "1", "--process-size", "64", "--mixed_precision", precision])
+            .args(["--device", "cpu", "--pretrained_model_name_or_path", files.model.to_str().unwrap()])
+            .output()
+            .unwrap()
+    };
+    let half = zoom("fp16");
+    assert!(!half.status.success());
+    assert!(String::from_utf8_lossy(&half.stderr).contains("--mixed-precision bf16"));
+    assert!(zoom("bf16").status.success(), "there it is as large as it is");
+}
