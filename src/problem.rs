@@ -71,7 +71,7 @@ impl From<StepError> for Problem {
     fn from(error: StepError) -> Self {
         let out_of_memory = error.is_out_of_memory();
         let (title, hint) = match &error {
-            StepError::Cancelled => ("Cancelled", ""),
+            StepError::Cancelled | StepError::Weights(WeightsError::Cancelled) => ("Cancelled", ""),
             StepError::OutOfMemory { plan: MemoryPlan::Auto | MemoryPlan::Resident, .. } => {
                 ("Out of memory", "Choose the memory plan \"staged\" (--memory staged) and try again.")
             }

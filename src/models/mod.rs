@@ -11,4 +11,4 @@ pub mod weights;
 
 pub use rrdb::RrdbNet;
 pub use srvgg::SrvggNetCompact;
-pub use weights::{Loader, Reading, Weights, WeightsError};
+pub use weights::{Loader, Reading, Told, Weights, WeightsError};

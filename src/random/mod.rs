@@ -97,7 +97,7 @@ fn asked<C: for<'a> Deserialize<'a>>(
     Ok(loader.asked().to_vec())
 }
 
-fn nothing() -> Loader {
+fn nothing() -> Loader<'static> {
     Loader::new(&Weights::from_tensors(Default::default()), "", Device::Cpu, Kind::Float).reading(Reading::Checked)
 }
 

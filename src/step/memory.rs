@@ -6,8 +6,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use tch::Device;
 
-use super::{DeviceChoice, StepError};
-use crate::models::{Reading, Weights, accelerator};
+use super::{DeviceChoice, Progress, Stage, StepError};
+use crate::models::{Reading, Told, Weights, accelerator};
 
 /// What a step needs beside the weights, with room to spare: activations at 512 x 512.
 const ACTIVATIONS: u64 = 1_500_000_000;
@@ -109,7 +109,7 @@ pub fn peak_memory_of(device: DeviceChoice) -> Option<u64> {
     accelerator::memory(device.resolve().ok()?.picture).map(|memory| memory.peak)
 }
 
-type Open<N> = dyn Fn(Reading) -> Result<N, StepError>;
+type Open<N> = dyn Fn(Reading, Told) -> Result<N, StepError>;
 
 /// One network of a model, in memory while the plan says so.
 pub(super) struct Part<N> {
@@ -125,9 +125,9 @@ impl<N> Part<N> {
     /// Compares all names and shapes and reads nothing yet.
     pub fn new(
         weights: Vec<Weights>,
-        open: impl Fn(Reading) -> Result<N, StepError> + 'static,
+        open: impl Fn(Reading, Told) -> Result<N, StepError> + 'static,
     ) -> Result<Self, StepError> {
-        open(Reading::Checked)?;
+        open(Reading::Checked, &mut |_| true)?;
         Ok(Self { open: Box::new(open), weights, network: None, reading: Reading::Lent, keep: true })
     }
 
@@ -137,21 +137,25 @@ impl<N> Part<N> {
         self.reading = if keep { Reading::Lent } else { Reading::Streamed };
     }
 
-    /// Whether it stays, and is not there yet.
-    pub fn is_to_be_read(&self) -> bool {
-        self.keep && self.network.is_none()
-    }
-
     /// Bytes of its weights at so many a number.
     pub fn bytes(&self, size: usize) -> u64 {
         self.weights.iter().map(|weights| weights.bytes(size)).sum()
     }
 
     /// The network, read now where it is not there.
-    pub fn read(&mut self) -> Result<&N, StepError> {
+    pub fn read(&mut self, progress: &mut Progress) -> Result<&N, StepError> {
+        let (all, mut done) = (self.bytes(1).max(1), 0);
         match &mut self.network {
             Some(network) => Ok(network),
-            empty => Ok(empty.insert((self.open)(self.reading)?)),
+            empty => {
+                // Where layers are read as they are used, there is nothing to wait for now.
+                let keep = self.keep;
+                let mut told = |numbers: u64| {
+                    done += numbers;
+                    !keep || progress.at(Stage::Loading, done as f32 / all as f32).is_ok()
+                };
+                Ok(empty.insert((self.open)(self.reading, &mut told)?))
+            }
         }
     }
 

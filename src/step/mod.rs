@@ -32,7 +32,7 @@ pub enum StepError {
     Cancelled,
     /// The model could not be loaded.
     #[error(transparent)]
-    Weights(#[from] WeightsError),
+    Weights(WeightsError),
     /// No network we know has these keys.
     #[error("{} holds tensors, but of no network we know (SRVGGNetCompact or RRDBNet); its first key is {first_key}", file.display())]
     UnknownNetwork {
@@ -105,6 +105,15 @@ pub enum StepError {
     /// A bug of ours; the engine survives it.
     #[error("internal error: {0}")]
     Internal(String),
+}
+
+impl From<WeightsError> for StepError {
+    fn from(error: WeightsError) -> Self {
+        match error {
+            WeightsError::Cancelled => Self::Cancelled,
+            error => Self::Weights(error),
+        }
+    }
 }
 
 impl StepError {

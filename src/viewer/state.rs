@@ -246,8 +246,10 @@ pub struct Running {
     pub step: usize,
     /// What it does.
     pub stage: Stage,
-    /// How much of the stage is done, 0 to 1.
+    /// How much of the step is done, 0 to 1, about.
     pub fraction: f32,
+    /// How much of the weights is read, 0 to 1, while they are.
+    pub loading: Option<f32>,
     /// When the job was started.
     pub start: Instant,
     /// When the running step was.

@@ -41,7 +41,7 @@ fn weights(name: &str) -> Weights {
     Weights::open(&model(name).join(file)).unwrap()
 }
 
-fn loader(weights: &Weights) -> Loader {
+fn loader(weights: &Weights) -> Loader<'static> {
     Loader::new(weights, "", Device::Cpu, Kind::Float)
 }
 

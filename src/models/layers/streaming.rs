@@ -2,10 +2,10 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use tch::{Device, TchError};
+use tch::TchError;
 
 use crate::models::accelerator;
-use crate::models::weights::{Loader, Reading, WeightsError};
+use crate::models::weights::{Loader, Origin, Reading, WeightsError};
 
 /// The layers of one network.
 pub struct Layers<L>(Kind<L>);
@@ -17,10 +17,9 @@ enum Kind<L> {
     Streamed(Mutex<Box<Source<L>>>),
 }
 
-/// Where layers are read from, where to, and how.
+/// Where layers are read from.
 struct Source<L> {
-    loader: Loader,
-    device: Device,
+    origin: Origin,
     count: i64,
     read: Box<Read<L>>,
 }
@@ -41,7 +40,7 @@ impl<L: Send> Layers<L> {
         let checked = (0..count).try_for_each(|i| read(loader, i).map(drop));
         loader.switch(before);
         checked?;
-        let source = Source { loader: loader.again(), device: loader.device(), count, read: Box::new(read) };
+        let source = Source { origin: loader.origin(), count, read: Box::new(read) };
         Ok(Self(Kind::Streamed(Mutex::new(Box::new(source)))))
     }
 
@@ -62,17 +61,18 @@ impl<L: Send> Layers<L> {
             scope.spawn(move || {
                 let _no_grad = tch::no_grad_guard();
                 let source = source.lock().unwrap_or_else(PoisonError::into_inner);
-                accelerator::compute_beside(source.device);
-                let mut loader = source.loader.again();
+                let device = source.origin.device;
+                accelerator::compute_beside(device);
+                let mut loader = Loader::from(source.origin.clone());
                 // Of the layer before; the one before that is gone when its successor was taken.
                 let mut last = Vec::new();
                 for i in 0..source.count {
                     let layer = (source.read)(&mut loader, i);
                     last = loader.reuse(last);
                     // What was copied beside the computation is whole when it is handed over.
-                    accelerator::wait(source.device);
+                    accelerator::wait(device);
                     // Nobody waits for it any more: the visit before has failed.
-                    if sender.send((layer, source.device)).is_err() {
+                    if sender.send((layer, device)).is_err() {
                         return;
                     }
                 }

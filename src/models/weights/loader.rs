@@ -21,14 +21,25 @@ pub enum Reading {
     Checked,
 }
 
-/// Hands out tensors by key and keeps account.
-pub struct Loader {
+/// Hears how many numbers were read just now and answers whether to go on.
+pub type Told<'a> = &'a mut dyn FnMut(u64) -> bool;
+
+/// Where a loader takes tensors from, where to, and how.
+#[derive(Clone)]
+pub struct Origin {
     weights: Weights,
     /// Put before each key.
     prefix: String,
-    device: Device,
+    /// Where tensors go.
+    pub device: Device,
     kind: Kind,
     reading: Reading,
+}
+
+/// Hands out tensors by key and keeps account.
+pub struct Loader<'a> {
+    origin: Origin,
+    told: Option<Told<'a>>,
     asked: Vec<(String, Vec<i64>)>,
     /// Not wanted, and not surplus either.
     left: BTreeSet<String>,
@@ -39,15 +50,18 @@ pub struct Loader {
     handed: Vec<Tensor>,
 }
 
-impl Loader {
+impl<'a> Loader<'a> {
     /// A loader of the keys that start with `prefix` (a dictionary inside the file, say `params_ema.`; or empty).
     pub fn new(weights: &Weights, prefix: &str, device: Device, kind: Kind) -> Self {
+        let reading = Reading::default();
+        Self::from(Origin { weights: weights.clone(), prefix: prefix.to_owned(), device, kind, reading })
+    }
+
+    /// A loader that has handed out nothing yet.
+    pub(in crate::models) fn from(origin: Origin) -> Self {
         Self {
-            weights: weights.clone(),
-            prefix: prefix.to_owned(),
-            device,
-            kind,
-            reading: Reading::default(),
+            origin,
+            told: None,
             asked: Vec::new(),
             left: BTreeSet::new(),
             problems: Vec::new(),
@@ -57,23 +71,29 @@ impl Loader {
     }
 
     /// The same loader, reading in another way.
-    pub fn reading(self, reading: Reading) -> Self {
-        Self { reading, ..self }
+    pub fn reading(mut self, reading: Reading) -> Self {
+        self.origin.reading = reading;
+        self
+    }
+
+    /// The same loader, telling as it reads.
+    pub fn telling(self, told: Told<'a>) -> Self {
+        Self { told: Some(told), ..self }
     }
 
     /// How it reads.
     pub(in crate::models) fn how(&self) -> Reading {
-        self.reading
+        self.origin.reading
     }
 
     /// Reads in another way from now on; returns how it did before.
     pub(in crate::models) fn switch(&mut self, reading: Reading) -> Reading {
-        std::mem::replace(&mut self.reading, reading)
+        std::mem::replace(&mut self.origin.reading, reading)
     }
 
-    /// A loader of the same tensors that has handed out none yet.
-    pub(in crate::models) fn again(&self) -> Self {
-        Self::new(&self.weights, &self.prefix, self.device, self.kind).reading(self.reading)
+    /// To make another loader of the same tensors from.
+    pub(in crate::models) fn origin(&self) -> Origin {
+        self.origin.clone()
     }
 
     /// What was handed out since the last call, and the memory of `spare` for what is asked for next. Nobody may use
@@ -83,21 +103,16 @@ impl Loader {
         std::mem::take(&mut self.handed)
     }
 
-    /// Where tensors go.
-    pub(in crate::models) fn device(&self) -> Device {
-        self.device
-    }
-
     /// The tensor `key` of exactly this shape, converted and moved. A problem is noted for [`Loader::finish`] and
     /// a stand-in of zeros is returned, so that one pass finds all of them.
     pub fn take(&mut self, key: &str, shape: &[i64]) -> Result<Tensor, WeightsError> {
-        self.take_as(self.kind, key, shape)
+        self.take_as(self.origin.kind, key, shape)
     }
 
     /// The same in a dtype of its own.
     pub fn take_as(&mut self, kind: Kind, key: &str, shape: &[i64]) -> Result<Tensor, WeightsError> {
-        let name = format!("{}{key}", self.prefix);
-        let fits = match self.weights.shape(&name) {
+        let name = format!("{}{key}", self.origin.prefix);
+        let fits = match self.origin.weights.shape(&name) {
             None => {
                 self.problems.push(format!("{name} {shape:?} is missing"));
                 false
@@ -108,23 +123,30 @@ impl Loader {
             }
             Some(_) => true,
         };
-        let tensor = match self.reading {
+        let tensor = match self.origin.reading {
             Reading::Checked => None,
             _ if !fits => None,
-            Reading::Lent if self.device == Device::Cpu => {
-                self.weights.lent(&name, kind).or_else(|| self.weights.loaded(&name, kind, self.device, None))
-            }
+            Reading::Lent if self.origin.device == Device::Cpu => self
+                .origin
+                .weights
+                .lent(&name, kind)
+                .or_else(|| self.origin.weights.loaded(&name, kind, self.origin.device, None)),
             _ => {
                 let is_fit = |spare: &Tensor| spare.size() == shape && spare.kind() == kind;
                 let spare = self.spare.iter().position(is_fit).map(|i| self.spare.swap_remove(i));
-                self.weights.loaded(&name, kind, self.device, spare)
+                self.origin.weights.loaded(&name, kind, self.origin.device, spare)
             }
         };
         self.asked.push((name, shape.to_vec()));
+        if let Some(told) = &mut self.told
+            && !told(shape.iter().product::<i64>().unsigned_abs())
+        {
+            return Err(WeightsError::Cancelled);
+        }
         match tensor {
             Some(tensor) => {
                 let tensor = tensor?;
-                if self.reading == Reading::Streamed {
+                if self.origin.reading == Reading::Streamed {
                     self.handed.push(tensor.shallow_clone());
                 }
                 Ok(tensor)
@@ -142,18 +164,18 @@ impl Loader {
         change: impl FnOnce(&Tensor) -> Result<Tensor, TchError>,
     ) -> Result<Tensor, WeightsError> {
         let tensor = self.take_as(Kind::Float, key, shape)?;
-        Ok(change(&tensor)?.f_to_kind(self.kind)?)
+        Ok(change(&tensor)?.f_to_kind(self.origin.kind)?)
     }
 
     /// Whether there is a tensor `key`.
     pub fn has(&self, key: &str) -> bool {
-        self.weights.shape(&format!("{}{key}", self.prefix)).is_some()
+        self.origin.weights.shape(&format!("{}{key}", self.origin.prefix)).is_some()
     }
 
     /// Leaves alone what starts with `key`: it is not wanted here, and not surplus either.
     pub fn leave(&mut self, key: &str) {
-        let start = format!("{}{key}", self.prefix);
-        let names = self.weights.shapes().into_keys().filter(|name| name.starts_with(&start)).map(str::to_owned);
+        let start = format!("{}{key}", self.origin.prefix);
+        let names = self.origin.weights.shapes().into_keys().filter(|name| name.starts_with(&start)).map(str::to_owned);
         self.left.extend(names);
     }
 
@@ -170,8 +192,8 @@ impl Loader {
     /// Succeeds when every asked-for tensor was there in its shape and none under the prefix is left over.
     pub fn finish(&mut self, network: &'static str) -> Result<(), WeightsError> {
         let asked: BTreeSet<&str> = self.asked.iter().map(|(name, _)| name.as_str()).collect();
-        for name in self.weights.shapes().into_keys() {
-            if name.starts_with(&self.prefix) && !asked.contains(name) && !self.left.contains(name) {
+        for name in self.origin.weights.shapes().into_keys() {
+            if name.starts_with(&self.origin.prefix) && !asked.contains(name) && !self.left.contains(name) {
                 self.problems.push(format!("{name} belongs to no layer"));
             }
         }
@@ -179,6 +201,6 @@ impl Loader {
             return Ok(());
         }
         let problems = std::mem::take(&mut self.problems);
-        Err(WeightsError::Mismatch { file: self.weights.file.clone(), network, problems })
+        Err(WeightsError::Mismatch { file: self.origin.weights.file.clone(), network, problems })
     }
 }

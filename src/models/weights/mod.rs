@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use safetensors::{Dtype, SafeTensors};
 use tch::{Device, Kind, TchError, Tensor};
 
-pub use loader::{Loader, Reading};
+pub use loader::{Loader, Origin, Reading, Told};
 
 /// Why weights could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +45,9 @@ pub enum WeightsError {
         /// One line for each missing, misshapen or surplus key.
         problems: Vec<String>,
     },
+    /// Whoever was told of the progress did not want to go on; not a fault.
+    #[error("cancelled")]
+    Cancelled,
     /// libtorch failed, out of memory for example.
     #[error("libtorch: {}", .0.to_string().lines().next().unwrap_or_default())]
     Torch(#[from] TchError),

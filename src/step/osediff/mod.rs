@@ -79,15 +79,21 @@ impl Osediff {
         let folder = |name: &str| files.model.join(name);
         let clip = |name: &str| -> Result<Part<ClipText>, StepError> {
             let (weights, config) = (Weights::open_folder(&folder(name), "model")?, config(&folder(name))?);
-            Part::new(vec![weights.clone()], move |reading| {
-                Ok(ClipText::load(&mut Loader::new(&weights, "", devices.text, kind).reading(reading), &config)?)
+            Part::new(vec![weights.clone()], move |reading, told| {
+                Ok(ClipText::load(
+                    &mut Loader::new(&weights, "", devices.text, kind).reading(reading).telling(told),
+                    &config,
+                )?)
             })
         };
         let clips = [clip("text_encoder")?, clip("text_encoder_2")?];
         let t5_folder = folder("text_encoder_3");
         let (weights, t5_config) = (Weights::open_folder(&t5_folder, "model")?, config(&t5_folder)?);
-        let t5 = Part::new(vec![weights.clone()], move |reading| {
-            Ok(T5Encoder::load(&mut Loader::new(&weights, "", devices.text, kind).reading(reading), &t5_config)?)
+        let t5 = Part::new(vec![weights.clone()], move |reading, told| {
+            Ok(T5Encoder::load(
+                &mut Loader::new(&weights, "", devices.text, kind).reading(reading).telling(told),
+                &t5_config,
+            )?)
         })?;
         let tokenizers = (
             [ClipTokenizer::open(&folder("tokenizer"))?, ClipTokenizer::open(&folder("tokenizer_2"))?],
@@ -98,8 +104,8 @@ impl Osediff {
         let weights = Weights::open_folder(&folder("transformer"), "diffusion_pytorch_model")?;
         let mmdit_config: mmdit::Config = config(&folder("transformer"))?;
         let patch = mmdit_config.patch_size;
-        let mmdit = Part::new(vec![weights.clone()], move |reading| {
-            let mut loader = Loader::new(&weights, "", devices.picture, kind).reading(reading);
+        let mmdit = Part::new(vec![weights.clone()], move |reading, told| {
+            let mut loader = Loader::new(&weights, "", devices.picture, kind).reading(reading).telling(told);
             let loras = loras.as_ref().map(AdaLoras::read).transpose()?.unwrap_or_default();
             Ok(Mmdit::load(&mut loader, &mmdit_config, loras)?)
         })?;
@@ -109,10 +115,10 @@ impl Osediff {
         let own = files.vae.as_deref().map(Weights::open).transpose()?;
         let weights = Weights::open_folder(&folder("vae"), "diffusion_pytorch_model")?;
         let of_vae = vae_config.clone();
-        let vae = Part::new(vec![weights.clone()], move |reading| {
+        let vae = Part::new(vec![weights.clone()], move |reading, told| {
             let loader = |weights: &Weights| Loader::new(weights, "", devices.picture, vae_kind).reading(reading);
             let own = own.as_ref().map(merged_encoder).transpose()?;
-            Ok(Vae::load(&mut loader(&weights), own.as_ref().map(loader).as_mut(), &of_vae)?)
+            Ok(Vae::load(&mut loader(&weights).telling(told), own.as_ref().map(loader).as_mut(), &of_vae)?)
         })?;
 
         let mut model = Self {
@@ -168,12 +174,13 @@ impl Osediff {
         let (tokenizers, tokenizer) = &self.tokenizers;
         let mut said = Vec::new();
         for (part, tokenizer) in self.clips.iter_mut().zip(tokenizers) {
-            said.push(part.read()?.forward(&ids(tokenizer.encode(prompt, CLIP_TOKENS))?)?);
+            said.push(part.read(progress)?.forward(&ids(tokenizer.encode(prompt, CLIP_TOKENS))?)?);
             part.done();
             progress.at(Stage::Text, 0.05 * said.len() as f32)?;
         }
+        let t5 = self.t5.read(progress)?;
         let mut between = |fraction: f32| progress.at(Stage::Text, 0.1 + 0.9 * fraction);
-        let long = self.t5.read()?.forward(&ids(tokenizer.encode(prompt, T5_TOKENS))?, &mut between)?;
+        let long = t5.forward(&ids(tokenizer.encode(prompt, T5_TOKENS))?, &mut between)?;
         self.t5.done();
         let together = |part: fn(&crate::models::text::clip::Encoded) -> &Tensor| {
             Tensor::f_cat(&said.iter().map(part).collect::<Vec<_>>(), -1)
@@ -213,13 +220,10 @@ impl Osediff {
         if self.encoded.as_ref().is_some_and(|(known, _)| Arc::ptr_eq(known, picture)) {
             return Ok(());
         }
-        if self.vae.is_to_be_read() {
-            progress.at(Stage::Loading, 0.0)?;
-            self.vae.read()?;
-        }
+        let vae = self.vae.read(progress)?;
         progress.at(Stage::Encoding, 0.0)?;
         let pixels = tensor_from_picture(picture, self.devices.picture)?.f_mul_scalar(2)?.f_sub_scalar(1)?;
-        let (mean, log_variance) = self.vae.read()?.encoder.forward(&pixels.f_to_kind(self.vae_kind)?)?;
+        let (mean, log_variance) = vae.encoder.forward(&pixels.f_to_kind(self.vae_kind)?)?;
         self.see_no_more();
         let mean = mean.f_to_kind(Kind::Float)?;
         let deviation = log_variance.f_to_kind(Kind::Float)?.f_mul_scalar(0.5)?.f_exp()?;
@@ -239,10 +243,7 @@ impl Osediff {
     fn restored(&mut self, input: &StepInput, progress: &mut Progress) -> Result<Picture, StepError> {
         self.look(&input.enlarged, progress)?;
         self.hear(&input.prompt, progress)?;
-        if self.mmdit.is_to_be_read() {
-            progress.at(Stage::Loading, 0.2)?;
-        }
-        let mmdit = self.mmdit.read()?;
+        let mmdit = self.mmdit.read(progress)?;
         let (Some((_, posterior)), Some((_, embeds))) = (&self.encoded, self.embeds.last()) else {
             return Err(StepError::Internal("nothing was encoded".into()));
         };
@@ -264,7 +265,7 @@ impl Osediff {
         progress.at(Stage::Decoding, 0.0)?;
         let shift = self.vae_config.shift_factor.unwrap_or(0.0);
         let latent = z.f_div_scalar(self.vae_config.scaling_factor)?.f_add_scalar(shift)?;
-        let decoded = self.vae.read()?.decoder.forward(&latent.f_to_kind(self.vae_kind)?)?;
+        let decoded = self.vae.read(progress)?.decoder.forward(&latent.f_to_kind(self.vae_kind)?)?;
         self.see_no_more();
         if !decoded.f_isfinite()?.f_all()?.f_double_value(&[])?.eq(&1.0) {
             return Err(match self.kind {

@@ -39,7 +39,10 @@ impl Viewer {
                     // Loading is not the pace of a step.
                     running.step_start = Instant::now();
                 }
-                (running.step, running.stage, running.fraction) = (step, stage, fraction);
+                let before = if step == running.step { running.fraction } else { 0.0 };
+                running.fraction = stage.of_step(fraction).max(before);
+                running.loading = (stage == Stage::Loading).then_some(fraction);
+                (running.step, running.stage) = (step, stage);
             }
             Event::Enlarged { job, step, picture } if job == wanted => {
                 if let Some(&region) = running.asked.regions.get(step) {
@@ -332,6 +335,7 @@ impl Viewer {
             step: 0,
             stage: Stage::Prompting,
             fraction: 0.0,
+            loading: None,
             start: Instant::now(),
             step_start: Instant::now(),
             overlay: None,

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use egui::{Align2, Grid, Label, RichText, Window};
 
 use super::dim;
-use crate::step::{Backbone, MemoryPlan, Precision, Sd3Files, Stage};
+use crate::step::{Backbone, MemoryPlan, Precision, Sd3Files};
 use crate::viewer::actions::Action;
 use crate::viewer::state::FoundSd3;
 use crate::viewer::{Viewer, theme};
@@ -57,21 +57,17 @@ fn entry(viewer: &mut Viewer, ui: &mut egui::Ui, backbone: Backbone, about: &str
 
 /// Whether the chosen model is ready, in words.
 fn state(viewer: &Viewer, backbone: &Backbone) -> String {
-    let loading = viewer.state.running.as_ref().filter(|running| running.stage == Stage::Loading);
+    let loading = viewer.state.running.as_ref().and_then(|running| running.loading);
     let memory = viewer.state.memory.map(|(_, bytes)| format!(", {:.1} GB in use", bytes as f64 / 1e9));
     let device = viewer.state.device_name();
     match &viewer.state.loaded {
-        _ if loading.is_some() => format!("Loading{}…", loading.map(|r| percent(r.fraction)).unwrap_or_default()),
+        _ if let Some(fraction) = loading => format!("Loading: {:.0} %", fraction * 100.0),
         Some((loaded, plan)) if loaded == backbone => {
             let plan = plan.map(|plan| format!(", memory plan {plan}")).unwrap_or_default();
             format!("Ready on {device}{plan}{}", memory.unwrap_or_default())
         }
         _ => format!("Will be loaded onto {device} with the next step"),
     }
-}
-
-fn percent(fraction: f32) -> String {
-    format!(" {:.0} %", fraction * 100.0)
 }
 
 fn sd3(viewer: &mut Viewer, ui: &mut egui::Ui) {

@@ -45,20 +45,22 @@ pub fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
 
 fn running(viewer: &mut Viewer, ui: &mut egui::Ui) {
     let Some(running) = &viewer.state.running else { return };
-    // The clock goes on between the engine's reports.
-    ui.ctx().request_repaint_after(Duration::from_millis(100));
+    // The clock goes on between the engine's reports; where a step takes long, drawing should not take its time.
+    let elapsed = running.start.elapsed().as_secs_f64();
+    let (tick, digits) = if elapsed < 10.0 { (100, 1) } else { (1000, 0) };
+    ui.ctx().request_repaint_after(Duration::from_millis(tick));
     let steps = running.asked.regions.len();
-    let whole = (running.step as f32 + running.stage.of_step(running.fraction)) / steps.max(1) as f32;
+    let whole = (running.step as f32 + running.fraction) / steps.max(1) as f32;
     let step = if steps > 1 { format!("step {} of {steps}: ", running.step + 1) } else { String::new() };
-    ui.label(dim(ui, format!("{step}{}", running.stage.name())));
+    let percent = running.loading.map(|fraction| format!(" {:.0} %", fraction * 100.0)).unwrap_or_default();
+    ui.label(dim(ui, format!("{step}{}{percent}", running.stage.name())));
     ui.add(ProgressBar::new(whole).desired_width(96.0).desired_height(4.0).fill(theme::ACCENT));
-    let left = viewer.state.remaining().map(|left| format!(", {left:.1} s left")).unwrap_or_default();
+    let left = viewer.state.remaining().map(|left| format!(", {left:.digits$} s left")).unwrap_or_default();
     let waiting = match viewer.state.queue.len() {
         0 => String::new(),
         count => format!("  ·  {count} queued"),
     };
-    let elapsed = running.start.elapsed().as_secs_f64();
-    ui.label(dim(ui, format!("{elapsed:.1} s{left}{waiting}  ·  cancel Esc")));
+    ui.label(dim(ui, format!("{elapsed:.digits$} s{left}{waiting}  ·  cancel Esc")));
 }
 
 fn exporting(viewer: &mut Viewer, ui: &mut egui::Ui) {
