@@ -107,13 +107,16 @@ def compare(options):
     rows = {}
     for precision in options.precisions.split(","):
         command = [sys.executable, __file__, options.folder, "--precision", precision, "--device", options.device, *common]
-        rows[f"reference {precision}"] = run(command)[0]
+        rows[f"reference {precision}"] = row = run(command)[0]
+        print(json.dumps(row), file=sys.stderr)
     for plan in options.plans.split(","):
         precision, _, memory = plan.partition("/")
-        coz = [options.compare, "bench", *files, *common, "--mixed-precision", precision, "--memory", memory, "--json"]
-        rows[f"coz {plan}"] = run(coz)[0]
+        coz = [options.compare, "bench", *files, "--mixed-precision", precision, "--memory", memory, "--json"]
+        row = run([*coz, *common])[0]
         # Nothing but the first pass, from the start of the process to its end.
-        rows[f"coz {plan}"]["start_to_first_seconds"] = run([*coz, "--runs", "0"])[1]
+        row["start_to_first_seconds"] = run([*coz, "--size", str(options.size), "--runs", "0"])[1]
+        rows[f"coz {plan}"] = row
+        print(json.dumps(row), file=sys.stderr)
     print("| | start to first result | whole pass | " + " | ".join(STAGES) + " | peak memory |")
     print("|---|" + "---:|" * (len(STAGES) + 3))
     for name, row in rows.items():

@@ -31,8 +31,8 @@ pub struct Arguments {
     /// Side of the picture in pixels
     #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(16..=4096))]
     size: u32,
-    /// Measured passes
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    /// Measured passes after the first
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(0..=1000))]
     runs: u32,
     /// Keep the prompt, so that the text encoders run only once
     #[arg(long)]

@@ -68,6 +68,12 @@ pub fn main() -> ExitCode {
     // SAFETY: this is the program's first act; no other thread runs yet.
     unsafe { crate::step::use_large_pages() };
     let arguments = Arguments::parse();
+    #[cfg(unix)]
+    if arguments.command.is_some() {
+        // A reader that has seen enough (`coz … | head`) ends the command quietly, as with any other tool.
+        // SAFETY: the usual handling of a signal is put back.
+        unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+    }
     let outcome = match arguments.command {
         None => crate::viewer::run(arguments.images, arguments.device, arguments.restarts).map(|()| ExitCode::SUCCESS),
         Some(Command::Zoom(zoom)) => zoom::run(&zoom),

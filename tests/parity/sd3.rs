@@ -91,17 +91,21 @@ fn the_vae_encodes_and_decodes_the_same() {
     assert_eq!((config.scaling_factor, config.shift_factor), (1.5305, Some(0.0609)));
     let plain = Vae::load(&mut loader(&weights), None, &config).unwrap();
     let case = |part: &str| &cases[&format!("vae.{part}")];
-    let (mean, log_variance) = plain.encoder.forward(case("picture")).unwrap();
+    let (mean, log_variance) = plain.encoder.forward::<TchError>(case("picture"), &mut |_| Ok(())).unwrap();
     same("mean", &mean, case("mean"));
     same("log variance", &log_variance, case("logvar"));
-    same("decoded", &plain.decoder.forward(case("latent")).unwrap(), case("decoded"));
+    same("decoded", &plain.decoder.forward::<TchError>(case("latent"), &mut |_| Ok(())).unwrap(), case("decoded"));
 
     let own = merged_encoder(&Weights::open(&fixture("sd3/vae_encoder_20001.pt")).unwrap()).unwrap();
     let tuned = Vae::load(&mut loader(&weights), Some(&mut loader(&own)), &config).unwrap();
-    let (mean, log_variance) = tuned.encoder.forward(case("picture")).unwrap();
+    let (mean, log_variance) = tuned.encoder.forward::<TchError>(case("picture"), &mut |_| Ok(())).unwrap();
     same("mean with the LoRA", &mean, case("mean_lora"));
     same("log variance with the LoRA", &log_variance, case("logvar_lora"));
-    same("decoded by the same decoder", &tuned.decoder.forward(case("latent")).unwrap(), case("decoded"));
+    same(
+        "decoded by the same decoder",
+        &tuned.decoder.forward::<TchError>(case("latent"), &mut |_| Ok(())).unwrap(),
+        case("decoded"),
+    );
 }
 
 #[test]
@@ -250,7 +254,11 @@ fn shards_are_one_file() {
     let sharded = Weights::open_folder(folder.root(), "a").unwrap();
     let vae = Vae::load(&mut loader(&sharded), None, &config("vae")).unwrap();
     let cases = cases();
-    same("decoded from shards", &vae.decoder.forward(&cases["vae.latent"]).unwrap(), &cases["vae.decoded"]);
+    same(
+        "decoded from shards",
+        &vae.decoder.forward::<TchError>(&cases["vae.latent"], &mut |_| Ok(())).unwrap(),
+        &cases["vae.decoded"],
+    );
     map.insert("x".into(), "../../etc/passwd");
     std::fs::write(folder.path("a.safetensors.index.json"), index(&map)).unwrap();
     assert!(Weights::open_folder(folder.root(), "a").err().unwrap().to_string().contains("no file of this folder"));

@@ -150,6 +150,11 @@ struct Level {
     resample: Option<Conv2d>,
 }
 
+/// How much of a pass is done before block `j` of level `i`: levels take about as long as each other.
+fn done(levels: &[Level], i: usize, j: usize) -> f32 {
+    (i as f32 + j as f32 / levels[i].resnets.len() as f32) / levels.len() as f32
+}
+
 /// Pictures in [-1, 1] to the mean and log variance of their latents.
 pub struct Encoder {
     conv_in: Conv2d,
@@ -196,12 +201,18 @@ impl Encoder {
         Ok(Self { conv_in, levels, middle, norm_out, conv_out, quant })
     }
 
-    /// `[B, 3, H, W] -> [B, C, H / 8, W / 8]` twice: mean and log variance.
-    pub fn forward(&self, picture: &Tensor) -> Result<(Tensor, Tensor), TchError> {
+    /// `[B, 3, H, W] -> [B, C, H / 8, W / 8]` twice: mean and log variance. `between` hears after each block how much is
+    /// done (0 to 1); what it fails with ends the pass.
+    pub fn forward<E: From<TchError>>(
+        &self,
+        picture: &Tensor,
+        between: &mut dyn FnMut(f32) -> Result<(), E>,
+    ) -> Result<(Tensor, Tensor), E> {
         let _kept = heap::keep_blocks();
         let mut x = self.conv_in.forward(picture)?;
-        for level in &self.levels {
-            for resnet in &level.resnets {
+        for (i, level) in self.levels.iter().enumerate() {
+            for (j, resnet) in level.resnets.iter().enumerate() {
+                between(done(&self.levels, i, j))?;
                 x = resnet.forward(&x)?;
             }
             if let Some(conv) = &level.resample {
@@ -263,16 +274,21 @@ impl Decoder {
         Ok(Self { post_quant, conv_in, middle, levels, norm_out, conv_out })
     }
 
-    /// `[B, C, h, w] -> [B, 3, 8 h, 8 w]` in float32, about [-1, 1], not clamped.
-    pub fn forward(&self, latent: &Tensor) -> Result<Tensor, TchError> {
+    /// `[B, C, h, w] -> [B, 3, 8 h, 8 w]` in float32, about [-1, 1], not clamped. `between` as for the encoder.
+    pub fn forward<E: From<TchError>>(
+        &self,
+        latent: &Tensor,
+        between: &mut dyn FnMut(f32) -> Result<(), E>,
+    ) -> Result<Tensor, E> {
         let _kept = heap::keep_blocks();
         let mut x = match &self.post_quant {
             Some(conv) => conv.forward(latent)?,
             None => latent.shallow_clone(),
         };
         x = self.middle.forward(&self.conv_in.forward(&x)?)?;
-        for level in &self.levels {
-            for resnet in &level.resnets {
+        for (i, level) in self.levels.iter().enumerate() {
+            for (j, resnet) in level.resnets.iter().enumerate() {
+                between(done(&self.levels, i, j))?;
                 x = resnet.forward(&x)?;
             }
             if let Some(conv) = &level.resample {
@@ -280,7 +296,7 @@ impl Decoder {
                 x = conv.forward(&x.f_upsample_nearest2d([2 * height, 2 * width], None, None)?)?;
             }
         }
-        self.conv_out.forward(&self.norm_out.forward(&x)?.f_silu()?.f_to_kind(Kind::Float)?)
+        Ok(self.conv_out.forward(&self.norm_out.forward(&x)?.f_silu()?.f_to_kind(Kind::Float)?)?)
     }
 }
 

@@ -221,9 +221,10 @@ impl Osediff {
             return Ok(());
         }
         let vae = self.vae.read(progress)?;
-        progress.at(Stage::Encoding, 0.0)?;
+        let mut between = |fraction: f32| progress.at(Stage::Encoding, fraction);
+        between(0.0)?;
         let pixels = tensor_from_picture(picture, self.devices.picture)?.f_mul_scalar(2)?.f_sub_scalar(1)?;
-        let (mean, log_variance) = vae.encoder.forward(&pixels.f_to_kind(self.vae_kind)?)?;
+        let (mean, log_variance) = vae.encoder.forward(&pixels.f_to_kind(self.vae_kind)?, &mut between)?;
         self.see_no_more();
         let mean = mean.f_to_kind(Kind::Float)?;
         let deviation = log_variance.f_to_kind(Kind::Float)?.f_mul_scalar(0.5)?.f_exp()?;
@@ -237,6 +238,7 @@ impl Osediff {
         self.vae.done();
         if self.plan == MemoryPlan::Streamed {
             heap::give_back();
+            accelerator::give_back();
         }
     }
 
@@ -265,7 +267,9 @@ impl Osediff {
         progress.at(Stage::Decoding, 0.0)?;
         let shift = self.vae_config.shift_factor.unwrap_or(0.0);
         let latent = z.f_div_scalar(self.vae_config.scaling_factor)?.f_add_scalar(shift)?;
-        let decoded = self.vae.read(progress)?.decoder.forward(&latent.f_to_kind(self.vae_kind)?)?;
+        let vae = self.vae.read(progress)?;
+        let mut between = |fraction: f32| progress.at(Stage::Decoding, fraction);
+        let decoded = vae.decoder.forward(&latent.f_to_kind(self.vae_kind)?, &mut between)?;
         self.see_no_more();
         if !decoded.f_isfinite()?.f_all()?.f_double_value(&[])?.eq(&1.0) {
             return Err(match self.kind {
