@@ -3,6 +3,7 @@
 pub mod accelerator;
 pub mod heap;
 pub mod layers;
+pub mod qwen;
 pub mod rrdb;
 pub mod sd3;
 pub mod srvgg;

@@ -92,26 +92,13 @@ fn asked<C: for<'a> Deserialize<'a>>(
     config: &Value,
     load: impl FnOnce(&mut Loader, C) -> Result<(), WeightsError>,
 ) -> Result<Tensors, RandomError> {
-    let mut loader = nothing();
-    read(&mut loader, config, load)?;
-    Ok(loader.asked().to_vec())
-}
-
-fn nothing() -> Loader<'static> {
-    Loader::new(&Weights::from_tensors(Default::default()), "", Device::Cpu, Kind::Float).reading(Reading::Checked)
-}
-
-fn read<C: for<'a> Deserialize<'a>>(
-    loader: &mut Loader,
-    config: &Value,
-    load: impl FnOnce(&mut Loader, C) -> Result<(), WeightsError>,
-) -> Result<(), RandomError> {
     let wrong =
         |error: serde_json::Error| WeightsError::Format { file: "config.json".into(), found: error.to_string() };
-    let config = C::deserialize(config).map_err(wrong)?;
-    match load(loader, config) {
+    let nothing = Weights::from_tensors(Default::default());
+    let mut loader = Loader::new(&nothing, "", Device::Cpu, Kind::Float).reading(Reading::Checked);
+    match load(&mut loader, C::deserialize(config).map_err(wrong)?) {
         // That all is missing is the point.
-        Ok(()) | Err(WeightsError::Mismatch { .. }) => Ok(()),
+        Ok(()) | Err(WeightsError::Mismatch { .. }) => Ok(loader.asked().to_vec()),
         Err(error) => Err(error.into()),
     }
 }

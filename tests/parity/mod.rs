@@ -4,6 +4,7 @@ mod chain;
 mod colour;
 mod jpeg;
 mod networks;
+mod qwen;
 mod resample;
 mod sd3;
 

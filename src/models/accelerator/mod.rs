@@ -8,16 +8,12 @@ use tch::{Cuda, Device};
 pub struct Memory {
     /// What any program may still take, and what this one keeps without using it.
     pub free: u64,
-    /// Of the device.
-    pub total: u64,
-    /// Used by tensors now.
-    pub used: u64,
     /// The most that was used by tensors so far.
     pub peak: u64,
 }
 
 unsafe extern "C" {
-    fn coz_accelerator_memory(device: i32, memory: *mut [u64; 4]) -> bool;
+    fn coz_accelerator_memory(device: i32, memory: *mut [u64; 2]) -> bool;
     fn coz_accelerator_give_back();
     fn coz_accelerator_compute_beside(device: i32) -> bool;
 }
@@ -31,11 +27,11 @@ fn number(device: Device) -> Option<i32> {
 
 /// The device's memory; `None` for the processor and where the device does not tell.
 pub fn memory(device: Device) -> Option<Memory> {
-    let mut memory = [0; 4];
-    // SAFETY: four numbers are written, and nothing else is touched.
+    let mut memory = [0; 2];
+    // SAFETY: two numbers are written, and nothing else is touched.
     let told = unsafe { coz_accelerator_memory(number(device)?, &mut memory) };
-    let [free, total, used, peak] = memory;
-    told.then_some(Memory { free, total, used, peak })
+    let [free, peak] = memory;
+    told.then_some(Memory { free, peak })
 }
 
 /// Gives back to the device what is kept for later tensors.

@@ -23,16 +23,14 @@ bool succeeds(F&& call) {
 
 extern "C" {
 
-// Free, total, used by tensors, and the peak of that, in bytes.
-bool coz_accelerator_memory(int32_t device, uint64_t memory[4]) {
+// Bytes that are free, and the most that tensors have used.
+bool coz_accelerator_memory(int32_t device, uint64_t memory[2]) {
   return succeeds([&] {
-    const auto [free, total] = at::accelerator::getMemoryInfo(device);
+    const auto free = at::accelerator::getMemoryInfo(device).first;
     const auto stats = at::accelerator::getDeviceStats(device);
     const auto used = stats.allocated_bytes[ALL];
     memory[0] = free + (stats.reserved_bytes[ALL].current - used.current);
-    memory[1] = total;
-    memory[2] = used.current;
-    memory[3] = used.peak;
+    memory[1] = used.peak;
   });
 }
 

@@ -1,0 +1,196 @@
+//! The language model (`Qwen2_5_VLTextModel` with its output layer): grouped-query attention, positions in three axes, a
+//! cache of keys and values that is allocated once.
+
+use tch::{Kind, TchError, Tensor};
+
+use super::config::Language;
+use super::{GatedMlp, LANGUAGE, prefix, rotated};
+use crate::models::layers::{Layers, Linear, RmsNorm, join_heads, split_heads};
+use crate::models::weights::{Loader, WeightsError};
+
+struct Layer {
+    norm1: RmsNorm,
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    out: Linear,
+    norm2: RmsNorm,
+    mlp: GatedMlp,
+}
+
+/// Cosines and sines of the tokens' positions, `[N, head_dim]` each.
+struct Turns {
+    cos: Tensor,
+    sin: Tensor,
+}
+
+/// One layer's keys and values, `[1, kv_heads, room, head_dim]` each.
+struct Memory {
+    keys: Tensor,
+    values: Tensor,
+}
+
+/// What has been read so far, for every layer; made by [`LanguageModel::cache`].
+pub struct Cache {
+    layers: Vec<Memory>,
+    filled: i64,
+    room: i64,
+}
+
+impl Cache {
+    /// Tokens read so far.
+    pub fn filled(&self) -> i64 {
+        self.filled
+    }
+}
+
+impl Layer {
+    fn load(loader: &mut Loader, name: &str, config: &Language) -> Result<Self, WeightsError> {
+        let width = config.hidden_size;
+        let shared = config.num_key_value_heads * config.head_dim();
+        let at = |part: &str| format!("{name}.{part}");
+        Ok(Self {
+            norm1: RmsNorm::load(loader, &at("input_layernorm"), width, config.rms_norm_eps)?,
+            q: Linear::load(loader, &at("self_attn.q_proj"), width, width)?,
+            k: Linear::load(loader, &at("self_attn.k_proj"), width, shared)?,
+            v: Linear::load(loader, &at("self_attn.v_proj"), width, shared)?,
+            out: Linear::load_without_bias(loader, &at("self_attn.o_proj"), width, width)?,
+            norm2: RmsNorm::load(loader, &at("post_attention_layernorm"), width, config.rms_norm_eps)?,
+            mlp: GatedMlp::load(loader, &at("mlp"), width, config.intermediate_size, false)?,
+        })
+    }
+
+    /// `[1, N, D] -> [1, N, D]`, N tokens after the `filled` ones in memory.
+    fn forward(
+        &self,
+        x: &Tensor,
+        turns: &Turns,
+        memory: &Memory,
+        filled: i64,
+        config: &Language,
+    ) -> Result<Tensor, TchError> {
+        let (heads, shared) = (config.num_attention_heads, config.num_key_value_heads);
+        let h = self.norm1.forward(x)?;
+        let q = rotated(&split_heads(&self.q.forward(&h)?, heads)?, &turns.cos, &turns.sin)?;
+        let k = rotated(&split_heads(&self.k.forward(&h)?, shared)?, &turns.cos, &turns.sin)?;
+        let v = split_heads(&self.v.forward(&h)?, shared)?;
+        let length = q.size()[2];
+        let remember = |memory: &Tensor, new: &Tensor| -> Result<Tensor, TchError> {
+            memory.f_narrow(2, filled, length)?.f_copy_(new)?;
+            memory.f_narrow(2, 0, filled + length)
+        };
+        let (keys, values) = (remember(&memory.keys, &k)?, remember(&memory.values, &v)?);
+        // One token may look at all before it; several at once only at those before each.
+        let causal = length > 1;
+        let attended = Tensor::f_scaled_dot_product_attention(
+            &q,
+            &keys,
+            &values,
+            None::<&Tensor>,
+            0.0,
+            causal,
+            None,
+            heads != shared,
+        )?;
+        let x = x.f_add(&self.out.forward(&join_heads(&attended)?)?)?;
+        x.f_add(&self.mlp.forward(&self.norm2.forward(&x)?)?)
+    }
+}
+
+/// The whole model.
+pub struct LanguageModel {
+    tokens: Tensor,
+    layers: Layers<Layer>,
+    norm: RmsNorm,
+    /// `None` where the embedding serves for it.
+    output: Option<Linear>,
+    config: Language,
+}
+
+impl LanguageModel {
+    /// Reads the model from a file that also holds the vision tower; that is left alone.
+    pub fn load(loader: &mut Loader, config: &Language) -> Result<Self, WeightsError> {
+        let start = prefix(loader, LANGUAGE, "embed_tokens.weight");
+        let width = config.hidden_size;
+        let tokens = loader.take(&format!("{start}embed_tokens.weight"), &[config.vocab_size, width])?;
+        let of_layers = config.clone();
+        let layers = Layers::load(loader, config.num_hidden_layers, move |loader, i| {
+            Layer::load(loader, &format!("{start}layers.{i}"), &of_layers)
+        })?;
+        let norm = RmsNorm::load(loader, &format!("{start}norm"), width, config.rms_norm_eps)?;
+        let output = match config.tie_word_embeddings {
+            true => {
+                // Some files hold it all the same.
+                loader.leave("lm_head.");
+                None
+            }
+            false => Some(Linear::load_without_bias(loader, "lm_head", width, config.vocab_size)?),
+        };
+        Ok(Self { tokens, layers, norm, output, config: config.clone() })
+    }
+
+    /// An empty cache for up to `room` tokens.
+    pub fn cache(&self, room: i64) -> Result<Cache, TchError> {
+        let config = &self.config;
+        let shape = [1, config.num_key_value_heads, room, config.head_dim()];
+        let empty = || Tensor::f_zeros(shape, (self.tokens.kind(), self.tokens.device()));
+        let layers = (0..config.num_hidden_layers).map(|_| Ok(Memory { keys: empty()?, values: empty()? }));
+        Ok(Cache { layers: layers.collect::<Result<_, TchError>>()?, filled: 0, room })
+    }
+
+    /// Token ids `[N]` -> `[1, N, D]`.
+    pub fn embed(&self, ids: &Tensor) -> Result<Tensor, TchError> {
+        Tensor::f_embedding(&self.tokens, ids, -1, false, false)?.f_unsqueeze(0)
+    }
+
+    /// Reads tokens, `[1, N, D]` at the positions `[3, N]` (time, row, column), after what is in the cache -> the logits of
+    /// what follows the last one, `[vocabulary]` in float32.
+    pub fn forward<E: From<TchError> + From<WeightsError>>(
+        &self,
+        embedded: &Tensor,
+        positions: &Tensor,
+        cache: &mut Cache,
+        between: &mut dyn FnMut(f32) -> Result<(), E>,
+    ) -> Result<Tensor, E> {
+        let length = embedded.size()[1];
+        if cache.filled + length > cache.room {
+            let text = format!("{} tokens after {} do not fit a cache for {}", length, cache.filled, cache.room);
+            return Err(TchError::Shape(text).into());
+        }
+        if cache.filled > 0 && length > 1 {
+            return Err(TchError::Shape("after the prompt tokens come one by one".into()).into());
+        }
+        let turns = self.turns(positions)?;
+        let mut x = embedded.shallow_clone();
+        self.layers.each(|i, layer| {
+            between(i as f32 / self.config.num_hidden_layers as f32)?;
+            x = layer.forward(&x, &turns, &cache.layers[i as usize], cache.filled, &self.config)?;
+            Ok::<(), E>(())
+        })?;
+        cache.filled += length;
+        let last = self.norm.forward(&x.f_narrow(1, length - 1, 1)?)?;
+        let logits = match &self.output {
+            Some(output) => output.forward(&last)?,
+            None => last.f_linear(&self.tokens, None::<&Tensor>)?,
+        };
+        Ok(logits.f_view([-1])?.f_to_kind(Kind::Float)?)
+    }
+
+    /// Each section of a head's channels turns with its own axis.
+    fn turns(&self, positions: &Tensor) -> Result<Turns, TchError> {
+        let (device, head) = (self.tokens.device(), self.config.head_dim());
+        let steps = Tensor::f_arange_start_step(0, head, 2, (Kind::Float, device))?.f_div_scalar(head)?;
+        let frequencies = Tensor::f_pow_scalar(self.config.rope_theta, &steps)?.f_reciprocal()?;
+        let angles = positions.f_to_device(device)?.f_to_kind(Kind::Float)?.f_unsqueeze(2)?.f_mul(&frequencies)?;
+        let mut at = 0;
+        let mut sections = Vec::new();
+        for (axis, &length) in self.config.sections.iter().enumerate() {
+            sections.push(angles.f_select(0, axis as i64)?.f_narrow(1, at, length)?);
+            at += length;
+        }
+        let half = Tensor::f_cat(&sections, 1)?;
+        let angles = Tensor::f_cat(&[&half, &half], 1)?;
+        let kind = self.tokens.kind();
+        Ok(Turns { cos: angles.f_cos()?.f_to_kind(kind)?, sin: angles.f_sin()?.f_to_kind(kind)? })
+    }
+}

@@ -1,0 +1,99 @@
+//! The networks of Qwen2.5-VL against transformers, on tiny random models, in float32 on the CPU. `qwen/export.py` made
+//! them.
+
+use std::collections::BTreeMap;
+
+use chain_of_zoom::models::qwen::config::Config;
+use chain_of_zoom::models::qwen::language::LanguageModel;
+use chain_of_zoom::models::qwen::positions::{Grid, of_tokens};
+use chain_of_zoom::models::qwen::vision::VisionTower;
+use chain_of_zoom::models::{Loader, Weights, WeightsError};
+use tch::{Device, Kind, Tensor};
+
+use super::fixture;
+
+/// Absolute; 1e-3 is asked for.
+const TOLERANCE: f64 = 5e-5;
+const PENALTY: f64 = 1.3;
+
+fn same(what: &str, ours: &Tensor, theirs: &Tensor) {
+    assert_eq!(ours.size(), theirs.size(), "{what}");
+    let difference = (ours - theirs).abs().max().double_value(&[]);
+    assert!(difference < TOLERANCE, "{what}: {difference}");
+    // Comparing nothing with nothing would pass too.
+    assert!(theirs.std(true).double_value(&[]) > 1e-3, "{what} is flat");
+}
+
+fn numbers(tensor: &Tensor) -> Vec<i64> {
+    Vec::try_from(tensor.reshape([-1])).unwrap()
+}
+
+#[test]
+fn images_are_seen_and_words_follow_as_in_the_reference() {
+    let _no_grad = tch::no_grad_guard();
+    let cases: BTreeMap<String, Tensor> =
+        Tensor::read_safetensors(fixture("qwen/cases.safetensors")).unwrap().into_iter().collect();
+    for name in ["tied", "untied"] {
+        let folder = fixture("qwen").join(name);
+        let config = Config::parse(&std::fs::read(folder.join("config.json")).unwrap()).unwrap();
+        let weights = Weights::open_folder(&folder, "model").unwrap();
+        let loader = &mut Loader::new(&weights, "", Device::Cpu, Kind::Float);
+        let vision = VisionTower::load(loader, &config.vision).unwrap();
+        let language = LanguageModel::load(loader, &config.language).unwrap();
+        loader.finish("Qwen2.5-VL").unwrap();
+        for i in 0..5 {
+            let case = |part: &str| &cases[&format!("{name}.{i}.{part}")];
+            let grids: Vec<Grid> = numbers(case("grids"))
+                .as_chunks::<3>()
+                .0
+                .iter()
+                .map(|&[_, rows, columns]| Grid { rows, columns })
+                .collect();
+            let mut at = 0;
+            let mut features = Vec::new();
+            for &grid in &grids {
+                let count = grid.rows * grid.columns;
+                let patches = case("patches").narrow(0, at, count);
+                features.push(vision.forward::<WeightsError>(&patches, grid).unwrap());
+                at += count;
+            }
+            let features = Tensor::cat(&features, 0);
+            same(&format!("{name} {i}: features"), &features, case("features"));
+
+            let ids = numbers(case("ids"));
+            let merge = config.vision.spatial_merge_size;
+            let (positions, delta) = of_tokens(&ids, config.image_token, &grids, merge).unwrap();
+            assert_eq!(positions.concat(), numbers(case("positions")), "{name} {i}");
+            assert_eq!(delta, numbers(case("delta"))[0], "{name} {i}");
+
+            let length = ids.len() as i64;
+            let ids = Tensor::from_slice(&ids);
+            let places = ids.eq(config.image_token).nonzero().squeeze_dim(1);
+            let embedded = language.embed(&ids).unwrap().index_copy(1, &places, &features.unsqueeze(0));
+            let mut cache = language.cache(length + 32).unwrap();
+            let positions = Tensor::from_slice(&positions.concat()).view([3, -1]);
+            let mut read = |embedded: &Tensor, positions: &Tensor| {
+                language.forward::<WeightsError>(embedded, positions, &mut cache, &mut |_| Ok(())).unwrap()
+            };
+            let mut logits = read(&embedded, &positions);
+            same(&format!("{name} {i}: logits"), &logits, case("logits"));
+
+            // Greedy, with a penalty on what was there before, and never the end.
+            let mut seen = numbers(&ids);
+            let mut said = Vec::new();
+            for step in 0..32 {
+                let index = Tensor::from_slice(&seen);
+                let known = logits.gather(0, &index, false);
+                let lowered = known.where_self(&known.ge(0.0), &(&known * PENALTY * PENALTY)) / PENALTY;
+                let scores = logits.scatter(0, &index, &lowered);
+                let scores = scores.index_fill(0, &Tensor::from_slice(&[1i64, 3]), f64::NEG_INFINITY);
+                let next = scores.argmax(-1, false).int64_value(&[]);
+                said.push(next);
+                seen.push(next);
+                let position = Tensor::from_slice(&[length + step + delta; 3]).view([3, 1]);
+                logits = read(&language.embed(&Tensor::from_slice(&[next])).unwrap(), &position);
+            }
+            assert_eq!(said, numbers(case("said")), "{name} {i}");
+        }
+    }
+}
