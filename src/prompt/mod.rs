@@ -1,5 +1,7 @@
 //! Words for a step: what a prompter sees, and what it says.
 
+pub mod vlm;
+
 use std::sync::Arc;
 
 use crate::image::Picture;

@@ -3,14 +3,17 @@
 
 use std::collections::BTreeMap;
 
+use chain_of_zoom::image::Picture;
 use chain_of_zoom::models::qwen::config::Config;
 use chain_of_zoom::models::qwen::language::LanguageModel;
 use chain_of_zoom::models::qwen::positions::{Grid, of_tokens};
 use chain_of_zoom::models::qwen::vision::VisionTower;
 use chain_of_zoom::models::{Loader, Weights, WeightsError};
+use chain_of_zoom::prompt::vlm::pictures::ImageProcessor;
 use tch::{Device, Kind, Tensor};
 
 use super::fixture;
+use crate::samples::Folder;
 
 /// Absolute; 1e-3 is asked for.
 const TOLERANCE: f64 = 5e-5;
@@ -96,4 +99,32 @@ fn images_are_seen_and_words_follow_as_in_the_reference() {
             assert_eq!(said, numbers(case("said")), "{name} {i}");
         }
     }
+}
+
+#[test]
+fn pictures_become_the_same_patches() {
+    let cases: BTreeMap<String, Tensor> =
+        Tensor::read_safetensors(fixture("qwen/cases.safetensors")).unwrap().into_iter().collect();
+    let folder = Folder::new();
+    let config =
+        serde_json::json!({ "min_pixels": 3136, "max_pixels": 400 * 28 * 28, "image_processor_type": "Qwen2VL" });
+    std::fs::write(folder.path("preprocessor_config.json"), config.to_string()).unwrap();
+    let processor = ImageProcessor::open(folder.root()).unwrap();
+    for i in 0..7 {
+        let case = |part: &str| &cases[&format!("pictures.{i}.{part}")];
+        let [width, height] = *numbers(case("size")) else { panic!("no size") };
+        let picture = Picture::from_fn(width as u32, height as u32, |x, y| {
+            [(x * 3) as u8, (y * 5) as u8, (x * 7 + y * 11) as u8]
+        });
+        let (patches, grid) = processor.patches(&picture).unwrap();
+        assert_eq!([1, grid.rows, grid.columns].as_slice(), numbers(case("grid")), "{i}");
+        let some = patches.reshape([-1]).slice(0, 0, None, 997);
+        assert_eq!(some.size(), case("patches").size(), "{i}");
+        let difference = (some - case("patches")).abs().max().double_value(&[]);
+        assert!(difference < 1e-6, "{i}: {difference}");
+    }
+    assert!(processor.resized(2001, 10).is_err(), "a stripe");
+    assert_eq!(processor.resized(14, 42).unwrap(), (56, 112), "too small: it must grow");
+    assert_eq!(processor.resized(70, 98).unwrap(), (56, 112), "halves go to the even side");
+    assert!(ImageProcessor::open(&folder.path("nowhere")).is_err());
 }

@@ -11,7 +11,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("digest", &[]),
     ("image", &[]),
     ("region", &["image"]),
-    ("prompt", &["image", "region"]),
+    ("prompt", &["image", "region", "models"]),
     ("step", &["image", "region", "prompt", "models"]),
     ("history", &["image", "region", "prompt", "step"]),
     ("export", &["image", "history"]),
@@ -45,7 +45,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
 
 /// Crates that only some places may name.
 const ONLY_IN: &[(&str, &[&str])] = &[
-    ("tch", &["models", "step", "train", "random", "engine/worker.rs", "image/tensor.rs"]),
+    ("tch", &["models", "prompt", "step", "train", "random", "engine/worker.rs", "image/tensor.rs"]),
     ("egui", &["viewer"]),
     ("eframe", &["viewer"]),
     ("wgpu", &["canvas", "film/studio.rs", "viewer", "cli/doctor.rs"]),

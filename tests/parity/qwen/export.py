@@ -1,14 +1,17 @@
 """Makes tiny random Qwen2.5-VL models and what transformers makes of them in float32 on the CPU.
 
-    python3 -m pip install torch==2.11.0 transformers==5.23.0 safetensors numpy
+    python3 -m pip install torch==2.11.0 transformers==5.23.0 safetensors numpy pillow
     python3 tests/parity/qwen/export.py
 """
 
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 HERE = Path(__file__).parent
 IMAGE, END = 140, (1, 3)
@@ -50,8 +53,21 @@ def model(name):
     return model
 
 
+def pictures():
+    """Odd sizes: wide, tall, tiny, one pixel too many, 3000 pixels. Of large ones every 997th number is kept."""
+    processor = Qwen2VLImageProcessorPil(min_pixels=3136, max_pixels=400 * 28 * 28)
+    for i, (width, height) in enumerate([(61, 40), (200, 33), (30, 170), (5, 9), (70, 42), (43, 1300), (3000, 700)]):
+        y, x = np.mgrid[0:height, 0:width]
+        picture = np.stack([x * 3 % 256, y * 5 % 256, (x * 7 + y * 11) % 256], -1)
+        picture = Image.fromarray(picture.astype(np.uint8))
+        out = processor(picture, return_tensors="pt")
+        keep(**{f"pictures__{i}__size": torch.tensor([width, height]), f"pictures__{i}__grid": out.image_grid_thw[0],
+                f"pictures__{i}__patches": out.pixel_values.reshape(-1)[::997]})
+
+
 if __name__ == "__main__":
     torch.manual_seed(0)
+    pictures()
     with torch.no_grad():
         for name in MODELS:
             network = model(name)
