@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use chain_of_zoom::image::Picture;
+use chain_of_zoom::models::qwen::adapter::Adapter;
 use chain_of_zoom::models::qwen::config::Config;
 use chain_of_zoom::models::qwen::language::LanguageModel;
 use chain_of_zoom::models::qwen::positions::{Grid, of_tokens};
@@ -42,7 +43,7 @@ fn images_are_seen_and_words_follow_as_in_the_reference() {
         let weights = Weights::open_folder(&folder, "model").unwrap();
         let loader = &mut Loader::new(&weights, "", Device::Cpu, Kind::Float);
         let vision = VisionTower::load(loader, &config.vision).unwrap();
-        let language = LanguageModel::load(loader, &config.language).unwrap();
+        let language = LanguageModel::load(loader, &config.language, &Adapter::default()).unwrap();
         loader.finish("Qwen2.5-VL").unwrap();
         for i in 0..5 {
             let case = |part: &str| &cases[&format!("{name}.{i}.{part}")];
@@ -99,6 +100,60 @@ fn images_are_seen_and_words_follow_as_in_the_reference() {
             assert_eq!(said, numbers(case("said")), "{name} {i}");
         }
     }
+}
+
+#[test]
+fn an_adapter_changes_the_language_model_as_in_peft() {
+    let _no_grad = tch::no_grad_guard();
+    let cases: BTreeMap<String, Tensor> =
+        Tensor::read_safetensors(fixture("qwen/cases.safetensors")).unwrap().into_iter().collect();
+    let folder = fixture("qwen/tied");
+    let config = Config::parse(&std::fs::read(folder.join("config.json")).unwrap()).unwrap();
+    let weights = Weights::open_folder(&folder, "model").unwrap();
+    let load = |config: &Config, adapter: &Adapter| {
+        let loader = &mut Loader::new(&weights, "", Device::Cpu, Kind::Float);
+        VisionTower::load(loader, &config.vision).unwrap();
+        let language = LanguageModel::load(loader, &config.language, adapter).unwrap();
+        loader.finish("Qwen2.5-VL").map(|()| language)
+    };
+    let logits = |language: &LanguageModel| {
+        let ids = &cases["adapter.ids"];
+        let positions = Tensor::arange(ids.numel() as i64, (Kind::Int64, Device::Cpu)).expand([3, -1], false);
+        let mut cache = language.cache(ids.numel() as i64).unwrap();
+        let embedded = language.embed(ids).unwrap();
+        language.forward::<WeightsError>(&embedded, &positions, &mut cache, &mut |_| Ok(())).unwrap()
+    };
+    // The same numbers under the names of newer libraries, and under the older ones.
+    let old = Folder::new();
+    let adapter = fixture("qwen/adapter");
+    std::fs::copy(adapter.join("adapter_config.json"), old.path("adapter_config.json")).unwrap();
+    let renamed: Vec<_> = Tensor::read_safetensors(adapter.join("adapter_model.safetensors"))
+        .unwrap()
+        .into_iter()
+        .map(|(name, tensor)| (name.replace("model.language_model.", "model."), tensor))
+        .collect();
+    Tensor::write_safetensors(&renamed, old.path("adapter_model.safetensors")).unwrap();
+    for folder in [adapter.as_path(), old.root()] {
+        let language = load(&config, &Adapter::open(folder).unwrap()).unwrap();
+        same("logits with the adapter", &logits(&language), &cases["adapter.logits"]);
+    }
+    let plain = logits(&load(&config, &Adapter::default()).unwrap());
+    assert!((plain - &cases["adapter.logits"]).abs().max().double_value(&[]) > 0.1, "it changes something");
+
+    // Made for another model: wider, deeper, or of something else altogether.
+    let told = |renamed: &[(String, Tensor)]| {
+        Tensor::write_safetensors(renamed, old.path("adapter_model.safetensors")).unwrap();
+        match Adapter::open(old.root()).and_then(|adapter| load(&config, &adapter).map(drop)) {
+            Err(WeightsError::Mismatch { problems, .. }) => problems.join("\n"),
+            other => panic!("{other:?}"),
+        }
+    };
+    let changed = |name: &dyn Fn(&str) -> String, width: i64| -> Vec<(String, Tensor)> {
+        renamed.iter().map(|(key, tensor)| (name(key), tensor.constant_pad_nd([0, width]))).collect()
+    };
+    assert!(told(&changed(&str::to_owned, 1)).contains("layers.0.self_attn.q_proj is changed by"));
+    assert!(told(&changed(&|key| key.replace("layers.2", "layers.7"), 0)).contains("layers.7.mlp.up_proj is no layer"));
+    assert!(told(&changed(&|key| key.replace("layers", "visual.blocks"), 0)).contains("fits no layer"));
 }
 
 #[test]

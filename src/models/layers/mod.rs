@@ -27,19 +27,19 @@ impl Linear {
         Ok(Self { weight: loader.take(&format!("{name}.weight"), &[outputs, inputs])?, bias: None })
     }
 
-    /// The same as [`Linear::load`], with `up @ down` (`[out, r] @ [r, in]`) added to the weight in float32.
+    /// With `up @ down` (`[out, r] @ [r, in]`) added to the weight in float32.
     pub fn load_with_lora(
         loader: &mut Loader,
         name: &str,
-        inputs: i64,
-        outputs: i64,
+        [inputs, outputs]: [i64; 2],
+        has_bias: bool,
         (up, down): (&Tensor, &Tensor),
     ) -> Result<Self, WeightsError> {
         let added = up.f_to_kind(Kind::Float)?.f_matmul(&down.f_to_kind(Kind::Float)?)?;
         let weight = loader.take_changed(&format!("{name}.weight"), &[outputs, inputs], |weight| {
             weight.f_add(&added.f_to_device(weight.device())?)
         })?;
-        let bias = Some(loader.take(&format!("{name}.bias"), &[outputs])?);
+        let bias = has_bias.then(|| loader.take(&format!("{name}.bias"), &[outputs])).transpose()?;
         Ok(Self { weight, bias })
     }
 

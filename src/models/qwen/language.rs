@@ -3,10 +3,22 @@
 
 use tch::{Kind, TchError, Tensor};
 
+use super::adapter::Adapter;
 use super::config::Language;
 use super::{GatedMlp, LANGUAGE, prefix, rotated};
 use crate::models::layers::{Layers, Linear, RmsNorm, join_heads, split_heads};
 use crate::models::weights::{Loader, WeightsError};
+
+/// The linear layers of a layer, which an adapter may change.
+const LAYERS: [&str; 7] = [
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    "mlp.gate_proj",
+    "mlp.up_proj",
+    "mlp.down_proj",
+];
 
 struct Layer {
     norm1: RmsNorm,
@@ -45,18 +57,27 @@ impl Cache {
 }
 
 impl Layer {
-    fn load(loader: &mut Loader, name: &str, config: &Language) -> Result<Self, WeightsError> {
+    /// `name`: of the layer in an adapter; in the model's own file `start` is before it.
+    fn load(
+        loader: &mut Loader,
+        (start, name): (&str, &str),
+        config: &Language,
+        adapter: &Adapter,
+    ) -> Result<Self, WeightsError> {
         let width = config.hidden_size;
         let shared = config.num_key_value_heads * config.head_dim();
-        let at = |part: &str| format!("{name}.{part}");
+        let at = |part: &str| format!("{start}{name}.{part}");
+        let linear = |loader: &mut Loader, part: &str, sizes: [i64; 2], has_bias: bool| {
+            adapter.load(loader, (&at(part), &format!("{name}.{part}")), sizes, has_bias)
+        };
         Ok(Self {
             norm1: RmsNorm::load(loader, &at("input_layernorm"), width, config.rms_norm_eps)?,
-            q: Linear::load(loader, &at("self_attn.q_proj"), width, width)?,
-            k: Linear::load(loader, &at("self_attn.k_proj"), width, shared)?,
-            v: Linear::load(loader, &at("self_attn.v_proj"), width, shared)?,
-            out: Linear::load_without_bias(loader, &at("self_attn.o_proj"), width, width)?,
+            q: linear(loader, "self_attn.q_proj", [width, width], true)?,
+            k: linear(loader, "self_attn.k_proj", [width, shared], true)?,
+            v: linear(loader, "self_attn.v_proj", [width, shared], true)?,
+            out: linear(loader, "self_attn.o_proj", [width, width], false)?,
             norm2: RmsNorm::load(loader, &at("post_attention_layernorm"), width, config.rms_norm_eps)?,
-            mlp: GatedMlp::load(loader, &at("mlp"), width, config.intermediate_size, false)?,
+            mlp: GatedMlp::load([width, config.intermediate_size], |part, sizes| linear(loader, part, sizes, false))?,
         })
     }
 
@@ -108,14 +129,20 @@ pub struct LanguageModel {
 }
 
 impl LanguageModel {
-    /// Reads the model from a file that also holds the vision tower; that is left alone.
-    pub fn load(loader: &mut Loader, config: &Language) -> Result<Self, WeightsError> {
+    /// Reads the model from a file that also holds the vision tower, which is left alone; the adapter is merged in float32.
+    pub fn load(loader: &mut Loader, config: &Language, adapter: &Adapter) -> Result<Self, WeightsError> {
         let start = prefix(loader, LANGUAGE, "embed_tokens.weight");
         let width = config.hidden_size;
         let tokens = loader.take(&format!("{start}embed_tokens.weight"), &[config.vocab_size, width])?;
-        let of_layers = config.clone();
+        adapter.check(loader, |name| {
+            LAYERS.iter().any(|part| {
+                let number = name.strip_prefix("layers.").and_then(|name| name.strip_suffix(part)?.strip_suffix('.'));
+                number.and_then(|number| number.parse().ok()).is_some_and(|i: i64| i < config.num_hidden_layers)
+            })
+        });
+        let (of_layers, adapter) = (config.clone(), adapter.clone());
         let layers = Layers::load(loader, config.num_hidden_layers, move |loader, i| {
-            Layer::load(loader, &format!("{start}layers.{i}"), &of_layers)
+            Layer::load(loader, (start, &format!("layers.{i}")), &of_layers, &adapter)
         })?;
         let norm = RmsNorm::load(loader, &format!("{start}norm"), width, config.rms_norm_eps)?;
         let output = match config.tie_word_embeddings {

@@ -1,6 +1,7 @@
 //! Qwen2.5-VL (arXiv 2502.13923; transformers' `Qwen2_5_VLForConditionalGeneration`): a vision tower whose features take
 //! the place of image tokens in a language model. All sizes come from `config.json`.
 
+pub mod adapter;
 pub mod config;
 pub mod language;
 pub mod positions;
@@ -28,18 +29,15 @@ struct GatedMlp {
 }
 
 impl GatedMlp {
-    fn load(loader: &mut Loader, name: &str, width: i64, inner: i64, has_bias: bool) -> Result<Self, WeightsError> {
-        let linear = |loader: &mut Loader, part: &str, inputs: i64, outputs: i64| {
-            let name = format!("{name}.{part}_proj");
-            match has_bias {
-                true => Linear::load(loader, &name, inputs, outputs),
-                false => Linear::load_without_bias(loader, &name, inputs, outputs),
-            }
-        };
+    /// `linear` reads the layer of a name, from so many inputs to so many outputs.
+    fn load(
+        [width, inner]: [i64; 2],
+        mut linear: impl FnMut(&str, [i64; 2]) -> Result<Linear, WeightsError>,
+    ) -> Result<Self, WeightsError> {
         Ok(Self {
-            gate: linear(loader, "gate", width, inner)?,
-            up: linear(loader, "up", width, inner)?,
-            down: linear(loader, "down", inner, width)?,
+            gate: linear("mlp.gate_proj", [width, inner])?,
+            up: linear("mlp.up_proj", [width, inner])?,
+            down: linear("mlp.down_proj", [inner, width])?,
         })
     }
 

@@ -35,7 +35,9 @@ impl Block {
             qkv: Linear::load(loader, &format!("{name}.attn.qkv"), width, 3 * width)?,
             out: Linear::load(loader, &format!("{name}.attn.proj"), width, width)?,
             norm2: RmsNorm::load(loader, &format!("{name}.norm2"), width, EPSILON)?,
-            mlp: GatedMlp::load(loader, &format!("{name}.mlp"), width, config.intermediate_size, true)?,
+            mlp: GatedMlp::load([width, config.intermediate_size], |part, [inputs, outputs]| {
+                Linear::load(loader, &format!("{name}.{part}"), inputs, outputs)
+            })?,
         })
     }
 

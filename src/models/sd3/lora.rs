@@ -68,7 +68,7 @@ impl AdaLoras {
         if loader.how() == Reading::Checked {
             return Linear::load(loader, name, inputs, outputs);
         }
-        Linear::load_with_lora(loader, name, inputs, outputs, (&up, &down))
+        Linear::load_with_lora(loader, name, [inputs, outputs], true, (&up, &down))
     }
 
     /// Notes it where there are more or fewer pairs than layers.

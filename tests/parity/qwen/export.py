@@ -1,6 +1,6 @@
 """Makes tiny random Qwen2.5-VL models and what transformers makes of them in float32 on the CPU.
 
-    python3 -m pip install torch==2.11.0 transformers==5.23.0 safetensors numpy pillow
+    python3 -m pip install torch==2.11.0 transformers==5.23.0 peft==0.21.2 safetensors numpy pillow
     python3 tests/parity/qwen/export.py
 """
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from peft import LoraConfig, get_peft_model
 from PIL import Image
 from safetensors.torch import save_file
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
@@ -65,6 +66,21 @@ def pictures():
                 f"pictures__{i}__patches": out.pixel_values.reshape(-1)[::997]})
 
 
+def adapter(network):
+    """A PEFT adapter of the language model, with other ranks and strengths for some layers."""
+    config = LoraConfig(
+        r=4, lora_alpha=12, target_modules=r".*language_model.*\.(q|k|v|o|gate|up|down)_proj", alpha_pattern={"o_proj": 5, "layers.1.mlp.up_proj": 20},
+        rank_pattern={"k_proj": 2},
+    )
+    tuned = get_peft_model(network, config)
+    for name, parameter in tuned.named_parameters():
+        if "lora_" in name:
+            parameter.copy_(torch.randn_like(parameter) * 0.2)
+    tuned.save_pretrained(HERE / "adapter")
+    ids = torch.randint(8, 130, (1, 21))
+    keep(adapter__ids=ids[0], adapter__logits=tuned(input_ids=ids).logits[0, -1])
+
+
 if __name__ == "__main__":
     torch.manual_seed(0)
     pictures()
@@ -94,4 +110,6 @@ if __name__ == "__main__":
                     case + "ids": ids[0], case + "grids": grid, case + "patches": patches, case + "positions": positions[:, 0],
                     case + "delta": deltas[0], case + "features": features, case + "logits": logits, case + "said": said,
                 })
+            if name == "tied":
+                adapter(network)
     save_file(TENSORS, HERE / "cases.safetensors")
