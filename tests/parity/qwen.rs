@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use chain_of_zoom::image::Picture;
 use chain_of_zoom::models::qwen::adapter::Adapter;
 use chain_of_zoom::models::qwen::config::Config;
+use chain_of_zoom::models::qwen::generation::{Choice, Chooser};
 use chain_of_zoom::models::qwen::language::LanguageModel;
 use chain_of_zoom::models::qwen::positions::{Grid, of_tokens};
 use chain_of_zoom::models::qwen::vision::VisionTower;
@@ -18,7 +19,7 @@ use crate::samples::Folder;
 
 /// Absolute; 1e-3 is asked for.
 const TOLERANCE: f64 = 5e-5;
-const PENALTY: f64 = 1.3;
+const GREEDY: Choice = Choice { penalty: 1.3, temperature: 0.0, seed: 0 };
 
 fn same(what: &str, ours: &Tensor, theirs: &Tensor) {
     assert_eq!(ours.size(), theirs.size(), "{what}");
@@ -82,20 +83,15 @@ fn images_are_seen_and_words_follow_as_in_the_reference() {
             let mut logits = read(&embedded, &positions);
             same(&format!("{name} {i}: logits"), &logits, case("logits"));
 
-            // Greedy, with a penalty on what was there before, and never the end.
-            let mut seen = numbers(&ids);
+            // Never the end, as it was asked for there.
+            let ends = Tensor::from_slice(&[1i64, 3]);
+            let mut chooser = Chooser::new(&ids, 32, GREEDY).unwrap();
             let mut said = Vec::new();
             for step in 0..32 {
-                let index = Tensor::from_slice(&seen);
-                let known = logits.gather(0, &index, false);
-                let lowered = known.where_self(&known.ge(0.0), &(&known * PENALTY * PENALTY)) / PENALTY;
-                let scores = logits.scatter(0, &index, &lowered);
-                let scores = scores.index_fill(0, &Tensor::from_slice(&[1i64, 3]), f64::NEG_INFINITY);
-                let next = scores.argmax(-1, false).int64_value(&[]);
-                said.push(next);
-                seen.push(next);
+                let next = chooser.choose(&logits.index_fill(0, &ends, f64::NEG_INFINITY)).unwrap();
+                said.push(next.int64_value(&[]));
                 let position = Tensor::from_slice(&[length + step + delta; 3]).view([3, 1]);
-                logits = read(&language.embed(&Tensor::from_slice(&[next])).unwrap(), &position);
+                logits = read(&language.embed(&next).unwrap(), &position);
             }
             assert_eq!(said, numbers(case("said")), "{name} {i}");
         }
@@ -154,6 +150,21 @@ fn an_adapter_changes_the_language_model_as_in_peft() {
     assert!(told(&changed(&str::to_owned, 1)).contains("layers.0.self_attn.q_proj is changed by"));
     assert!(told(&changed(&|key| key.replace("layers.2", "layers.7"), 0)).contains("layers.7.mlp.up_proj is no layer"));
     assert!(told(&changed(&|key| key.replace("layers", "visual.blocks"), 0)).contains("fits no layer"));
+}
+
+#[test]
+fn draws_follow_the_seed_and_the_shares() {
+    let shares = Tensor::from_slice(&[0.5f32, 0.25, 0.25, 0.0]).log();
+    let ids = Tensor::from_slice(&[3i64]);
+    let draw = |seed: i64, temperature: f64| {
+        let choice = Choice { penalty: 1.0, temperature, seed };
+        Chooser::new(&ids, 1, choice).unwrap().choose(&shares).unwrap().int64_value(&[])
+    };
+    let drawn: Vec<i64> = (0..400).map(|seed| draw(seed, 1.0)).collect();
+    assert_eq!(drawn, (0..400).map(|seed| draw(seed, 1.0)).collect::<Vec<_>>());
+    let count = |id: i64| drawn.iter().filter(|&&other| other == id).count();
+    assert!((150..250).contains(&count(0)) && count(1) > 50 && count(2) > 50 && count(3) == 0, "{drawn:?}");
+    assert!((0..100).all(|seed| draw(seed, 1e-6) == 0), "almost no temperature is none");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 pub mod adapter;
 pub mod config;
+pub mod generation;
 pub mod language;
 pub mod positions;
 pub mod vision;

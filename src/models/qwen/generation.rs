@@ -1,0 +1,55 @@
+//! One word after the other: the most likely one, or one drawn by a temperature, after a penalty on all that was there
+//! before, prompt included (transformers' `RepetitionPenaltyLogitsProcessor`).
+
+use tch::{Device, Kind, TchError, Tensor};
+
+/// How the next token is chosen.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Choice {
+    /// Above 1: what was there before is less likely.
+    pub penalty: f64,
+    /// 0: always the most likely token.
+    pub temperature: f64,
+    /// Of the draws.
+    pub seed: i64,
+}
+
+/// The tokens so far, on the model's device, with room for those to come.
+pub struct Chooser {
+    seen: Tensor,
+    filled: i64,
+    choice: Choice,
+}
+
+impl Chooser {
+    /// After the prompt's ids `[N]`, with room for `room` more.
+    pub fn new(ids: &Tensor, room: i64, choice: Choice) -> Result<Self, TchError> {
+        let filled = ids.size1()?;
+        let seen = Tensor::f_zeros([filled + room], (Kind::Int64, ids.device()))?;
+        seen.f_narrow(0, 0, filled)?.f_copy_(ids)?;
+        Ok(Self { seen, filled, choice })
+    }
+
+    /// The next token's id `[1]`, on the device, by the logits `[vocabulary]`; it counts as seen from now on.
+    pub fn choose(&mut self, logits: &Tensor) -> Result<Tensor, TchError> {
+        let index = self.seen.f_narrow(0, 0, self.filled)?;
+        let known = logits.f_gather(0, &index, false)?;
+        let likely = known.f_gt(0.0)?;
+        let lowered = known
+            .f_div_scalar(self.choice.penalty)?
+            .f_where_self(&likely, &known.f_mul_scalar(self.choice.penalty)?)?;
+        let scores = logits.f_scatter(0, &index, &lowered)?;
+        let next = if self.choice.temperature > 0.0 {
+            // Drawn on the CPU, so that a seed means the same everywhere.
+            tch::manual_seed(self.choice.seed.wrapping_add(self.filled));
+            let shares =
+                scores.f_div_scalar(self.choice.temperature)?.f_softmax(0, Kind::Float)?.f_to_device(Device::Cpu)?;
+            shares.f_multinomial(1, false)?.f_to_device(logits.device())?
+        } else {
+            scores.f_argmax(0, true)?
+        };
+        self.seen.f_narrow(0, self.filled, 1)?.f_copy_(&next)?;
+        self.filled += 1;
+        Ok(next)
+    }
+}
