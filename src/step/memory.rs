@@ -144,10 +144,11 @@ impl<N> Part<N> {
 
     /// The network, read now where it is not there.
     pub fn read(&mut self, progress: &mut Progress) -> Result<&N, StepError> {
-        let (all, mut done) = (self.bytes(1).max(1), 0);
         match &mut self.network {
             Some(network) => Ok(network),
             empty => {
+                let numbers: u64 = self.weights.iter().map(|weights| weights.bytes(1)).sum();
+                let (all, mut done) = (numbers.max(1), 0);
                 // Where layers are read as they are used, there is nothing to wait for now.
                 let keep = self.keep;
                 let mut told = |numbers: u64| {

@@ -131,6 +131,8 @@ impl Viewer {
         }
         self.state.running = None;
         self.state.queue.clear();
+        // Of the photo before: its states are gone.
+        self.state.starved = None;
         self.state.opening = None;
         self.thumbnails.clear();
         context.send_viewport_cmd(ViewportCommand::Title("Chain-of-Zoom".into()));

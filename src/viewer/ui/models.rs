@@ -140,9 +140,9 @@ fn whole(viewer: &mut Viewer, ui: &mut egui::Ui, files: Sd3Files) {
             for (plan, name) in MemoryPlan::ALL {
                 let about = match plan {
                     MemoryPlan::Auto => "By the free memory",
-                    MemoryPlan::Resident => "All weights stay: fastest, 16 GB in 16 bits",
-                    MemoryPlan::Staged => "Text encoders are read for each new prompt: about 6 GB",
-                    MemoryPlan::Streamed => "Every layer is read when it is its turn: about 3 GB",
+                    MemoryPlan::Resident => "All weights stay: fastest, 17 GB in 16 bits",
+                    MemoryPlan::Staged => "Text encoders are read for each new prompt: about 7 GB",
+                    MemoryPlan::Streamed => "Every layer is read when it is its turn: 2 to 3 GB",
                 };
                 if ui.radio(viewer.state.settings.memory == plan, name).on_hover_text(about).clicked() {
                     viewer.actions.push(Action::UseMemory(plan));
