@@ -4,11 +4,16 @@
 use std::path::{Path, PathBuf};
 
 use crate::problem::Problem;
+use crate::prompt::{Extractor, ExtractorKind, Places};
+use crate::prompt::tags::TagFiles;
+use crate::prompt::vlm::VlmFiles;
 use crate::settings::{Folders, Settings};
 use crate::step::{Backbone, Precision, Sd3Files};
 
 /// The published model that Chain-of-Zoom was trained on.
 pub const SD3: &str = "stabilityai/stable-diffusion-3-medium-diffusers";
+/// The published model that its prompts were trained with.
+pub const VLM: &str = "Qwen/Qwen2.5-VL-3B-Instruct";
 
 /// The model behind a path or a name such as [`SD3`]; where none is told, the one in the settings, else that one.
 ///
@@ -22,30 +27,79 @@ pub fn sd3(told: Option<&Path>) -> Result<Sd3Files, Problem> {
     {
         return Ok(files);
     }
-    let name = told.unwrap_or(Path::new(SD3));
-    if name.is_dir() {
-        return Ok(plain(name.to_owned()));
-    }
-    let found = name.to_str().and_then(|name| places(name).into_iter().find(|place| place.is_dir()));
-    match found {
-        Some(model) => Ok(plain(model)),
-        None => {
-            let looked: Vec<String> = name.to_str().map(places).unwrap_or_default().iter().map(shown).collect();
-            let nor = if looked.is_empty() { "" } else { ", nor is there " };
-            let details = format!("{} is no folder{nor}{}", name.display(), looked.join(" or "));
-            let hint =
-                "Name the model's folder with --pretrained-model-name-or-path, or put it into one of these places.";
-            Err(Problem::new("The model was not found", details, hint))
+    folder(told.unwrap_or(Path::new(SD3)), "--pretrained-model-name-or-path").map(plain)
+}
+
+/// What finds words, with its files: as told, or where the reference has them.
+///
+/// # Errors
+/// Where they were looked for, if they are in none of these places.
+pub fn extractor(kind: ExtractorKind, told: &Places, precision: Precision) -> Result<Extractor, Problem> {
+    let vlm = |adapter: Option<PathBuf>| {
+        let model = folder(told.vlm.as_deref().unwrap_or(Path::new(VLM)), "--vlm-path")?;
+        Ok(Extractor::Vlm(VlmFiles { model, adapter, precision }))
+    };
+    match kind {
+        ExtractorKind::Own => Ok(Extractor::Own),
+        ExtractorKind::Vlm => vlm(None),
+        ExtractorKind::Tuned => {
+            let names = ["ckpt/VLM_LoRA/checkpoint-10000", "VLM_LoRA/checkpoint-10000"];
+            vlm(Some(one_of(&names, told.adapter.as_deref(), "--vlm-lora-path", Path::is_dir)?))
+        }
+        ExtractorKind::Tags => {
+            let names = ["ckpt/RAM/ram_swin_large_14m.pth", "RAM/ram_swin_large_14m.pth", "ram_swin_large_14m.pth"];
+            let ram = one_of(&names, told.ram.as_deref(), "--ram-path", Path::is_file)?;
+            let names = ["ckpt/DAPE/DAPE.pth", "DAPE/DAPE.pth", "DAPE.pth"];
+            let dape = match one_of(&names, told.dape.as_deref(), "--ram-ft-path", Path::is_file) {
+                // It is RAM without that.
+                Err(_) if told.dape.is_none() => None,
+                found => Some(found?),
+            };
+            let files = TagFiles::beside(&ram);
+            let tags = told.tags.clone().unwrap_or(files.tags);
+            let thresholds = told.thresholds.clone().unwrap_or(files.thresholds);
+            Ok(Extractor::Tags(TagFiles { ram, dape, tags, thresholds, precision }))
         }
     }
+}
+
+/// What is told, or the first of these names in the working directory and the data folder.
+fn one_of(names: &[&str], told: Option<&Path>, option: &str, is_there: fn(&Path) -> bool) -> Result<PathBuf, Problem> {
+    let places: Vec<PathBuf> = match told {
+        Some(told) => vec![told.to_owned()],
+        None => trained().iter().flat_map(|folder| names.iter().map(|name| folder.join(name))).collect(),
+    };
+    let looked: Vec<String> = places.iter().map(shown).collect();
+    places.into_iter().find(|place| is_there(place)).ok_or_else(|| {
+        let details = format!("there is no {}", looked.join(" nor "));
+        Problem::new("A model was not found", details, &format!("Say where it is with {option}."))
+    })
+}
+
+/// Where a model's folder is: as told, or by its name.
+fn folder(name: &Path, option: &str) -> Result<PathBuf, Problem> {
+    if name.is_dir() {
+        return Ok(name.to_owned());
+    }
+    let places = name.to_str().map(places).unwrap_or_default();
+    let looked: Vec<String> = places.iter().map(shown).collect();
+    places.into_iter().find(|place| place.is_dir()).ok_or_else(|| {
+        let nor = if looked.is_empty() { "" } else { ", nor is there " };
+        let details = format!("{} is no folder{nor}{}", name.display(), looked.join(" or "));
+        let hint = format!("Name the model's folder with {option}, or put it into one of these places.");
+        Problem::new("The model was not found", details, &hint)
+    })
 }
 
 /// The two files of Chain-of-Zoom's training, where they are not told: looked for in the working directory, where the
 /// reference has them, and in the data folder.
 pub fn with_training(files: Sd3Files) -> Sd3Files {
-    let own = Folders::of_user().map(|folders| folders.models);
-    let folders: Vec<PathBuf> = std::iter::once(PathBuf::from(".")).chain(own).collect();
-    files.with_training_from(&folders.iter().map(PathBuf::as_path).collect::<Vec<_>>())
+    files.with_training_from(&trained().iter().map(PathBuf::as_path).collect::<Vec<_>>())
+}
+
+/// Where the files of trainings are: in the working directory, where the reference has them, and in the data folder.
+fn trained() -> Vec<PathBuf> {
+    std::iter::once(PathBuf::from(".")).chain(Folders::of_user().map(|folders| folders.models)).collect()
 }
 
 fn shown(path: impl AsRef<Path>) -> String {

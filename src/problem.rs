@@ -99,9 +99,14 @@ impl From<StepError> for Problem {
                 ("The model is damaged", "Download the file again, or choose another model.")
             }
             StepError::Folder { .. } => (
-                "The model's folder is incomplete",
-                "It needs the layout of stabilityai/stable-diffusion-3-medium-diffusers, every config.json included.",
+                "The model's folder is not as it should be",
+                "It needs all small files of the published model too; download it again.",
             ),
+            StepError::TagList { .. } => (
+                "The tagger's lists do not fit",
+                "Put ram_tag_list.txt and ram_tag_list_threshold.txt of the reference's ram/data beside the checkpoint.",
+            ),
+            StepError::Narrow(_) => ("The picture is too narrow", "Choose a box that is less of a stripe."),
             StepError::Sides { .. } => ("The state's size does not suit the model", "Use 512, or another multiple."),
             StepError::NoDevice { .. } => ("The device is not there", "Use --device auto, or another number."),
             StepError::Outside { .. } => {

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::film;
 use crate::image::{AlignMethod, Format, codec};
+use crate::prompt::{Extractor, Places};
 use crate::step::{Backbone, DeviceChoice, MemoryPlan};
 
 /// The folders of the program on this system.
@@ -57,7 +58,17 @@ pub struct Settings {
     pub process_size: u32,
     /// The super-resolution model.
     pub backbone: Backbone,
-    /// Where it runs.
+    /// What finds words for a step.
+    pub extractor: Extractor,
+    /// Where such models are, where the user has said so.
+    pub places: Places,
+    /// What a vision-language model is asked, instead of the reference's words; empty: those.
+    pub message: String,
+    /// It is shown the state before too.
+    pub both_images: bool,
+    /// How freely it answers anew: 0 not at all.
+    pub temperature: f64,
+    /// Where models run.
     pub device: DeviceChoice,
     /// Which of its weights stay in memory.
     pub memory: MemoryPlan,
@@ -108,6 +119,11 @@ impl Default for Settings {
         Self {
             process_size: 512,
             backbone: Backbone::default(),
+            extractor: Extractor::default(),
+            places: Places::default(),
+            message: String::new(),
+            both_images: true,
+            temperature: 0.7,
             device: DeviceChoice::default(),
             memory: MemoryPlan::default(),
             align: AlignMethod::default(),
@@ -169,6 +185,7 @@ impl Settings {
         self.recent.truncate(RECENT);
         self.variants = self.variants.clamp(2, 16);
         self.film = self.film.sane();
+        self.temperature = if self.temperature.is_finite() { self.temperature.clamp(0.1, 2.0) } else { 0.7 };
         let side = |length: f32, range: std::ops::RangeInclusive<f32>, usual: f32| {
             if length.is_finite() { length.clamp(*range.start(), *range.end()) } else { usual }
         };

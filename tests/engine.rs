@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use chain_of_zoom::engine::{Done, Engine, Event, Job, JobId, Made, Restorer};
 use chain_of_zoom::image::{AlignMethod, Filter, resize};
+use chain_of_zoom::prompt::{Asking, Extractor};
 use chain_of_zoom::region::{Region, plan};
 use chain_of_zoom::step::{Backbone, DeviceChoice, MemoryPlan};
 
@@ -22,6 +23,9 @@ fn job(regions: Vec<Region>, size: u32, backbone: Backbone) -> Job {
         regions,
         size: (size, size),
         prompt: "words".into(),
+        found: None,
+        extractor: Extractor::Own,
+        asking: Asking::default(),
         seed: 7,
         restorer: Restorer { backbone, device: DeviceChoice::Cpu, memory: MemoryPlan::Auto, align: AlignMethod::NoFix },
     }
@@ -175,7 +179,7 @@ fn words_are_proposed_for_a_box() {
     let id = engine.propose(job(vec![Region::square(0, 0, 32)], 64, Backbone::BuiltIn));
     loop {
         match engine.events().recv_timeout(Duration::from_secs(60)).unwrap() {
-            Event::Proposed { job, prompt } if job == id => assert_eq!(prompt, "words"),
+            Event::Proposed { job, found } if job == id => assert_eq!(found, "", "the user's own need not be found"),
             Event::Finished { done, .. } => {
                 assert_eq!(done, Done::Completed);
                 break;

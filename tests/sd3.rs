@@ -9,6 +9,7 @@ use chain_of_zoom::engine::{Done, Engine, Event, Job, Restorer};
 use chain_of_zoom::image::{AlignMethod, Picture};
 use chain_of_zoom::problem::Problem;
 use chain_of_zoom::random::{self, Size};
+use chain_of_zoom::prompt::{Asking, Extractor};
 use chain_of_zoom::region::Region;
 use chain_of_zoom::step::{
     Backbone, DeviceChoice, MemoryPlan, Precision, Progress, Sd3Files, Stage, StepError, StepInput,
@@ -41,7 +42,7 @@ fn every_plan_makes_the_same_picture() {
     for precision in [Precision::Fp32, Precision::Fp16, Precision::Bf16] {
         let made = [MemoryPlan::Resident, MemoryPlan::Staged, MemoryPlan::Streamed].map(|plan| {
             let backbone = Backbone::Sd3(Sd3Files { precision, ..files.clone() });
-            let mut model = backbone.load(DeviceChoice::Cpu, plan).unwrap();
+            let mut model = backbone.load(DeviceChoice::Cpu, plan, 0).unwrap();
             assert_eq!(model.plan(), Some(plan));
             // Twice with one prompt, once with another: what is kept and what is read anew must agree.
             let mut stages = Vec::new();
@@ -67,7 +68,7 @@ fn every_plan_makes_the_same_picture() {
 #[test]
 fn what_is_prepared_ahead_is_not_done_again() {
     let folder = Folder::new();
-    let mut model = Backbone::Sd3(model(&folder)).load(DeviceChoice::Cpu, MemoryPlan::Auto).unwrap();
+    let mut model = Backbone::Sd3(model(&folder)).load(DeviceChoice::Cpu, MemoryPlan::Auto, 0).unwrap();
     let _no_grad = chain_of_zoom::step::without_gradients();
     let input = input(64, "fur");
     // Stopped while weights are read: a part that is half there is not used.
@@ -194,6 +195,9 @@ fn memory_runs_out_and_the_next_try_works() {
             regions: vec![Region::square(64, 64, 64)],
             size: (size, size),
             prompt: "fur".into(),
+            found: None,
+            extractor: Extractor::Own,
+            asking: Asking::default(),
             seed: 1,
             restorer: Restorer {
                 backbone: Backbone::Sd3(Sd3Files { precision: Precision::Fp32, ..files.clone() }),

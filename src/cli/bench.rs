@@ -98,7 +98,7 @@ fn measure(arguments: &Arguments) -> Result<Figures, Problem> {
     };
     let backbone = Backbone::Sd3(arguments.sd3.files()?);
     let start = Instant::now();
-    let mut resolver = backbone.load(arguments.device, arguments.sd3.memory())?;
+    let mut resolver = backbone.load(arguments.device, arguments.sd3.memory(), 0)?;
     let open_seconds = start.elapsed().as_secs_f64();
     let mut pass = |i: u32| -> Result<(BTreeMap<&'static str, f64>, f64), Problem> {
         let enlarged = Arc::new(picture.clone());

@@ -4,6 +4,7 @@ mod bench;
 mod chain;
 mod doctor;
 mod export;
+mod prompt;
 mod random;
 mod replay;
 mod sd3;

@@ -15,6 +15,7 @@ use crate::history::{Making, ScaleState};
 use crate::image::psnr::luma_psnr;
 use crate::image::{AlignMethod, Picture};
 use crate::problem::Problem;
+use crate::prompt::{Asking, Extractor};
 use crate::step::{Backbone, DeviceChoice, MemoryPlan};
 
 /// Another device may round otherwise; more than this many levels apart is another picture.
@@ -137,6 +138,9 @@ fn again(
         regions: vec![making.region],
         size: (state.picture.width(), state.picture.height()),
         prompt: making.prompt.clone(),
+        found: None,
+        extractor: Extractor::Own,
+        asking: Asking::default(),
         seed: making.seed,
         restorer: Restorer { backbone, device, memory: MemoryPlan::Auto, align },
     });

@@ -44,6 +44,11 @@ impl Sd3Arguments {
         }))
     }
 
+    /// In which numbers models compute.
+    pub fn precision(&self) -> Precision {
+        self.mixed_precision
+    }
+
     /// Which weights stay in memory.
     pub fn memory(&self) -> MemoryPlan {
         if self.efficient_memory { MemoryPlan::Staged } else { self.memory }

@@ -82,7 +82,7 @@ const SCALE: u32 = 4;
 
 /// Runs `coz measure`: each picture is reduced x4 by bicubic and brought back.
 pub fn measure(arguments: &MeasureArguments) -> anyhow::Result<ExitCode> {
-    let mut resolver = arguments.backbone.load(arguments.device, MemoryPlan::Auto).map_err(Problem::from)?;
+    let mut resolver = arguments.backbone.load(arguments.device, MemoryPlan::Auto, 0).map_err(Problem::from)?;
     let mut gains = Vec::new();
     println!("{:<28}{:>10}{:>10}{:>8}", "luma PSNR, x4, dB", "bicubic", "model", "gain");
     for input in &arguments.input {

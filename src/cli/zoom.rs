@@ -11,6 +11,7 @@ use crossbeam_channel::RecvTimeoutError;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
+use super::prompt::PromptArguments;
 use super::sd3::Sd3Arguments;
 use super::{backbone, pictures_in};
 use crate::digest;
@@ -20,6 +21,7 @@ use crate::export::tree::Tree;
 use crate::history::recipe::{PROGRAM, Recipe, Source, Step};
 use crate::image::{AlignMethod, Filter, Picture, codec, resize};
 use crate::problem::Problem;
+use crate::prompt::Extractor;
 use crate::region::Region;
 use crate::step::{Backbone, DeviceChoice};
 
@@ -49,12 +51,6 @@ pub struct Arguments {
     /// Enlargement of a step
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=16))]
     upscale: u32,
-    /// Where the words come from
-    #[arg(long, alias = "prompt_type", value_enum, default_value_t = PromptType::Null)]
-    prompt_type: PromptType,
-    /// Your own words for every step
-    #[arg(long, default_value = "")]
-    prompt: String,
     /// Colour matching to the enlarged crop
     #[arg(long, alias = "align_method", value_enum, default_value_t = Align::Nofix)]
     align_method: Align,
@@ -70,6 +66,8 @@ pub struct Arguments {
     /// Super-resolution model: builtin, nearest, bicubic, sd3, or an ESRGAN-family file (.pth, .safetensors)
     #[arg(long, default_value = "builtin")]
     backbone: String,
+    #[command(flatten)]
+    words: PromptArguments,
     #[command(flatten)]
     sd3: Sd3Arguments,
     /// Where models run: auto, cpu, cuda, cuda:NUMBER, or cuda:N,cuda:M for words and pictures
@@ -87,6 +85,14 @@ impl Arguments {
             "sd3" => self.sd3.files().map(Backbone::Sd3),
             other => backbone(other)
                 .map_err(|details| Problem::new("The model is not clear", details, "See `coz zoom --help`.")),
+        }
+    }
+
+    /// What finds words; without a model there is nobody to hear them.
+    fn extractor(&self) -> Result<Extractor, Problem> {
+        match self.rec_type {
+            RecursionType::Nearest | RecursionType::Bicubic => Ok(Extractor::Own),
+            _ => self.words.extractor(self.sd3.precision()),
         }
     }
 
@@ -109,12 +115,6 @@ enum RecursionType {
     Recursive,
     /// The same; prompt extractors also see the state before
     RecursiveMultiscale,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum PromptType {
-    /// Your own words, or none
-    Null,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -179,6 +179,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let mut run = Run {
         arguments,
         model: model.clone(),
+        extractor: arguments.extractor()?,
         engine: Engine::start(Arc::new(|| ()))?,
         interrupted: interrupted.clone(),
         bar: progress_bar(arguments, files.len()),
@@ -253,6 +254,7 @@ fn stems(files: &[PathBuf]) -> Vec<String> {
 struct Run<'a> {
     arguments: &'a Arguments,
     model: Backbone,
+    extractor: Extractor,
     engine: Engine,
     interrupted: Arc<AtomicBool>,
     bar: ProgressBar,
@@ -313,7 +315,10 @@ impl Run<'_> {
                 source: first.clone(),
                 regions,
                 size: (first.width(), first.height()),
-                prompt: self.arguments.prompt.clone(),
+                prompt: self.arguments.words.prompt.clone(),
+                found: None,
+                extractor: self.extractor.clone(),
+                asking: self.arguments.words.asking(self.arguments.rec_type == RecursionType::RecursiveMultiscale),
                 seed: self.arguments.seed,
                 restorer: Restorer {
                     backbone: match self.arguments.rec_type {

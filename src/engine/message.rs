@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::history::Making;
 use crate::image::{AlignMethod, Picture};
 use crate::problem::Problem;
+use crate::prompt::{Asking, Extractor};
 use crate::region::Region;
 use crate::step::{Backbone, DeviceChoice, MemoryPlan, Stage};
 
@@ -34,12 +35,28 @@ pub struct Job {
     pub regions: Vec<Region>,
     /// Width and height of every result.
     pub size: (u32, u32),
-    /// The user's words.
+    /// The user's own words; where others are found they are added to those.
     pub prompt: String,
+    /// Words for the first step that were found before.
+    pub found: Option<String>,
+    /// Where words come from otherwise.
+    pub extractor: Extractor,
+    /// How it is asked.
+    pub asking: Asking,
     /// For models that draw noise.
     pub seed: u64,
     /// The model and its settings.
     pub restorer: Restorer,
+}
+
+impl Job {
+    /// Whether cut and words of its first step are those of the other's.
+    pub(super) fn begins_like(&self, other: &Self) -> bool {
+        let words = |job: &Self| (job.prompt.clone(), job.found.clone(), job.extractor.clone(), job.asking.clone());
+        Arc::ptr_eq(&self.source, &other.source)
+            && (self.regions.first(), self.size) == (other.regions.first(), other.size)
+            && words(self) == words(other)
+    }
 }
 
 /// Into the engine.
@@ -116,12 +133,21 @@ pub enum Event {
         /// The enlarged region.
         picture: Arc<Picture>,
     },
+    /// Words are being found.
+    Wording {
+        /// Whose.
+        job: JobId,
+        /// For which of its steps, from 0.
+        step: usize,
+        /// All that is found so far, without the user's own.
+        found: String,
+    },
     /// The words for the first step are found.
     Proposed {
         /// Whose.
         job: JobId,
-        /// The words.
-        prompt: String,
+        /// Without the user's own.
+        found: String,
     },
     /// Cut, words and weights for a box are ready, should it be asked for.
     Prepared {

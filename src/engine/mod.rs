@@ -3,6 +3,7 @@
 //! The latest job wins: starting one stops the one before at its next tile or stage.
 
 mod message;
+mod models;
 mod worker;
 
 use std::sync::Arc;
@@ -73,11 +74,7 @@ impl Engine {
     }
 
     fn drop_other_work_ahead(&mut self, job: &Job) {
-        let same = |ahead: &Job| {
-            Arc::ptr_eq(&ahead.source, &job.source)
-                && (ahead.regions.first(), ahead.size, &ahead.prompt) == (job.regions.first(), job.size, &job.prompt)
-                && ahead.restorer == job.restorer
-        };
+        let same = |ahead: &Job| ahead.begins_like(job) && ahead.restorer == job.restorer;
         if !self.ahead.as_ref().is_some_and(same) {
             self.drop_work_ahead();
         }

@@ -8,23 +8,19 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, Sender};
 
 use super::message::{Command, Done, Event, Job, JobId, Made};
-use super::{Restorer, Wake};
-use crate::digest;
+use super::Wake;
+use super::models::{Loaded, Models, Opened};
 use crate::history::{self, Making};
 use crate::image::psnr::luma_psnr;
 use crate::image::{Filter, Picture, colour, resize};
-use crate::prompt::{Fixed, PromptInput, Prompter};
+use crate::prompt::{PromptInput, joined};
 use crate::region::Region;
-use crate::step::{
-    self, Backbone, DeviceChoice, MemoryPlan, ModelUsed, Progress, Stage, StepError, StepInput, SuperResolver,
-    cuda_devices,
-};
+use crate::step::{self, ModelUsed, Progress, Stage, StepError, StepInput, cuda_devices};
 
 pub(super) struct Worker {
     outbox: Outbox,
     wanted: Arc<AtomicU64>,
-    prompter: Box<dyn Prompter>,
-    loaded: Option<Loaded>,
+    models: Models,
     /// The only work ahead that is still of use.
     wanted_ahead: Arc<AtomicU64>,
     ahead: Option<Ahead>,
@@ -32,46 +28,27 @@ pub(super) struct Worker {
 
 /// What was done for a box before it was asked for.
 struct Ahead {
-    source: Arc<Picture>,
-    region: Region,
-    size: (u32, u32),
-    hint: String,
+    job: Job,
     cut: Arc<Picture>,
     enlarged: Arc<Picture>,
-    prompt: String,
+    /// The words, where there are any yet.
+    found: Option<String>,
 }
 
 impl Ahead {
-    fn is_for(&self, source: &Arc<Picture>, region: Region, job: &Job) -> bool {
-        Arc::ptr_eq(&self.source, source) && (self.region, self.size, &self.hint) == (region, job.size, &job.prompt)
-    }
-}
-
-/// The model loaded last, with what it was loaded for.
-struct Loaded {
-    backbone: Backbone,
-    device: DeviceChoice,
-    memory: MemoryPlan,
-    /// The same backbone, with what it left to the device decided.
-    settled: Backbone,
-    sha256: Option<String>,
-    resolver: Box<dyn SuperResolver>,
-}
-
-impl Loaded {
-    fn is_for(&self, restorer: &Restorer) -> bool {
-        (&self.backbone, self.device, self.memory) == (&restorer.backbone, restorer.device, restorer.memory)
+    fn is_of(&self, source: &Arc<Picture>, region: Region, size: (u32, u32)) -> bool {
+        Arc::ptr_eq(&self.job.source, source) && self.job.regions.first() == Some(&region) && self.job.size == size
     }
 }
 
 #[derive(Clone)]
-struct Outbox {
+pub(super) struct Outbox {
     events: Sender<Event>,
     wake: Wake,
 }
 
 impl Outbox {
-    fn send(&self, event: Event) {
+    pub fn send(&self, event: Event) {
         // Nobody listens any more when the handle is being dropped; then Quit is already on its way.
         _ = self.events.send(event);
         (self.wake)();
@@ -81,7 +58,7 @@ impl Outbox {
 impl Worker {
     pub(super) fn new(events: Sender<Event>, wake: Wake, wanted: Arc<AtomicU64>, wanted_ahead: Arc<AtomicU64>) -> Self {
         let outbox = Outbox { events, wake };
-        Self { outbox, wanted, prompter: Box::new(Fixed), loaded: None, wanted_ahead, ahead: None }
+        Self { outbox, wanted, models: Models::default(), wanted_ahead, ahead: None }
     }
 
     pub(super) fn run(mut self, inbox: &Receiver<Command>) {
@@ -129,9 +106,9 @@ impl Worker {
         }
     }
 
-    /// Gives up the model: makes room for another try.
+    /// Gives up the models: makes room for another try.
     fn free(&mut self) {
-        self.loaded = None;
+        self.models.close();
         step::give_back();
         self.outbox.send(Event::Unloaded);
     }
@@ -140,47 +117,55 @@ impl Worker {
     fn prepare(&mut self, id: JobId, job: &Job) -> Result<bool, StepError> {
         let wanted = self.wanted_ahead.clone();
         let is_wanted = || wanted.load(Ordering::Acquire) == id.0;
-        let Some(&region) = job.regions.first().filter(|_| is_wanted()) else { return Ok(false) };
-        let (cut, enlarged) = StepInput::cut(&job.source, region, job.size.0, job.size.1)?;
-        let (cut, enlarged) = (Arc::new(cut), Arc::new(enlarged));
-        if !is_wanted() {
+        if job.regions.is_empty() || !is_wanted() {
             return Ok(false);
         }
-        let prompt = words(&mut *self.prompter, job, &job.source, &enlarged);
-        let (source, hint) = (job.source.clone(), job.prompt.clone());
-        let ahead_of = enlarged.clone();
-        self.ahead = Some(Ahead { source, region, size: job.size, hint, cut, enlarged, prompt });
-        if !is_wanted() {
-            return Ok(false);
-        }
-        if !reduces_only(region, job) {
-            let mut told = |_, _| is_wanted();
-            self.load(&job.restorer)?.resolver.prepare(&ahead_of, &mut Progress::new(&mut told))?;
-        }
+        let mut told = |_, _| is_wanted();
+        self.find(job, &mut Progress::new(&mut told), &is_wanted, &mut |_| ())?;
         Ok(true)
     }
 
-    fn load(&mut self, restorer: &Restorer) -> Result<&mut Loaded, StepError> {
-        let Restorer { backbone, device, memory, .. } = restorer;
-        match &mut self.loaded {
-            Some(loaded) if loaded.is_for(restorer) => {}
-            slot => {
-                // The old one goes first: two need not fit at once.
-                if slot.take().is_some() {
-                    self.outbox.send(Event::Unloaded);
-                }
-                let resolver = backbone.load(*device, *memory)?;
-                let sha256 = match backbone {
-                    Backbone::File(file) => digest::sha256(file).ok(),
-                    _ => None,
-                };
-                self.outbox.send(Event::Loaded { backbone: backbone.clone(), plan: resolver.plan() });
-                let settled = backbone.settled(*device);
-                let (backbone, device, memory) = (backbone.clone(), *device, *memory);
-                *slot = Some(Loaded { backbone, device, memory, settled, sha256, resolver });
+    /// Has cut and words of the job's first step in `ahead`.
+    fn find(
+        &mut self,
+        job: &Job,
+        progress: &mut Progress,
+        is_wanted: &(dyn Fn() -> bool + Sync),
+        written: &mut dyn FnMut(&str),
+    ) -> Result<(), StepError> {
+        let Some(&region) = job.regions.first() else { return Ok(()) };
+        let (cut, enlarged, known) = self.begin(job, 0, &job.source, region)?;
+        self.ahead = Some(Ahead { job: job.clone(), cut, enlarged: enlarged.clone(), found: known.clone() });
+        if !reduces_only(region, job) {
+            let opened = self.models.open(job, &self.outbox)?;
+            let input = PromptInput { previous: job.source.clone(), enlarged, asking: job.asking.clone() };
+            let found = encode_and_find(opened, &input, known, progress, is_wanted, written)?.1;
+            if let Some(ahead) = &mut self.ahead {
+                ahead.found = found;
             }
         }
-        self.loaded.as_mut().ok_or_else(|| StepError::Internal("the model went away".into()))
+        Ok(())
+    }
+
+    /// The region cut and enlarged, and its words where they are known: from what was done ahead, where that is for it.
+    fn begin(
+        &self,
+        job: &Job,
+        step: usize,
+        source: &Arc<Picture>,
+        region: Region,
+    ) -> Result<(Arc<Picture>, Arc<Picture>, Option<String>), StepError> {
+        let told = job.found.clone().filter(|_| step == 0);
+        match self.ahead.as_ref().filter(|ahead| ahead.is_of(source, region, job.size)) {
+            Some(ahead) => {
+                let found = ahead.found.clone().filter(|_| step == 0 && ahead.job.begins_like(job));
+                Ok((ahead.cut.clone(), ahead.enlarged.clone(), told.or(found)))
+            }
+            None => {
+                let (cut, enlarged) = StepInput::cut(source, region, job.size.0, job.size.1)?;
+                Ok((Arc::new(cut), Arc::new(enlarged), told))
+            }
+        }
     }
 
     fn chain(&mut self, id: JobId, job: &Job) -> Result<(), StepError> {
@@ -194,15 +179,16 @@ impl Worker {
     }
 
     fn propose(&mut self, id: JobId, job: &Job) -> Result<(), StepError> {
-        let Some(&region) = job.regions.first() else { return Ok(()) };
-        let prompt = match &self.ahead {
-            Some(ahead) if ahead.is_for(&job.source, region, job) => ahead.prompt.clone(),
-            _ => {
-                let (_, enlarged) = StepInput::cut(&job.source, region, job.size.0, job.size.1)?;
-                words(&mut *self.prompter, job, &job.source, &Arc::new(enlarged))
-            }
+        let (wanted, outbox) = (self.wanted.clone(), self.outbox.clone());
+        let is_wanted = || wanted.load(Ordering::Acquire) == id.0;
+        let mut told = |stage, fraction| {
+            outbox.send(Event::Progress { job: id, step: 0, stage, fraction });
+            is_wanted()
         };
-        self.outbox.send(Event::Proposed { job: id, prompt });
+        let mut written = |found: &str| outbox.send(Event::Wording { job: id, step: 0, found: found.to_owned() });
+        self.find(job, &mut Progress::new(&mut told), &is_wanted, &mut written)?;
+        let found = self.ahead.as_ref().and_then(|ahead| ahead.found.clone()).unwrap_or_default();
+        self.outbox.send(Event::Proposed { job: id, found });
         Ok(())
     }
 
@@ -214,42 +200,45 @@ impl Worker {
         source: &Arc<Picture>,
         region: Region,
     ) -> Result<Made, StepError> {
-        let wanted = self.wanted.clone();
-        let outbox = self.outbox.clone();
+        let (wanted, outbox) = (self.wanted.clone(), self.outbox.clone());
+        let is_wanted = || wanted.load(Ordering::Acquire) == id.0;
         let mut told = |stage, fraction| {
             outbox.send(Event::Progress { job: id, step, stage, fraction });
-            wanted.load(Ordering::Acquire) == id.0
+            is_wanted()
         };
         let mut progress = Progress::new(&mut told);
         progress.at(Stage::Prompting, 0.0)?;
         let mut start = Instant::now();
-        let ahead = self.ahead.take().filter(|ahead| ahead.is_for(source, region, job));
-        let (cut, enlarged, words_ahead) = match ahead {
-            Some(ahead) => (ahead.cut, ahead.enlarged, Some(ahead.prompt)),
-            None => {
-                let (cut, enlarged) = StepInput::cut(source, region, job.size.0, job.size.1)?;
-                (Arc::new(cut), Arc::new(enlarged), None)
-            }
-        };
+        let (cut, enlarged, known) = self.begin(job, step, source, region)?;
         self.outbox.send(Event::Enlarged { job: id, step, picture: enlarged.clone() });
 
         let (picture, prompt, model) = if reduces_only(region, job) {
             (enlarged.clone(), String::new(), None)
         } else {
-            let is_loaded = self.loaded.as_ref().is_some_and(|loaded| loaded.is_for(&job.restorer));
-            if !is_loaded {
+            let are_open = self.models.are_for(job);
+            if !are_open {
                 progress.at(Stage::Loading, 0.0)?;
             }
-            let loaded = self.load(&job.restorer)?;
-            if !is_loaded {
+            let opened = self.models.open(job, &self.outbox)?;
+            if !are_open {
                 start = Instant::now();
             }
-            // What needs no words comes before them.
-            loaded.resolver.prepare(&enlarged, &mut progress)?;
-            let prompt = words_ahead.unwrap_or_else(|| words(&mut *self.prompter, job, source, &enlarged));
+            let mut written = |found: &str| outbox.send(Event::Wording { job: id, step, found: found.to_owned() });
+            let input = PromptInput {
+                previous: source.clone(),
+                enlarged: enlarged.clone(),
+                asking: job.asking.clone(),
+            };
+            let (loaded, found) =
+                encode_and_find(opened, &input, known, &mut progress, &is_wanted, &mut written)?;
+            if step == 0 {
+                // Variants of this box begin the same.
+                let (cut, enlarged, found) = (cut.clone(), enlarged.clone(), found.clone());
+                self.ahead = Some(Ahead { job: job.clone(), cut, enlarged, found });
+            }
+            let prompt = found.map_or_else(|| job.prompt.clone(), |found| joined(&found, &job.prompt));
             let input =
                 StepInput { cut: cut.clone(), enlarged: enlarged.clone(), prompt: prompt.clone(), seed: job.seed };
-            let loaded = self.load(&job.restorer)?;
             let restored = loaded.resolver.restore(&input, &mut progress)?;
             let align = job.restorer.align;
             let used = ModelUsed { backbone: loaded.settled.clone(), align, sha256: loaded.sha256.clone() };
@@ -273,6 +262,38 @@ fn reduces_only(region: Region, job: &Job) -> bool {
     region.width >= job.size.0 && region.height >= job.size.1
 }
 
-fn words(prompter: &mut dyn Prompter, job: &Job, previous: &Arc<Picture>, enlarged: &Arc<Picture>) -> String {
-    prompter.propose(&PromptInput { previous: previous.clone(), enlarged: enlarged.clone(), hint: job.prompt.clone() })
+/// Has the picture encoded and its words found: at the same time where both models stay in memory, else one after the
+/// other. Where the words are known, or nothing is there to find any, it is only encoded.
+fn encode_and_find<'a>(
+    opened: Opened<'a>,
+    input: &PromptInput,
+    known: Option<String>,
+    progress: &mut Progress,
+    is_wanted: &(dyn Fn() -> bool + Sync),
+    written: &mut dyn FnMut(&str),
+) -> Result<(&'a mut Loaded, Option<String>), StepError> {
+    let Opened { prompter, loaded, together } = opened;
+    let resolver = &mut loaded.resolver;
+    let Some(prompter) = prompter.filter(|_| known.is_none()) else {
+        resolver.prepare(&input.enlarged, progress)?;
+        return Ok((loaded, known));
+    };
+    let found = if together {
+        std::thread::scope(|scope| {
+            let encoding = scope.spawn(|| {
+                let _no_grad = tch::no_grad_guard();
+                resolver.prepare(&input.enlarged, &mut Progress::new(&mut |_, _| is_wanted()))
+            });
+            let found = prompter.propose(input, progress, written);
+            let encoded = encoding.join().unwrap_or_else(|_| Err(StepError::Internal("encoding broke off".into())));
+            encoded.and(found)
+        })
+    } else {
+        resolver.prepare(&input.enlarged, progress)?;
+        resolver.rest();
+        let found = prompter.propose(input, progress, written);
+        prompter.rest();
+        found
+    };
+    Ok((loaded, Some(found?)))
 }

@@ -4,6 +4,7 @@ pub mod accelerator;
 pub mod heap;
 pub mod layers;
 pub mod qwen;
+pub mod ram;
 pub mod rrdb;
 pub mod sd3;
 pub mod srvgg;

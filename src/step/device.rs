@@ -81,7 +81,7 @@ impl fmt::Display for DeviceChoice {
 
 impl DeviceChoice {
     /// The devices themselves; an error where one is not there.
-    pub(super) fn resolve(self) -> Result<Devices, StepError> {
+    pub(crate) fn resolve(self) -> Result<Devices, StepError> {
         let available = cuda_devices();
         let cuda = |number: usize| match number < available {
             true => Ok(Device::Cuda(number)),

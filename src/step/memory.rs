@@ -23,7 +23,8 @@ pub enum MemoryPlan {
     Auto,
     /// All of them.
     Resident,
-    /// Those that see the picture. Text encoders are read layer by layer for each new prompt, and dropped.
+    /// Those that see the picture. Text encoders are read layer by layer for each new prompt, and dropped; what finds words
+    /// and what makes pictures take turns.
     Staged,
     /// None: every layer is read when it is its turn, while the one before computes.
     Streamed,
@@ -43,13 +44,25 @@ impl MemoryPlan {
         }
     }
 
-    /// The plan for weights of so many bytes (those for text, and those for the picture) in so much free memory.
-    /// `shared`: other programs live in that memory too, so it is not filled up.
-    pub(super) fn fitting(text: u64, picture: u64, free: u64, shared: bool) -> Self {
+    /// The plan of a model of so many bytes that finds words, beside one that has no plan.
+    pub(crate) fn for_words(self, bytes: u64, device: DeviceChoice) -> Result<Self, StepError> {
+        if self != Self::Auto {
+            return Ok(self);
+        }
+        let device = device.resolve()?.text;
+        let free = free_memory(device);
+        Ok(free.map_or(Self::Staged, |free| Self::fitting([bytes, 0, 0], free, device == Device::Cpu)))
+    }
+
+    /// The plan for weights of so many bytes (those that find words, those for text, those for the picture) in so much
+    /// free memory. `shared`: other programs live in that memory too, so it is not filled up.
+    pub(crate) fn fitting([words, text, picture]: [u64; 3], free: u64, shared: bool) -> Self {
         let (all, most) = if shared { (free / 10 * 6, free / 10 * 8) } else { (free / 10 * 9, free / 10 * 9) };
-        if text + picture + ACTIVATIONS <= all {
+        // What finds words and what makes pictures take turns.
+        let largest = words.max(picture + TEXT_PIECES);
+        if words + text + picture + ACTIVATIONS <= all {
             Self::Resident
-        } else if picture + TEXT_PIECES + ACTIVATIONS <= most {
+        } else if largest + ACTIVATIONS <= most {
             Self::Staged
         } else {
             Self::Streamed
@@ -85,7 +98,7 @@ pub fn free_memory_of_machine() -> Option<u64> {
 }
 
 /// The same on a device.
-pub(super) fn free_memory(device: Device) -> Option<u64> {
+pub(crate) fn free_memory(device: Device) -> Option<u64> {
     match device {
         Device::Cpu => free_memory_of_machine(),
         _ => accelerator::memory(device).map(|memory| memory.free),
@@ -109,13 +122,15 @@ pub fn peak_memory_of(device: DeviceChoice) -> Option<u64> {
     accelerator::memory(device.resolve().ok()?.picture).map(|memory| memory.peak)
 }
 
-type Open<N> = dyn Fn(Reading, Told) -> Result<N, StepError>;
+type Open<N> = dyn Fn(Reading, Told) -> Result<N, StepError> + Send;
 
 /// One network of a model, in memory while the plan says so.
-pub(super) struct Part<N> {
+pub(crate) struct Part<N> {
     open: Box<Open<N>>,
     /// All that is read for it.
     weights: Vec<Weights>,
+    /// How many numbers that is.
+    numbers: u64,
     network: Option<N>,
     reading: Reading,
     keep: bool,
@@ -125,10 +140,15 @@ impl<N> Part<N> {
     /// Compares all names and shapes and reads nothing yet.
     pub fn new(
         weights: Vec<Weights>,
-        open: impl Fn(Reading, Told) -> Result<N, StepError> + 'static,
+        open: impl Fn(Reading, Told) -> Result<N, StepError> + Send + 'static,
     ) -> Result<Self, StepError> {
-        open(Reading::Checked, &mut |_| true)?;
-        Ok(Self { open: Box::new(open), weights, network: None, reading: Reading::Lent, keep: true })
+        let mut numbers = 0;
+        let mut counted = |some: u64| {
+            numbers += some;
+            true
+        };
+        open(Reading::Checked, &mut counted)?;
+        Ok(Self { open: Box::new(open), weights, numbers, network: None, reading: Reading::Lent, keep: true })
     }
 
     /// Whole and for good, or layer by layer for each use.
@@ -139,7 +159,7 @@ impl<N> Part<N> {
 
     /// Bytes of its weights at so many a number.
     pub fn bytes(&self, size: usize) -> u64 {
-        self.weights.iter().map(|weights| weights.bytes(size)).sum()
+        self.numbers * size as u64
     }
 
     /// The network, read now where it is not there.
@@ -147,8 +167,7 @@ impl<N> Part<N> {
         match &mut self.network {
             Some(network) => Ok(network),
             empty => {
-                let numbers: u64 = self.weights.iter().map(|weights| weights.bytes(1)).sum();
-                let (all, mut done) = (numbers.max(1), 0);
+                let (all, mut done) = (self.numbers.max(1), 0);
                 // Where layers are read as they are used, there is nothing to wait for now.
                 let keep = self.keep;
                 let mut told = |numbers: u64| {
@@ -167,7 +186,8 @@ impl<N> Part<N> {
         }
     }
 
-    fn leave(&mut self) {
+    /// It goes, to be read again when it is asked for.
+    pub fn leave(&mut self) {
         self.network = None;
         self.weights.iter().for_each(Weights::release);
     }
@@ -186,7 +206,7 @@ mod tests {
     #[test]
     fn the_plan_follows_the_free_memory() {
         let gb = 1_000_000_000;
-        let plan = |free: u64, shared| MemoryPlan::fitting(11 * gb, 4 * gb, free * gb, shared);
+        let plan = |free: u64, shared| MemoryPlan::fitting([0, 11 * gb, 4 * gb], free * gb, shared);
         assert_eq!(
             [80, 12, 5].map(|free| plan(free, false)),
             [MemoryPlan::Resident, MemoryPlan::Staged, MemoryPlan::Streamed]
@@ -195,6 +215,9 @@ mod tests {
             [30, 20, 7].map(|free| plan(free, true)),
             [MemoryPlan::Resident, MemoryPlan::Staged, MemoryPlan::Streamed]
         );
+        // Beside a model that finds words.
+        let plan = |free: u64| MemoryPlan::fitting([8 * gb, 11 * gb, 4 * gb], free * gb, false);
+        assert_eq!([30, 24, 9].map(plan), [MemoryPlan::Resident, MemoryPlan::Staged, MemoryPlan::Streamed]);
     }
 
     #[test]

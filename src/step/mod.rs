@@ -15,6 +15,7 @@ use tch::TchError;
 pub use crate::models::accelerator::give_back;
 pub use crate::models::heap::use_large_pages;
 pub use device::{DeviceChoice, cpu_threads, cuda_devices, libtorch_version};
+pub(crate) use memory::Part;
 pub use memory::{MemoryPlan, free_memory_of_machine, memory_of_process, peak_memory_of, peak_memory_of_process};
 pub use network::Network;
 pub use osediff::{Osediff, Precision, Sd3Files};
@@ -85,6 +86,17 @@ pub enum StepError {
         /// Found.
         height: u32,
     },
+    /// The tagger's lists do not suit it.
+    #[error("{}: {found}", file.display())]
+    TagList {
+        /// The file.
+        file: PathBuf,
+        /// What was found.
+        found: String,
+    },
+    /// A picture that the vision-language model cannot look at.
+    #[error("{0}")]
+    Narrow(String),
     /// Numbers left the range of half precision.
     #[error("{model} made numbers beyond the range of half precision (fp16)")]
     Overflow {
@@ -117,6 +129,14 @@ impl From<WeightsError> for StepError {
 }
 
 impl StepError {
+    /// The same, with the memory plan in it where the memory ran out.
+    pub(crate) fn with_plan(self, plan: MemoryPlan) -> Self {
+        match self.is_out_of_memory() {
+            true => Self::OutOfMemory { details: self.to_string(), plan },
+            false => self,
+        }
+    }
+
     /// Whether there was not enough memory, on a device or in the machine.
     pub fn is_out_of_memory(&self) -> bool {
         match self {
@@ -161,7 +181,7 @@ impl StepInput {
 }
 
 /// Restores a region. Lives on the engine's thread.
-pub trait SuperResolver {
+pub trait SuperResolver: Send {
     /// The picture for `input`, of the size of `input.enlarged`. Asks `progress` often whether to go on.
     fn restore(&mut self, input: &StepInput, progress: &mut Progress) -> Result<Picture, StepError>;
 
@@ -169,6 +189,9 @@ pub trait SuperResolver {
     fn prepare(&mut self, _enlarged: &Arc<Picture>, _progress: &mut Progress) -> Result<(), StepError> {
         Ok(())
     }
+
+    /// Makes room for another model, unless its plan is to stay.
+    fn rest(&mut self) {}
 
     /// Which of its weights stay in memory, for models that can choose.
     fn plan(&self) -> Option<MemoryPlan> {
@@ -265,14 +288,19 @@ impl Backbone {
         }
     }
 
-    /// Loads it. Slow: on the engine's thread only.
-    pub fn load(&self, device: DeviceChoice, memory: MemoryPlan) -> Result<Box<dyn SuperResolver>, StepError> {
+    /// Loads it, where another model needs `beside` bytes of the same memory. Slow: on the engine's thread only.
+    pub fn load(
+        &self,
+        device: DeviceChoice,
+        memory: MemoryPlan,
+        beside: u64,
+    ) -> Result<Box<dyn SuperResolver>, StepError> {
         Ok(match self {
             Backbone::Nearest => Box::new(Interpolation(Filter::Nearest)),
             Backbone::Bicubic => Box::new(Interpolation(Filter::Bicubic)),
             Backbone::BuiltIn => Box::new(Network::built_in(device.resolve()?.picture)?),
             Backbone::File(file) => Box::new(Network::open(Path::new(file), device.resolve()?.picture)?),
-            Backbone::Sd3(files) => Box::new(Osediff::open(files, device.resolve()?, memory)?),
+            Backbone::Sd3(files) => Box::new(Osediff::open(files, device.resolve()?, memory, beside)?),
         })
     }
 }

@@ -38,12 +38,13 @@ impl Stage {
     /// How much of a step is done when so much of the stage is (0 to 1), about.
     pub fn of_step(self, fraction: f32) -> f32 {
         let (start, end) = match self {
-            Stage::Loading | Stage::Prompting => (0.0, 0.0),
+            Stage::Loading => (0.0, 0.0),
             Stage::Restoring => (0.0, 1.0),
             Stage::Encoding => (0.0, 0.1),
-            Stage::Text => (0.1, 0.5),
-            Stage::Denoising => (0.5, 0.75),
-            Stage::Decoding => (0.75, 1.0),
+            Stage::Prompting => (0.1, 0.3),
+            Stage::Text => (0.3, 0.55),
+            Stage::Denoising => (0.55, 0.8),
+            Stage::Decoding => (0.8, 1.0),
         };
         start + (end - start) * fraction
     }

@@ -7,6 +7,7 @@ use egui::{Key, KeyboardShortcut, Modifiers};
 
 use crate::history::{Direction, StateId};
 use crate::image::AlignMethod;
+use crate::prompt::ExtractorKind;
 use crate::region::Region;
 use crate::settings::Theme;
 use crate::step::{Backbone, MemoryPlan};
@@ -107,6 +108,10 @@ pub enum Action {
     RunAgain,
     /// Make the state at hand again with several other seeds.
     Variants,
+    /// Find other words for the placed box.
+    Regenerate,
+    /// Stop finding words; those that are there stay.
+    StopWords,
     /// Stop: the box being drawn, the box placed, the job running, full screen; the first of these there is.
     Cancel,
     /// Look at a state.
@@ -183,6 +188,12 @@ pub enum Action {
     OpenModel,
     /// Ask for the folder of Stable Diffusion 3.
     OpenSd3,
+    /// Have words found by this.
+    UseWords(ExtractorKind),
+    /// Ask for the folder or file of a model that finds words.
+    OpenWords(ExtractorKind),
+    /// It is there, and used from now on.
+    UseWordsAt(ExtractorKind, PathBuf),
     /// Show or hide the window with the models.
     ToggleModels,
     /// Look for model files again.
@@ -219,7 +230,7 @@ impl Action {
         let mut all = vec![Open, Save, Export(ExportKind::Session), Close];
         all.extend(exports.map(Export));
         all.extend([ToggleFilm, PlayFilm, StopExport, Copy, Quit]);
-        all.extend([Run, Enqueue, ClearQueue, RunAgain, Variants, Cancel]);
+        all.extend([Run, Regenerate, StopWords, Enqueue, ClearQueue, RunAgain, Variants, Cancel]);
         all.extend(directions.map(Go));
         all.extend([Delete, Undo, Redo, Fit, OneToOne, TwoToOne, ZoomIn, ZoomOut]);
         all.extend([Use(Tool::Zoom), Use(Tool::Hand)]);
@@ -228,6 +239,9 @@ impl Action {
         all.extend([HoldReference, HoldHeat, HoldPhoto, EarlierPrompt, LaterPrompt]);
         all.extend([RollSeed, ToggleSeedLock, ToggleAskFirst, ToggleFollow, ToggleMotion, ToggleWorkAhead]);
         all.extend([ToggleLinkPhoto, TogglePanels, ToggleInfo, ToggleFullscreen, NextTheme]);
+        let kinds = [ExtractorKind::Own, ExtractorKind::Tags, ExtractorKind::Vlm, ExtractorKind::Tuned];
+        all.extend(kinds.map(UseWords));
+        all.extend(kinds[1..].iter().copied().map(OpenWords));
         all.extend([ToggleModels, LookForModels, OpenModel, OpenSd3, TogglePalette, ToggleHelp, ResetKeys]);
         all
     }
@@ -263,6 +277,8 @@ impl Action {
             ClearQueue => "Clear the queue",
             RunAgain => "Run again",
             Variants => "Make variants",
+            Regenerate => "Find other words",
+            StopWords => "Stop finding words",
             Cancel => "Cancel",
             GoTo(_) => "Go there",
             Go(Direction::Back) => "Back",
@@ -314,6 +330,14 @@ impl Action {
             UseBackbone(_) => "Use this model",
             OpenModel => "Open a model file…",
             OpenSd3 => "Open Chain-of-Zoom SD3…",
+            UseWords(ExtractorKind::Own) => "Words: my own",
+            UseWords(ExtractorKind::Tags) => "Words: tags",
+            UseWords(ExtractorKind::Vlm) => "Words: Qwen2.5-VL",
+            UseWords(ExtractorKind::Tuned) => "Words: Qwen2.5-VL, tuned",
+            OpenWords(ExtractorKind::Own) | UseWordsAt(..) => "Use these words",
+            OpenWords(ExtractorKind::Tags) => "Open a tagger (RAM)…",
+            OpenWords(ExtractorKind::Vlm) => "Open Qwen2.5-VL…",
+            OpenWords(ExtractorKind::Tuned) => "Open an adapter for Qwen2.5-VL…",
             ToggleModels => "Models and memory…",
             LookForModels => "Look for models again",
             UseMemory(plan) => return format!("Memory plan: {plan}"),
@@ -356,6 +380,7 @@ impl Action {
             Run => vec![key(Key::Enter), command(Key::Enter)],
             Enqueue => vec![key(Key::Q)],
             RunAgain => vec![command(Key::R)],
+            Regenerate => vec![key(Key::R)],
             Variants => vec![key(Key::V)],
             Cancel => vec![key(Key::Escape)],
             Go(Direction::Parent) => vec![key(Key::ArrowLeft)],
@@ -438,6 +463,9 @@ impl Action {
                 | UseBackbone(_)
                 | OpenModel
                 | OpenSd3
+                | UseWords(_)
+                | OpenWords(_)
+                | UseWordsAt(..)
                 | ToggleModels
                 | LookForModels
                 | UseMemory(_)

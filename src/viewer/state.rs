@@ -41,6 +41,10 @@ pub struct State {
     pub tool: Tool,
     /// Words for the next step.
     pub draft: String,
+    /// What a model has found in the box at hand, as far as it is, and as edited.
+    pub found: String,
+    /// The box that waits, where they are its.
+    pub(super) found_for: Option<PlacedBox>,
     /// Which of the words used before is shown; counted from the end.
     pub(super) recalled: Option<usize>,
     /// The job that runs.
@@ -236,6 +240,8 @@ pub struct Running {
     pub job: JobId,
     /// It only looks for words.
     pub proposing: bool,
+    /// The box is to be run as soon as they are there.
+    pub then_run: bool,
     /// As it was started.
     pub asked: Job,
     /// The state that the running step cuts from.
@@ -271,6 +277,8 @@ impl State {
             cuda_devices: None,
             tool: Tool::default(),
             draft: String::new(),
+            found: String::new(),
+            found_for: None,
             recalled: None,
             running: None,
             queue: VecDeque::new(),

@@ -19,9 +19,10 @@ use crate::hub;
 use crate::image::codec::{self, Preview, READABLE};
 use crate::image::{Filter, Format, Picture, resize};
 use crate::problem::Problem;
+use crate::prompt::{Extractor, ExtractorKind, Places};
 use crate::session::autosave::{self, Left};
 use crate::session::{self, Choices, EXTENSION, Session};
-use crate::step::{Backbone, Sd3Files};
+use crate::step::{Backbone, Precision, Sd3Files};
 
 /// What came of a task.
 pub(super) enum Outcome {
@@ -43,6 +44,8 @@ pub(super) enum Outcome {
     Done(String),
     /// What there is of Chain-of-Zoom's own model.
     Sd3(FoundSd3),
+    /// What finds words from now on.
+    Words(Extractor),
     /// An export is over, however it ended.
     Exported,
     /// It did not work; `opening` where it was a picture that could not be opened.
@@ -268,6 +271,31 @@ impl Tasks {
                     missing => FoundSd3::Incomplete(files, missing),
                 },
             }))
+        });
+    }
+
+    /// Asks for the folder or file of a model that finds words.
+    pub fn ask_for_words(&self, kind: ExtractorKind) {
+        self.dialog(move |dialog| {
+            let label = Action::OpenWords(kind).label();
+            let dialog = dialog.set_title(label.trim_end_matches('…'));
+            let place = match kind {
+                ExtractorKind::Tags => dialog.add_filter("RAM", &["pth", "safetensors"]).pick_file()?,
+                _ => dialog.pick_folder()?,
+            };
+            Some(Action::UseWordsAt(kind, place))
+        });
+    }
+
+    /// Looks for the files of what is to find words.
+    pub fn look_for_words(&self, kind: ExtractorKind, places: Places) {
+        self.spawn("words", move || match hub::extractor(kind, &places, Precision::Auto) {
+            Ok(extractor) => Some(Outcome::Words(extractor)),
+            Err(problem) => {
+                let hint = format!("Download it, or choose {:?} in \"Models and memory\".", Action::OpenWords(kind).label());
+                let problem = Problem { hint, ..problem };
+                Some(Outcome::Failed { problem, opening: false })
+            }
         });
     }
 

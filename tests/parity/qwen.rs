@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use chain_of_zoom::image::Picture;
+use chain_of_zoom::image::{Picture, codec};
 use chain_of_zoom::models::qwen::adapter::Adapter;
 use chain_of_zoom::models::qwen::config::Config;
 use chain_of_zoom::models::qwen::generation::{Choice, Chooser};
@@ -15,10 +15,12 @@ use chain_of_zoom::prompt::vlm::pictures::ImageProcessor;
 use tch::{Device, Kind, Tensor};
 
 use super::fixture;
-use crate::samples::Folder;
+use crate::samples::{Folder, coz};
 
 /// Absolute; 1e-3 is asked for.
 const TOLERANCE: f64 = 5e-5;
+/// `<|im_end|>` and `<|endoftext|>`.
+const ENDS: [i64; 2] = [378, 376];
 const GREEDY: Choice = Choice { penalty: 1.3, temperature: 0.0, seed: 0 };
 
 fn same(what: &str, ours: &Tensor, theirs: &Tensor) {
@@ -84,7 +86,7 @@ fn images_are_seen_and_words_follow_as_in_the_reference() {
             same(&format!("{name} {i}: logits"), &logits, case("logits"));
 
             // Never the end, as it was asked for there.
-            let ends = Tensor::from_slice(&[1i64, 3]);
+            let ends = Tensor::from_slice(&ENDS);
             let mut chooser = Chooser::new(&ids, 32, GREEDY).unwrap();
             let mut said = Vec::new();
             for step in 0..32 {
@@ -193,4 +195,44 @@ fn pictures_become_the_same_patches() {
     assert_eq!(processor.resized(14, 42).unwrap(), (56, 112), "too small: it must grow");
     assert_eq!(processor.resized(70, 98).unwrap(), (56, 112), "halves go to the even side");
     assert!(ImageProcessor::open(&folder.path("nowhere")).is_err());
+}
+
+/// A picture that `export.py` makes too.
+fn photo(width: u32, height: u32) -> Picture {
+    Picture::from_fn(width, height, |x, y| [(x * 3) as u8, (y * 5) as u8, ((x * 7) ^ (y * 11)) as u8])
+}
+
+#[test]
+fn chains_find_the_same_words() {
+    let chains: BTreeMap<String, BTreeMap<String, String>> =
+        serde_json::from_slice(&std::fs::read(fixture("qwen/chains.json")).unwrap()).unwrap();
+    let folder = Folder::new();
+    let mut compared = 0;
+    for (model, chains) in &chains {
+        let base = if model == "tuned" { "tied" } else { model };
+        for (width, height, size) in [(150, 131, 96), (97, 260, 120)] {
+            let file = folder.path(&format!("{width}x{height}.png"));
+            codec::save(&photo(width, height), &file).unwrap();
+            for kind in ["recursive", "recursive_multiscale"] {
+                let out = folder.path(&format!("{model}-{width}-{kind}"));
+                let run = coz(["zoom", "--backbone", "bicubic", "--rec_num", "3", "--save_prompts", "--device", "cpu"])
+                    .args(["--process_size", &size.to_string(), "--rec_type", kind, "--prompt", "fur"])
+                    .args(["--prompt_type", if model == "tuned" { "vlm" } else { "vlm_base" }])
+                    .args(["--vlm_path", fixture("qwen").join(base).to_str().unwrap()])
+                    .args(["--vlm_lora_path", fixture("qwen/adapter").to_str().unwrap()])
+                    .args(["-i", file.to_str().unwrap(), "-o", out.to_str().unwrap()])
+                    .output()
+                    .unwrap();
+                assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+                for i in 0..3 {
+                    let theirs = &chains[&format!("{width}x{height}.{size}.{kind}.{i}")];
+                    let ours = out.join(format!("per-sample/{width}x{height}/txt/{i}.txt"));
+                    let ours = std::fs::read_to_string(ours).unwrap();
+                    assert_eq!(ours, format!("{theirs}, fur,"), "{model} {width}x{height} {kind} {i}");
+                    compared += 1;
+                }
+            }
+        }
+    }
+    assert_eq!(compared, 36);
 }

@@ -205,7 +205,7 @@ fn half_precision_is_near_and_bad_folders_are_told() {
             vae: Some(model("vae_encoder_20001.pt")),
             precision,
         };
-        let mut resolver = Backbone::Sd3(files).load(DeviceChoice::Cpu, MemoryPlan::Auto).unwrap();
+        let mut resolver = Backbone::Sd3(files).load(DeviceChoice::Cpu, MemoryPlan::Auto, 0).unwrap();
         let enlarged = Arc::new(picture.clone());
         let input = StepInput { cut: enlarged.clone(), enlarged, prompt: "fur".into(), seed: 3 };
         resolver.restore(&input, &mut Progress::new(&mut |_, _| true)).unwrap()

@@ -10,8 +10,30 @@ pub mod vision;
 
 use tch::Tensor;
 
+use self::adapter::Adapter;
+use self::config::Config;
+use self::language::LanguageModel;
+use self::vision::VisionTower;
 use crate::models::layers::Linear;
 use crate::models::weights::{Loader, WeightsError};
+
+/// Both networks, which share their files.
+pub struct Qwen {
+    /// What sees.
+    pub vision: VisionTower,
+    /// What speaks.
+    pub language: LanguageModel,
+}
+
+impl Qwen {
+    /// Reads both; the adapter is merged into the language model.
+    pub fn load(loader: &mut Loader, config: &Config, adapter: &Adapter) -> Result<Self, WeightsError> {
+        let vision = VisionTower::load(loader, &config.vision)?;
+        let language = LanguageModel::load(loader, &config.language, adapter)?;
+        loader.finish("Qwen2.5-VL")?;
+        Ok(Self { vision, language })
+    }
+}
 
 /// The names of the published files, and of those that newer libraries write.
 const VISION: [&str; 2] = ["visual.", "model.visual."];

@@ -169,7 +169,12 @@ impl<'a> Loader<'a> {
 
     /// Whether there is a tensor `key`.
     pub fn has(&self, key: &str) -> bool {
-        self.origin.weights.shape(&format!("{}{key}", self.origin.prefix)).is_some()
+        self.shape(key).is_some()
+    }
+
+    /// The shape of `key`, for networks without a config; `None` where there is none.
+    pub fn shape(&self, key: &str) -> Option<Vec<i64>> {
+        self.origin.weights.shape(&format!("{}{key}", self.origin.prefix))
     }
 
     /// Leaves alone what starts with `key`: it is not wanted here, and not surplus either.

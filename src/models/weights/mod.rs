@@ -220,9 +220,26 @@ impl Weights {
         }
     }
 
-    /// Bytes of all tensors whose elements take `size` bytes each once they are loaded.
-    pub fn bytes(&self, size: usize) -> u64 {
-        self.shapes().values().map(|shape| shape.iter().product::<i64>() as u64 * size as u64).sum()
+    /// Whether most of its numbers are stored in 32 bits.
+    pub fn is_wide(&self) -> bool {
+        let (mut wide, mut all) = (0, 0);
+        self.kinds(&mut |kind, count| {
+            wide += if kind.elt_size_in_bytes() >= 4 { count } else { 0 };
+            all += count;
+        });
+        2 * wide > all
+    }
+
+    fn kinds(&self, told: &mut dyn FnMut(Kind, i64)) {
+        match &*self.source {
+            Source::Sharded(shards, _) => shards.iter().for_each(|shard| shard.kinds(told)),
+            Source::Mapped(_, tensors) | Source::Embedded(_, tensors) => {
+                tensors.values().for_each(|stored| told(stored.kind, stored.shape.iter().product()));
+            }
+            Source::Memory(tensors) => {
+                tensors.values().for_each(|tensor| told(tensor.kind(), tensor.numel() as i64));
+            }
+        }
     }
 
     /// The tensor called `name` in its own dtype; on the CPU where it comes from a file. `None` where there is none.

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use serde_json::Value;
 use tch::{TchError, Tensor};
 
 use crate::image::{Filter, Picture, resize};
@@ -79,10 +80,16 @@ impl Default for ImageProcessor {
 impl ImageProcessor {
     /// From a model's folder.
     pub fn open(folder: &Path) -> Result<Self, PicturesError> {
-        let file = folder.join("preprocessor_config.json");
+        let mut file = folder.join("preprocessor_config.json");
+        if !file.exists() && folder.join("processor_config.json").exists() {
+            // Newer libraries keep it there, below a name.
+            file = folder.join("processor_config.json");
+        }
         let wrong = |found: String| PicturesError::Config { file: file.clone(), found };
         let text = std::fs::read(&file).map_err(|error| wrong(error.to_string()))?;
-        let processor: Self = serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
+        let whole: Value = serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
+        let own = whole.get("image_processor").unwrap_or(&whole);
+        let processor = Self::deserialize(own).map_err(|error| wrong(error.to_string()))?;
         if [processor.patch_size, processor.temporal_patch_size, processor.merge_size].contains(&0) {
             return Err(wrong("a size in it is 0".into()));
         }

@@ -38,6 +38,14 @@ impl Precision {
         }
     }
 
+    /// Of a network whose numbers may all be of one kind: `auto` keeps 32 bits where the file has them.
+    pub(crate) fn for_weights(self, weights: &Weights, device: Device) -> Kind {
+        match self {
+            Self::Auto if weights.is_wide() => Kind::Float,
+            told => told.on(device).kinds().0,
+        }
+    }
+
     /// Of the transformer and the text encoders, and of the VAE.
     pub(super) fn kinds(self) -> (Kind, Kind) {
         match self {

@@ -74,7 +74,8 @@ fn config<C: DeserializeOwned>(folder: &Path) -> Result<C, StepError> {
 
 impl Osediff {
     /// Opens all files and compares every name and shape with the configs; weights are read when they are needed.
-    pub fn open(files: &Sd3Files, devices: Devices, memory: MemoryPlan) -> Result<Self, StepError> {
+    /// Another model needs `beside` bytes where the text encoders are.
+    pub fn open(files: &Sd3Files, devices: Devices, memory: MemoryPlan, beside: u64) -> Result<Self, StepError> {
         let (kind, vae_kind) = files.precision.on(devices.picture).kinds();
         let folder = |name: &str| files.model.join(name);
         let clip = |name: &str| -> Result<Part<ClipText>, StepError> {
@@ -137,7 +138,7 @@ impl Osediff {
             encoded: None,
         };
         if memory == MemoryPlan::Auto {
-            model.plan = model.fitting_plan();
+            model.plan = model.fitting_plan(beside);
         }
         let plan = model.plan;
         model.clips.iter_mut().for_each(|part| part.plan(plan == MemoryPlan::Resident));
@@ -148,19 +149,19 @@ impl Osediff {
     }
 
     /// The plan for the memory that is free now.
-    fn fitting_plan(&self) -> MemoryPlan {
+    fn fitting_plan(&self, beside: u64) -> MemoryPlan {
         let Devices { text, picture } = self.devices;
         let size = self.kind.elt_size_in_bytes();
         let text_bytes = self.clips.iter().map(|part| part.bytes(size)).sum::<u64>() + self.t5.bytes(size);
         let picture_bytes = self.mmdit.bytes(size) + self.vae.bytes(self.vae_kind.elt_size_in_bytes());
-        let plan = |device: Device, text: u64, picture: u64| match free_memory(device) {
-            Some(free) => MemoryPlan::fitting(text, picture, free, device == Device::Cpu),
+        let plan = |device: Device, words: u64, text: u64, picture: u64| match free_memory(device) {
+            Some(free) => MemoryPlan::fitting([words, text, picture], free, device == Device::Cpu),
             None => MemoryPlan::Staged,
         };
         match text == picture {
-            true => plan(picture, text_bytes, picture_bytes),
+            true => plan(picture, beside, text_bytes, picture_bytes),
             // Each has its own: what the tighter one can hold goes for both.
-            false => plan(text, text_bytes, 0).max(plan(picture, 0, picture_bytes)),
+            false => plan(text, beside, text_bytes, 0).max(plan(picture, 0, 0, picture_bytes)),
         }
     }
 
@@ -279,25 +280,23 @@ impl Osediff {
         }
         Ok(picture_from_tensor_truncated(&decoded.f_clamp(-1.0, 1.0)?.f_mul_scalar(0.5)?.f_add_scalar(0.5)?)?)
     }
-
-    /// Where the memory ran out, the plan is part of the message.
-    fn told(&self, error: StepError) -> StepError {
-        match error.is_out_of_memory() {
-            true => StepError::OutOfMemory { details: error.to_string(), plan: self.plan },
-            false => error,
-        }
-    }
 }
 
 const MODEL: &str = "Chain-of-Zoom SD3";
 
 impl SuperResolver for Osediff {
     fn prepare(&mut self, enlarged: &Arc<Picture>, progress: &mut Progress) -> Result<(), StepError> {
-        self.look(enlarged, progress).map_err(|error| self.told(error))
+        self.look(enlarged, progress).map_err(|error| error.with_plan(self.plan))
     }
 
     fn restore(&mut self, input: &StepInput, progress: &mut Progress) -> Result<Picture, StepError> {
-        self.restored(input, progress).map_err(|error| self.told(error))
+        self.restored(input, progress).map_err(|error| error.with_plan(self.plan))
+    }
+
+    fn rest(&mut self) {
+        if self.plan != MemoryPlan::Resident {
+            self.mmdit.leave();
+        }
     }
 
     fn plan(&self) -> Option<MemoryPlan> {

@@ -9,6 +9,7 @@ use crate::engine::{Done, Event, Job, JobId, Made, Restorer};
 use crate::history::StateId;
 use crate::history::recipe::Step;
 use crate::image::AlignMethod;
+use crate::prompt::{Asking, Extractor};
 use crate::region::{MAX_FACTOR, Plan, Region, square_around};
 use crate::step::{Backbone, MemoryPlan, Stage};
 use crate::viewer::Viewer;
@@ -49,14 +50,16 @@ impl Viewer {
                     running.overlay = Some(Overlay { parent: running.parent, region, picture });
                 }
             }
-            // Whoever has typed meanwhile keeps their own words.
-            Event::Proposed { job, prompt } if job == wanted && self.state.draft == running.asked.prompt => {
-                self.state.draft = prompt;
-            }
+            Event::Wording { job, found, .. } | Event::Proposed { job, found } if job == wanted => self.state.found = found,
             Event::Made { job, made, .. } if job == wanted => self.keep(*made),
             Event::Finished { job, done } if job == wanted => {
                 let (step, parent, job) = (running.step, running.parent, running.asked.clone());
+                let run = running.then_run && done == Done::Completed;
                 self.state.running = None;
+                if run {
+                    self.run_placed();
+                    return;
+                }
                 if let Done::Failed(problem) = done {
                     let regions = job.regions[step.min(job.regions.len())..].to_vec();
                     self.state.starved =
@@ -101,12 +104,37 @@ impl Viewer {
         let size = self.state.settings.process_size;
         let Some(document) = &mut self.state.document else { return };
         document.placed = document.placed_box(parent, target, size);
-        let Some(placed) = document.placed.clone() else { return };
+        self.state.found.clear();
+        if document.placed.is_none() {
+            return;
+        }
         if self.state.settings.ask_first {
-            let job = self.job(&placed, self.state.draft.clone());
-            self.start(placed.parent, job, true);
+            self.find_words(false);
         } else {
             self.run_placed();
+        }
+    }
+
+    /// Looks for the words of the box that waits; `anew`: for others than the likeliest.
+    pub(super) fn find_words(&mut self, anew: bool) {
+        let Some(placed) = self.state.document.as_ref().and_then(|document| document.placed.clone()) else { return };
+        let Some(mut job) = self.job(&placed, self.prompt_for(placed.parent)) else { return };
+        if anew {
+            job.asking.temperature = self.state.settings.temperature;
+            job.asking.seed = fastrand::u32(..).into();
+        }
+        self.state.found.clear();
+        let has_words = job.extractor != Extractor::Own;
+        self.start(placed.parent, Some(job), true);
+        self.state.found_for = Some(placed).filter(|_| has_words);
+    }
+
+    /// Words are found by this from now on; those of the box that waits too.
+    pub(super) fn use_words(&mut self, extractor: Extractor) {
+        self.state.settings.extractor = extractor;
+        self.state.found.clear();
+        if self.state.document.as_ref().is_some_and(|document| document.placed.is_some()) {
+            self.find_words(false);
         }
     }
 
@@ -124,9 +152,14 @@ impl Viewer {
     }
 
     pub(super) fn run_placed(&mut self) {
+        let waits = self.state.document.as_ref().is_some_and(|document| document.placed.is_some());
+        if let Some(running) = self.state.running.as_mut().filter(|running| waits && running.proposing) {
+            running.then_run = true;
+            return;
+        }
         let Some(placed) = self.take_placed() else { return };
         self.roll_unless_locked();
-        let job = self.job(&placed, self.prompt_for(placed.parent));
+        let job = self.job_with_words(&placed);
         self.remember_prompt();
         self.start(placed.parent, job, false);
     }
@@ -135,7 +168,7 @@ impl Viewer {
         let Some(placed) = placed.or_else(|| self.take_placed()) else { return };
         self.roll_unless_locked();
         self.remember_prompt();
-        if let Some(job) = self.job(&placed, self.prompt_for(placed.parent)) {
+        if let Some(job) = self.job_with_words(&placed) {
             self.state.queue.push_back(Queued { parent: placed.parent, after: None, job });
             self.run_next();
         }
@@ -182,6 +215,9 @@ impl Viewer {
                 regions: vec![step.making.region],
                 size: (step.width, step.height),
                 prompt: step.making.prompt,
+                found: None,
+                extractor: Extractor::Own,
+                asking: Asking::default(),
                 seed: step.making.seed,
                 restorer: Restorer {
                     backbone,
@@ -222,7 +258,7 @@ impl Viewer {
     pub(super) fn make_variants(&mut self) {
         let placed = self.state.document.as_mut().and_then(|document| document.placed.take());
         let base = match placed {
-            Some(placed) => self.job(&placed, self.prompt_for(placed.parent)).map(|job| (placed.parent, job)),
+            Some(placed) => self.job_with_words(&placed).map(|job| (placed.parent, job)),
             None => self.job_again(),
         };
         let Some((parent, job)) = base else { return };
@@ -245,7 +281,8 @@ impl Viewer {
         let placed = PlacedBox { parent, target: making.region, plan };
         let size = (state.picture.width(), state.picture.height());
         let job = self.job(&placed, document.edited.prompt.clone())?;
-        Some((parent, Job { size, ..job }))
+        // Its words are as they are.
+        Some((parent, Job { size, extractor: Extractor::Own, ..job }))
     }
 
     fn job(&self, placed: &PlacedBox, prompt: String) -> Option<Job> {
@@ -255,6 +292,13 @@ impl Viewer {
             regions: placed.plan.regions.clone(),
             size: (settings.process_size, settings.process_size),
             prompt,
+            found: None,
+            extractor: settings.extractor.clone(),
+            asking: Asking {
+                message: Some(settings.message.trim().to_owned()).filter(|message| !message.is_empty()),
+                both: settings.both_images,
+                ..Asking::default()
+            },
             seed: settings.seed,
             restorer: Restorer {
                 backbone: settings.backbone.clone(),
@@ -263,6 +307,13 @@ impl Viewer {
                 align: settings.align,
             },
         })
+    }
+
+    /// The same with the user's own words, and those that were found for the box.
+    fn job_with_words(&self, placed: &PlacedBox) -> Option<Job> {
+        let job = self.job(placed, self.prompt_for(placed.parent))?;
+        let is_found = self.state.found_for.as_ref() == Some(placed) && !self.state.found.is_empty();
+        Some(Job { found: is_found.then(|| self.state.found.clone()), ..job })
     }
 
     /// The user's words, and those pinned above the state.
@@ -329,6 +380,7 @@ impl Viewer {
         self.state.running = Some(Running {
             job,
             proposing,
+            then_run: false,
             asked,
             parent,
             looked_from,

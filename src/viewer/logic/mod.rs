@@ -13,6 +13,7 @@ use super::actions::{Action, Against, CompareMode};
 use super::bindings::{self, Bindings};
 use super::state::{Document, Edited, Message, Palette};
 use super::theme;
+use crate::prompt::{Extractor, ExtractorKind};
 use crate::settings::Theme;
 use crate::step::Backbone;
 
@@ -116,6 +117,12 @@ impl Viewer {
             Action::Enqueue => self.enqueue(None),
             Action::ClearQueue => self.state.queue.clear(),
             Action::RunAgain => self.run_again(),
+            Action::Regenerate => self.find_words(true),
+            Action::StopWords => {
+                if self.state.running.as_ref().is_some_and(|running| running.proposing) {
+                    self.engine.cancel();
+                }
+            }
             Action::Variants => self.make_variants(),
             Action::Cancel => self.cancel(context),
             Action::GoTo(id) => self.with_document(|document| document.go(id, motion)),
@@ -203,6 +210,18 @@ impl Viewer {
                 if self.state.models {
                     self.look_for_sd3();
                 }
+            }
+            Action::UseWords(ExtractorKind::Own) => self.use_words(Extractor::Own),
+            Action::UseWords(kind) => self.tasks.look_for_words(kind, settings.places.clone()),
+            Action::OpenWords(kind) => self.tasks.ask_for_words(kind),
+            Action::UseWordsAt(kind, place) => {
+                let places = &mut settings.places;
+                match kind {
+                    ExtractorKind::Tags => places.ram = Some(place),
+                    ExtractorKind::Tuned => places.adapter = Some(place),
+                    ExtractorKind::Vlm | ExtractorKind::Own => places.vlm = Some(place),
+                }
+                self.tasks.look_for_words(kind, places.clone());
             }
             Action::OpenModel => self.tasks.ask_for_model(),
             Action::OpenSd3 => self.tasks.ask_for_sd3(),

@@ -15,6 +15,7 @@ mod prompt_panel;
 mod status_bar;
 mod top_bar;
 mod welcome;
+mod words;
 
 use egui::{CentralPanel, Frame, Key, Margin, Panel};
 

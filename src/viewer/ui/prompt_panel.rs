@@ -6,6 +6,7 @@ use egui_material_icons::icons as icon;
 use super::compare::count;
 use super::{dim, heading, icon_button};
 use crate::export::stills::magnification_label;
+use crate::prompt::Extractor;
 use crate::viewer::actions::{Action, Against, CompareMode};
 use crate::viewer::state::Document;
 use crate::viewer::{Viewer, theme};
@@ -24,7 +25,14 @@ fn next_step(viewer: &mut Viewer, ui: &mut egui::Ui) {
     heading(ui, "NEXT STEP");
     let takes_text = viewer.state.settings.backbone.takes_text();
     let placed = viewer.state.document.as_ref().and_then(|document| document.placed.clone());
-    let hint = "What is in the box? A few words, or none.";
+    let entered = super::words::show(viewer, ui);
+    let hint = match viewer.state.settings.extractor {
+        Extractor::Own => "What is in the box? A few words, or none.",
+        _ => "Your own words, added to those.",
+    };
+    if entered {
+        viewer.actions.push(Action::Run);
+    }
     if words(ui, &mut viewer.state.draft, "Prompt for the next step", hint) {
         viewer.actions.push(Action::Run);
     }
@@ -82,7 +90,7 @@ fn next_step(viewer: &mut Viewer, ui: &mut egui::Ui) {
 }
 
 /// A field for words; whether Enter was pressed in it. Shift+Enter makes a new line.
-fn words(ui: &mut egui::Ui, words: &mut String, name: &str, hint: &str) -> bool {
+pub(super) fn words(ui: &mut egui::Ui, words: &mut String, name: &str, hint: &str) -> bool {
     let field = TextEdit::multiline(words).desired_rows(3).desired_width(f32::INFINITY).hint_text(hint);
     let response = ui.add(field.return_key(KeyboardShortcut::new(Modifiers::SHIFT, Key::Enter)));
     response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::MultilineTextInput, true, name));
