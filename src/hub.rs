@@ -4,9 +4,9 @@
 use std::path::{Path, PathBuf};
 
 use crate::problem::Problem;
-use crate::prompt::{Extractor, ExtractorKind, Places};
 use crate::prompt::tags::TagFiles;
 use crate::prompt::vlm::VlmFiles;
+use crate::prompt::{Extractor, ExtractorKind, Places};
 use crate::settings::{Folders, Settings};
 use crate::step::{Backbone, Precision, Sd3Files};
 

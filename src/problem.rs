@@ -91,7 +91,11 @@ impl From<StepError> for Problem {
             StepError::Weights(WeightsError::Format { .. }) => {
                 ("This is no model file", "Choose a .safetensors or .pth file; download it again if it is cut short.")
             }
-            StepError::Weights(WeightsError::Mismatch { .. }) | StepError::UnknownNetwork { .. } => (
+            StepError::Weights(WeightsError::Mismatch { .. }) => (
+                "The model file does not fit",
+                "It may be of another model, or of another size of it: choose the one it belongs to.",
+            ),
+            StepError::UnknownNetwork { .. } => (
                 "The model file does not fit",
                 "Choose a model of the ESRGAN family (Real-ESRGAN, RRDB, SRVGG compact), or the built-in one.",
             ),

@@ -8,8 +8,8 @@ use std::time::Duration;
 use chain_of_zoom::engine::{Done, Engine, Event, Job, Restorer};
 use chain_of_zoom::image::{AlignMethod, Picture};
 use chain_of_zoom::problem::Problem;
-use chain_of_zoom::random::{self, Size};
 use chain_of_zoom::prompt::{Asking, Extractor};
+use chain_of_zoom::random::{self, Size};
 use chain_of_zoom::region::Region;
 use chain_of_zoom::step::{
     Backbone, DeviceChoice, MemoryPlan, Precision, Progress, Sd3Files, Stage, StepError, StepInput,

@@ -4,7 +4,7 @@ use super::message::{Event, Job};
 use super::worker::Outbox;
 use crate::digest;
 use crate::prompt::{Extractor, Prompter};
-use crate::step::{Backbone, DeviceChoice, MemoryPlan, SuperResolver, StepError};
+use crate::step::{Backbone, DeviceChoice, MemoryPlan, StepError, SuperResolver};
 
 /// Those opened last.
 #[derive(Default)]

@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender};
 
-use super::message::{Command, Done, Event, Job, JobId, Made};
 use super::Wake;
+use super::message::{Command, Done, Event, Job, JobId, Made};
 use super::models::{Loaded, Models, Opened};
 use crate::history::{self, Making};
 use crate::image::psnr::luma_psnr;
@@ -224,13 +224,9 @@ impl Worker {
                 start = Instant::now();
             }
             let mut written = |found: &str| outbox.send(Event::Wording { job: id, step, found: found.to_owned() });
-            let input = PromptInput {
-                previous: source.clone(),
-                enlarged: enlarged.clone(),
-                asking: job.asking.clone(),
-            };
-            let (loaded, found) =
-                encode_and_find(opened, &input, known, &mut progress, &is_wanted, &mut written)?;
+            let input =
+                PromptInput { previous: source.clone(), enlarged: enlarged.clone(), asking: job.asking.clone() };
+            let (loaded, found) = encode_and_find(opened, &input, known, &mut progress, &is_wanted, &mut written)?;
             if step == 0 {
                 // Variants of this box begin the same.
                 let (cut, enlarged, found) = (cut.clone(), enlarged.clone(), found.clone());

@@ -109,7 +109,8 @@ impl Tagger {
         let network = self.network.read(progress)?;
         let pixels = tensor_from_picture(picture, self.device)?;
         let pixels = pixels.f_internal_upsample_bilinear2d_aa([network.side(); 2], false, None, None)?;
-        let channels = |numbers: &[f32; 3]| Tensor::f_from_slice(numbers)?.f_view([1, 3, 1, 1])?.f_to_device(self.device);
+        let channels =
+            |numbers: &[f32; 3]| Tensor::f_from_slice(numbers)?.f_view([1, 3, 1, 1])?.f_to_device(self.device);
         let pixels = pixels.f_sub(&channels(&MEAN)?)?.f_div(&channels(&DEVIATION)?)?;
         let mut between = |fraction: f32| progress.at(Stage::Prompting, fraction);
         let logits = network.forward::<StepError>(&pixels, &mut between)?;

@@ -292,7 +292,8 @@ impl Tasks {
         self.spawn("words", move || match hub::extractor(kind, &places, Precision::Auto) {
             Ok(extractor) => Some(Outcome::Words(extractor)),
             Err(problem) => {
-                let hint = format!("Download it, or choose {:?} in \"Models and memory\".", Action::OpenWords(kind).label());
+                let hint =
+                    format!("Download it, or choose {:?} in \"Models and memory\".", Action::OpenWords(kind).label());
                 let problem = Problem { hint, ..problem };
                 Some(Outcome::Failed { problem, opening: false })
             }

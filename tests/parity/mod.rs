@@ -5,6 +5,7 @@ mod colour;
 mod jpeg;
 mod networks;
 mod qwen;
+mod ram;
 mod resample;
 mod sd3;
 

@@ -27,8 +27,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "viewer",
         &[
-            "image", "digest", "region", "prompt", "step", "problem", "history", "export", "session", "engine", "canvas",
-            "film", "settings", "hub",
+            "image", "digest", "region", "prompt", "step", "problem", "history", "export", "session", "engine",
+            "canvas", "film", "settings", "hub",
         ],
     ),
     (

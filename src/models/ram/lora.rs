@@ -100,7 +100,8 @@ impl Changes {
         let Some(weights) = &self.weights else { return };
         let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         for key in weights.shapes().into_keys() {
-            let is_ours = HALVES.iter().any(|half| key.ends_with(half)) && TAGGING.iter().any(|part| key.starts_with(part));
+            let is_ours =
+                HALVES.iter().any(|half| key.ends_with(half)) && TAGGING.iter().any(|part| key.starts_with(part));
             if is_ours && !taken.contains(key) {
                 loader.note(format!("{}: {key} is of no layer of this model", self.file()));
             }

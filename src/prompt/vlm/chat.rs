@@ -154,9 +154,11 @@ fn template(folder: &Path, tokens: &Value, of_tokenizer: PathBuf) -> Result<(Str
     let template = tokens.get("chat_template").and_then(|template| match template {
         Value::String(text) => Some(text.as_str()),
         // Several by name.
-        Value::Array(named) => {
-            named.iter().find(|entry| entry.get("name").is_some_and(|name| name == "default"))?.get("template")?.as_str()
-        }
+        Value::Array(named) => named
+            .iter()
+            .find(|entry| entry.get("name").is_some_and(|name| name == "default"))?
+            .get("template")?
+            .as_str(),
         _ => None,
     });
     match template {

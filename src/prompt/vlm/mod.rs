@@ -153,8 +153,7 @@ impl Vlm {
 
         let room = asking.max_new_tokens as i64;
         let mut cache = language.cache(count + room)?;
-        let choice =
-            Choice { penalty: self.chat.penalty, temperature: asking.temperature, seed: asking.seed as i64 };
+        let choice = Choice { penalty: self.chat.penalty, temperature: asking.temperature, seed: asking.seed as i64 };
         let mut chooser = Chooser::new(&ids, room, choice)?;
         let mut between = |fraction: f32| progress.at(Stage::Prompting, SEEN + (READ - SEEN) * fraction);
         let mut logits = language.forward(&embedded, &positions, &mut cache, &mut between)?;

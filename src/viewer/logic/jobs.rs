@@ -50,7 +50,9 @@ impl Viewer {
                     running.overlay = Some(Overlay { parent: running.parent, region, picture });
                 }
             }
-            Event::Wording { job, found, .. } | Event::Proposed { job, found } if job == wanted => self.state.found = found,
+            Event::Wording { job, found, .. } | Event::Proposed { job, found } if job == wanted => {
+                self.state.found = found
+            }
             Event::Made { job, made, .. } if job == wanted => self.keep(*made),
             Event::Finished { job, done } if job == wanted => {
                 let (step, parent, job) = (running.step, running.parent, running.asked.clone());

@@ -78,7 +78,8 @@ fn question(viewer: &mut Viewer, ui: &mut egui::Ui) {
         let usual = if settings.both_images { TWO_IMAGES } else { ONE_IMAGE };
         let field = TextEdit::multiline(&mut settings.message).hint_text(usual).desired_rows(3);
         let response = ui.add(field.desired_width(f32::INFINITY));
-        response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::MultilineTextInput, true, "What the model is asked"));
+        response
+            .widget_info(|| egui::WidgetInfo::labeled(egui::Role::MultilineTextInput, true, "What the model is asked"));
         ui.checkbox(&mut settings.both_images, "Show it the state before too");
         if !settings.message.is_empty() && ui.small_button("As the reference asks").clicked() {
             settings.message.clear();
