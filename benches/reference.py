@@ -5,6 +5,7 @@ folder that `cargo xtask make-random-models DIR --full` writes; and side by side
     python3 benches/reference.py DIR                        the reference alone, in its own precision
     python3 benches/reference.py DIR --precision bf16       all of it in bf16
     python3 benches/reference.py DIR --compare target/release/coz   a table of both, from one run
+    python3 benches/reference.py DIR --words --compare target/release/coz   the same of Qwen2.5-VL, which finds the words
 """
 
 import argparse
@@ -92,11 +93,90 @@ def measure(folder, precision, runs, size, device):
     return result
 
 
+def measure_words(folder, precision, runs, size, device):
+    import numpy as np
+    import torch
+    from PIL import Image
+    from transformers import AutoTokenizer, LogitsProcessor, Qwen2_5_VLForConditionalGeneration
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    dtype = torch.float32 if precision == "fp32" else torch.bfloat16
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(f"{folder}/vlm", dtype=dtype).eval().to(device)
+    tokenizer = AutoTokenizer.from_pretrained(f"{folder}/vlm")
+    processor = Qwen2VLImageProcessorPil()
+    loaded = time.perf_counter()
+
+    def settle():
+        if device != "cpu":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    class Clock(LogitsProcessor):
+        def __init__(self):
+            self.times = []
+
+        def __call__(self, ids, scores):
+            self.times.append(settle())
+            return scores
+
+    seen = []
+    model.model.visual.register_forward_pre_hook(lambda *_: seen.append(settle()))
+    model.model.visual.register_forward_hook(lambda *_: seen.append(settle()))
+
+    def words():
+        start, clock = settle(), Clock()
+        y, x = np.mgrid[0:size, 0:size]
+        picture = Image.fromarray(np.stack([x % 256, y % 256, (x ^ y) % 256], -1).astype(np.uint8))
+        images = processor([picture], return_tensors="pt")
+        chat = [{"role": "system", "content": "What is in this image? Give me a set of words."}, {"role": "user", "content": [{"type": "image"}]}]
+        text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        count = int(images.image_grid_thw.prod()) // 4
+        ids = tokenizer(text.replace("<|image_pad|>", "<|image_pad|>" * count), return_tensors="pt").input_ids.to(device)
+        seen.clear()
+        model.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=images.pixel_values.to(device),
+            image_grid_thw=images.image_grid_thw.to(device), mm_token_type_ids=(ids == model.config.image_token_id).int(),
+            min_new_tokens=32, max_new_tokens=32, logits_processor=[clock], do_sample=False)
+        end, times = settle(), clock.times
+        tokens = [after - before for before, after in zip(times, times[1:])]
+        return {
+            "finding words": end - start, "finding words: seeing": seen[-1] - start,
+            "finding words: reading": times[0] - seen[-1], "finding words: a token": statistics.median(tokens),
+        }
+
+    with torch.no_grad():
+        words()
+        passes = [words() for _ in range(runs)]
+    return dict(
+        precision=precision, device=device, size=size, load_seconds=loaded - START,
+        seconds={name: statistics.median(p[name] for p in passes) for name in passes[0]},
+        peak_memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    )
+
+
 def run(command):
     """What a command prints as JSON, and how long the first result took from its start."""
     start = time.perf_counter()
     process = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(process.stdout), time.perf_counter() - start
+
+
+def compare_words(options):
+    common = ["--runs", str(options.runs), "--size", str(options.size), "--device", options.device]
+    rows = {}
+    for precision in options.precisions.split(","):
+        coz = [options.compare, "bench", "--words-only", "--prompt-type", "vlm_base", "--vlm-path", f"{options.folder}/vlm",
+               "--mixed-precision", precision, "--memory", "resident", "--json"]
+        rows[f"coz {precision}"] = run([*coz, *common])[0]
+        command = [sys.executable, __file__, options.folder, "--words", "--precision", precision]
+        rows[f"reference {precision}"] = run([*command, *common])[0]
+    stages = ["finding words: seeing", "finding words: reading", "finding words: a token", "finding words"]
+    print("| | " + " | ".join(stage.removeprefix("finding words: ") for stage in stages) + " | peak memory |")
+    print("|---|" + "---:|" * (len(stages) + 1))
+    for name, row in rows.items():
+        print(json.dumps(row), file=sys.stderr)
+        cells = " | ".join(f"{row['seconds'][stage]:.3g} s" for stage in stages)
+        print(f"| {name} | {cells} | {row['peak_memory'] / 1e9:.2f} GB |")
 
 
 def compare(options):
@@ -133,10 +213,13 @@ if __name__ == "__main__":
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--compare", metavar="COZ")
-    parser.add_argument("--precisions", default="reference,bf16")
+    parser.add_argument("--words", action="store_true")
+    parser.add_argument("--precisions")
     parser.add_argument("--plans", default="bf16/resident,bf16/staged,bf16/streamed")
     options = parser.parse_args()
+    options.precisions = options.precisions or ("bf16" if options.words else "reference,bf16")
     if options.compare:
-        compare(options)
+        (compare_words if options.words else compare)(options)
     else:
-        print(json.dumps(measure(options.folder, options.precision, options.runs, options.size, options.device)))
+        measured = measure_words if options.words else measure
+        print(json.dumps(measured(options.folder, options.precision, options.runs, options.size, options.device)))

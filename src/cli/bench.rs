@@ -1,6 +1,6 @@
 //! `coz bench`: how long each part of a step of Chain-of-Zoom's own model takes, and what it needs in memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -9,19 +9,29 @@ use std::time::Instant;
 use clap::Args;
 use serde::Serialize;
 
+use super::prompt::PromptArguments;
 use super::sd3::Sd3Arguments;
 use crate::image::{Filter, Picture, codec, resize};
 use crate::problem::Problem;
-use crate::step::{self, Backbone, DeviceChoice, Progress, Stage, StepInput, SuperResolver};
+use crate::prompt::vlm::SEEN;
+use crate::prompt::{PromptInput, Prompter};
+use crate::step::{self, Backbone, DeviceChoice, Progress, Stage, StepError, StepInput};
 
 #[derive(Args)]
-#[command(
-    after_help = "The first pass reads the weights; the others are measured, each with another prompt and seed.\n\
-    `cargo xtask make-random-models DIR --full` makes models to measure with."
-)]
+#[command(after_help = "Words are found in each pass with --prompt-type, beside a picture's restoring or alone.\n\
+    The first pass reads the weights; the others are measured, each with another prompt and seed.\n\
+    `cargo xtask make-random-models DIR --full` makes models to measure with.")]
 pub struct Arguments {
     #[command(flatten)]
     sd3: Sd3Arguments,
+    #[command(flatten)]
+    words: PromptArguments,
+    /// Only find words
+    #[arg(long)]
+    words_only: bool,
+    /// The model is shown the state before too
+    #[arg(long)]
+    both_images: bool,
     /// Where models run: auto, cpu, cuda, cuda:NUMBER, or cuda:N,cuda:M for words and pictures
     #[arg(long, default_value_t = DeviceChoice::Auto)]
     device: DeviceChoice,
@@ -54,6 +64,9 @@ struct Figures {
     first_seconds: f64,
     /// Medians over the measured passes, by stage.
     seconds: BTreeMap<&'static str, f64>,
+    /// Tokens written in the last pass, where a model writes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tokens: Option<usize>,
     /// Median of whole passes.
     pass_seconds: f64,
     /// Of the process.
@@ -72,7 +85,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     println!("{} on {}, memory plan {}", figures.precision, figures.device, figures.memory);
-    let line = |name: &str, seconds: f64| println!("{name:<18}{seconds:>9.3} s");
+    let line = |name: &str, seconds: f64| println!("{name:<24}{seconds:>9.3} s");
     line("open", figures.open_seconds);
     line("first pass", figures.first_seconds);
     for (name, seconds) in &figures.seconds {
@@ -81,7 +94,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     line("whole pass", figures.pass_seconds);
     let memory = |name: &str, bytes: Option<u64>| {
         if let Some(bytes) = bytes {
-            println!("{name:<18}{:>9.2} GB", bytes as f64 / 1e9);
+            println!("{name:<24}{:>9.2} GB", bytes as f64 / 1e9);
         }
     };
     memory("peak memory", figures.peak_memory);
@@ -96,16 +109,50 @@ fn measure(arguments: &Arguments) -> Result<Figures, Problem> {
         Some(file) => resize(&codec::open(file)?, size, size, Filter::Bicubic),
         None => Picture::from_fn(size, size, |x, y| [x as u8, y as u8, (x ^ y) as u8]),
     };
-    let backbone = Backbone::Sd3(arguments.sd3.files()?);
     let start = Instant::now();
-    let mut resolver = backbone.load(arguments.device, arguments.sd3.memory(), 0)?;
+    let (device, memory, precision) = (arguments.device, arguments.sd3.memory(), arguments.sd3.precision());
+    let mut prompter = arguments.words.extractor(precision)?.open(device)?;
+    let beside = prompter.as_ref().map_or(0, |prompter| prompter.bytes());
+    let backbone = (!arguments.words_only).then(|| arguments.sd3.files().map(Backbone::Sd3)).transpose()?;
+    let mut resolver = backbone.as_ref().map(|backbone| backbone.load(device, memory, beside)).transpose()?;
+    let plan = match resolver.as_ref().and_then(|resolver| resolver.plan()) {
+        Some(plan) => plan,
+        None => memory.for_words(beside, device)?,
+    };
+    if let Some(prompter) = &mut prompter {
+        prompter.follow(plan);
+    }
     let open_seconds = start.elapsed().as_secs_f64();
+    let mut tokens = None;
     let mut pass = |i: u32| -> Result<(BTreeMap<&'static str, f64>, f64), Problem> {
+        let start = Instant::now();
         let enlarged = Arc::new(picture.clone());
+        let mut spent = BTreeMap::new();
         let number = if arguments.same_prompt { 0 } else { i };
-        let prompt = format!("fur, whiskers, an old fox in the snow, number {number}");
-        let input = StepInput { cut: enlarged.clone(), enlarged, prompt, seed: i.into() };
-        timed(&mut *resolver, &input)
+        let mut prompt = format!("fur, whiskers, an old fox in the snow, number {number}");
+        if let Some(prompter) = &mut prompter {
+            let input = PromptInput {
+                previous: Arc::new(picture.clone()),
+                enlarged: enlarged.clone(),
+                asking: arguments.words.asking(arguments.both_images),
+            };
+            if let Some(resolver) = &mut resolver {
+                spent.extend(timed(|progress| resolver.prepare(&enlarged, progress))?);
+                resolver.rest();
+            }
+            let (times, written) = found(&mut **prompter, &input)?;
+            prompter.rest();
+            spent.extend(times);
+            tokens = Some(written);
+            prompt += &format!(", {number}");
+        }
+        if let Some(resolver) = &mut resolver {
+            let input = StepInput { cut: enlarged.clone(), enlarged, prompt, seed: i.into() };
+            for (stage, seconds) in timed(|progress| resolver.restore(&input, progress).map(drop))? {
+                *spent.entry(stage).or_insert(0.0) += seconds;
+            }
+        }
+        Ok((spent, start.elapsed().as_secs_f64()))
     };
     let (_, first_seconds) = pass(0)?;
     let mut passes = Vec::new();
@@ -114,44 +161,69 @@ fn measure(arguments: &Arguments) -> Result<Figures, Problem> {
         passes.push(pass(i)?);
         memory_after[usize::from(i > 1)] = step::memory_of_process();
     }
-    let stages = [Stage::Loading, Stage::Encoding, Stage::Text, Stage::Denoising, Stage::Decoding];
-    let seconds = stages.iter().filter_map(|stage| {
-        let times: Vec<f64> = passes.iter().filter_map(|(stages, _)| stages.get(stage.name()).copied()).collect();
-        (!times.is_empty()).then(|| (stage.name(), median(times)))
+    let stages: BTreeSet<&str> = passes.iter().flat_map(|(stages, _)| stages.keys().copied()).collect();
+    let seconds = stages.into_iter().map(|stage| {
+        let times = passes.iter().filter_map(|(stages, _)| stages.get(stage).copied());
+        (stage, median(times.collect()))
     });
+    let settled = backbone.as_ref().and_then(|backbone| backbone.settled(device).precision());
     Ok(Figures {
-        device: arguments.device.among(step::cuda_devices()),
-        precision: backbone
-            .settled(arguments.device)
-            .precision()
-            .map(|precision| precision.to_string())
-            .unwrap_or_default(),
-        memory: resolver.plan().map(|plan| plan.to_string()).unwrap_or_default(),
+        device: device.among(step::cuda_devices()),
+        precision: settled.unwrap_or(precision).to_string(),
+        memory: plan.to_string(),
         size,
         open_seconds,
         first_seconds,
         seconds: seconds.collect(),
+        tokens,
         pass_seconds: median(passes.iter().map(|(_, seconds)| *seconds).collect()),
         peak_memory: step::peak_memory_of_process(),
-        peak_device_memory: step::peak_memory_of(arguments.device),
+        peak_device_memory: step::peak_memory_of(device),
         memory_after,
     })
 }
 
-/// One pass: the time spent in each stage, and in all.
-fn timed(resolver: &mut dyn SuperResolver, input: &StepInput) -> Result<(BTreeMap<&'static str, f64>, f64), Problem> {
-    let start = Instant::now();
+/// The time that work spends in each stage.
+fn timed(work: impl FnOnce(&mut Progress) -> Result<(), StepError>) -> Result<BTreeMap<&'static str, f64>, Problem> {
     let mut spent = BTreeMap::new();
-    let mut current = (Stage::Loading, start);
+    let mut current = (Stage::Loading, Instant::now());
     let mut told = |stage: Stage, _: f32| {
         let now = Instant::now();
         *spent.entry(current.0.name()).or_insert(0.0) += (now - current.1).as_secs_f64();
         current = (stage, now);
         true
     };
-    resolver.restore(input, &mut Progress::new(&mut told))?;
+    work(&mut Progress::new(&mut told))?;
     told(Stage::Loading, 1.0);
-    Ok((spent, start.elapsed().as_secs_f64()))
+    Ok(spent)
+}
+
+/// How long it took to find words, by what was done, and how many tokens were written. Reading the question takes until the
+/// first token is there; then the median of all others counts.
+fn found(prompter: &mut dyn Prompter, input: &PromptInput) -> Result<(BTreeMap<&'static str, f64>, usize), Problem> {
+    let start = Instant::now();
+    let (mut loading, mut reading) = (0.0, None);
+    let mut since = start;
+    let mut written = Vec::new();
+    let mut told = |stage: Stage, fraction: f32| {
+        if stage == Stage::Loading {
+            loading += since.elapsed().as_secs_f64();
+        }
+        since = Instant::now();
+        if stage == Stage::Prompting && fraction >= SEEN {
+            reading.get_or_insert(since);
+        }
+        true
+    };
+    prompter.propose(input, &mut Progress::new(&mut told), &mut |_| written.push(Instant::now()))?;
+    let mut times = BTreeMap::from([("finding words", start.elapsed().as_secs_f64())]);
+    if let (Some(reading), [first, ..]) = (reading, &written[..]) {
+        times.insert("finding words: seeing", (reading - start).as_secs_f64() - loading);
+        times.insert("finding words: reading", (*first - reading).as_secs_f64());
+        let tokens = written.windows(2).map(|pair| (pair[1] - pair[0]).as_secs_f64()).collect();
+        times.insert("finding words: a token", median(tokens));
+    }
+    Ok((times, written.len()))
 }
 
 fn median(mut numbers: Vec<f64>) -> f64 {

@@ -12,7 +12,7 @@ use crate::random::{self, Size};
 pub struct Arguments {
     /// Folder to be made
     folder: PathBuf,
-    /// As large as the published models: 15.5 GB
+    /// As large as the published models: 24 GB
     #[arg(long, conflicts_with = "tiny")]
     full: bool,
     /// A few MB (the default)

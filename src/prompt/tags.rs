@@ -152,7 +152,7 @@ impl Prompter for Tagger {
 
     fn rest(&mut self) {
         if self.plan != MemoryPlan::Resident {
-            self.network.leave();
+            self.network.make_room();
         }
     }
 }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 /// How large a model is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Size {
-    /// As published: 2.1 billion numbers in the transformer, 4.8 in T5, 15.5 GB in all.
+    /// As published: 2.1 billion numbers in the transformer, 4.8 in T5, 3.8 in Qwen2.5-VL, 24 GB in all.
     Full,
     /// A few MB.
     Tiny,
@@ -68,6 +68,59 @@ fn t5([vocab, width, head, inner, layers, heads]: [u32; 6]) -> Value {
         "num_decoder_layers": layers, "relative_attention_num_buckets": 32, "relative_attention_max_distance": 128,
         "layer_norm_epsilon": 1e-6, "eos_token_id": 1, "pad_token_id": 0,
     })
+}
+
+/// Qwen2.5-VL-3B.
+pub(super) fn vlm(size: Size) -> Value {
+    let [depth, width, inner, heads, window, out, layers, hidden, head, shared] = match size {
+        Size::Full => [32, 1280, 3420, 16, 112, 2048, 36, 11_008, 16, 2],
+        Size::Tiny => [4, 48, 70, 3, 56, 60, 3, 90, 6, 2],
+    };
+    let (vocabulary, sections, full) = match size {
+        Size::Full => (151_936, [16, 24, 24], vec![7, 15, 23, 31]),
+        Size::Tiny => (400, [1, 2, 2], vec![1, 3]),
+    };
+    json!({
+        "architectures": ["Qwen2_5_VLForConditionalGeneration"], "model_type": "qwen2_5_vl", "hidden_act": "silu",
+        "hidden_size": out, "intermediate_size": hidden, "num_hidden_layers": layers, "num_attention_heads": head,
+        "num_key_value_heads": shared, "rms_norm_eps": 1e-6, "rope_theta": 1e6, "tie_word_embeddings": true,
+        "rope_scaling": { "type": "mrope", "mrope_section": sections }, "vocab_size": vocabulary,
+        "max_position_embeddings": 128_000, "use_sliding_window": false, "torch_dtype": "bfloat16",
+        "bos_token_id": vocabulary - 8, "eos_token_id": vocabulary - 6, "vision_start_token_id": vocabulary - 5,
+        "vision_end_token_id": vocabulary - 4, "image_token_id": vocabulary - 3, "video_token_id": vocabulary - 2,
+        "vision_config": {
+            "depth": depth, "hidden_act": "silu", "hidden_size": width, "intermediate_size": inner, "num_heads": heads,
+            "in_chans": 3, "out_hidden_size": out, "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2,
+            "window_size": window, "fullatt_block_indexes": full, "model_type": "qwen2_5_vl",
+        },
+    })
+}
+
+/// The tagger: side, window, first width, width of labels, of tokens in the head, of the head, of its inner layers, labels.
+pub(super) struct Tagger {
+    pub side: i64,
+    pub window: i64,
+    pub width: i64,
+    pub depths: &'static [i64],
+    pub heads: &'static [i64],
+    pub word: i64,
+    pub tokens: i64,
+    pub hidden: i64,
+    pub inner: i64,
+    pub labels: i64,
+}
+
+/// RAM with Swin-L.
+pub(super) fn tagger(size: Size) -> Tagger {
+    let (side, depths, heads): (_, &[i64], &[i64]) = match size {
+        Size::Full => (384, &[2, 2, 18, 2], &[6, 12, 24, 48]),
+        Size::Tiny => (96, &[2, 3, 2], &[2, 3, 4]),
+    };
+    let [window, width, word, tokens, hidden, inner, labels] = match size {
+        Size::Full => [12, 192, 512, 512, 768, 3072, 4585],
+        Size::Tiny => [6, 12, 24, 20, 40, 36, 40],
+    };
+    Tagger { side, window, width, depths, heads, word, tokens, hidden, inner, labels }
 }
 
 pub(super) fn of(size: Size) -> Configs {

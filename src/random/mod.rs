@@ -5,6 +5,7 @@ mod configs;
 mod numbers;
 mod tokenizers;
 mod torch_save;
+mod words;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -50,8 +51,8 @@ pub enum RandomError {
 /// Names and shapes of one network's tensors.
 type Tensors = Vec<(String, Vec<i64>)>;
 
-/// Writes Stable Diffusion 3 and the two files of Chain-of-Zoom's training below `folder`, which must be empty or not
-/// be there. `told` hears what is being written.
+/// Writes Stable Diffusion 3, Qwen2.5-VL (in `vlm`), and what Chain-of-Zoom adds to them (in `ckpt`, the tagger too)
+/// below `folder`, which must be empty or not be there. `told` hears what is being written.
 pub fn write(folder: &Path, size: Size, told: &mut dyn FnMut(&str)) -> Result<(), RandomError> {
     let is_empty = std::fs::read_dir(folder).map_or(true, |mut entries| entries.next().is_none());
     if !is_empty {
@@ -80,7 +81,10 @@ pub fn write(folder: &Path, size: Size, told: &mut dyn FnMut(&str)) -> Result<()
     told("the files of Chain-of-Zoom's training");
     let ckpt = folder.join("ckpt");
     torch_save::list(&ckpt.join("SR_LoRA").join("model_20001.pkl"), &loras(&transformer), &mut numbers)?;
-    torch_save::dictionary(&ckpt.join("SR_VAE").join("vae_encoder_20001.pt"), &with_loras(&encoder), &mut numbers)
+    let encoder = with_loras(&encoder);
+    torch_save::dictionary(&ckpt.join("SR_VAE").join("vae_encoder_20001.pt"), None, &encoder, &mut numbers)?;
+    words::vlm(&folder.join("vlm"), &ckpt.join("VLM_LoRA").join("checkpoint-10000"), size, told)?;
+    words::tagger(&ckpt, size, told)
 }
 
 fn count((_, shape): &(String, Vec<i64>)) -> i64 {

@@ -15,6 +15,8 @@ pub(super) struct Numbers {
     dice: fastrand::Rng,
     /// From the standard normal distribution.
     normal: Vec<f32>,
+    /// Of the numbers in the files: one of 16 bits.
+    kind: Kind,
 }
 
 impl Numbers {
@@ -26,14 +28,19 @@ impl Numbers {
             [(radius * angle.cos()) as f32, (radius * angle.sin()) as f32]
         });
         let normal = normal.take(DRAWN / 2).flatten().collect();
-        Self { dice, normal }
+        Self { dice, normal, kind: Kind::Half }
     }
 
-    /// A tensor as `[f16]` in little-endian bytes; its name tells what it is for, and so how large its numbers are.
+    /// The same, writing bfloat16.
+    pub fn in_bfloat16(self) -> Self {
+        Self { kind: Kind::BFloat16, ..self }
+    }
+
+    /// A tensor as 16-bit numbers in little-endian bytes; its name tells what it is for, and so how large its numbers are.
     pub fn half(&mut self, name: &str, shape: &[i64]) -> Vec<u8> {
         let (mean, deviation) = distribution(name, shape);
         let drawn = Tensor::from_slice(&self.normal) * f64::from(deviation) + f64::from(mean);
-        let drawn = drawn.to_device(Device::Cpu).to_kind(Kind::Half);
+        let drawn = drawn.to_device(Device::Cpu).to_kind(self.kind);
         let mut table = vec![0u8; DRAWN * 2];
         drawn.copy_data_u8(&mut table, DRAWN);
         let table: Vec<[u8; 2]> = table.as_chunks::<2>().0.to_vec();
@@ -70,7 +77,7 @@ struct Drawn<'a, 'b> {
 
 impl View for Drawn<'_, '_> {
     fn dtype(&self) -> Dtype {
-        Dtype::F16
+        if self.numbers.borrow().kind == Kind::BFloat16 { Dtype::BF16 } else { Dtype::F16 }
     }
 
     fn shape(&self) -> &[usize] {
@@ -93,6 +100,9 @@ fn distribution(name: &str, shape: &[i64]) -> (f32, f32) {
         (name, 1) if name.ends_with("weight") => (1.0, 0.02),
         (_, 1) => (0.0, 0.02),
         (name, _) if name.contains("lora") => (0.0, 0.1 / inputs.sqrt()),
+        (name, _) if name.ends_with("label_embed") => (0.0, 1.0),
+        // Else a model whose output layer it is says the last word again and again.
+        (name, _) if name.ends_with("embed_tokens.weight") => (0.0, 0.02),
         (name, _) if name.contains("embed") && !name.contains("proj") && !name.contains("linear") => (0.0, 0.2),
         ("shared.weight", _) => (0.0, 1.0),
         (name, _) if name.contains("relative_attention_bias") => (0.0, 0.5),

@@ -97,3 +97,83 @@ pub(super) fn t5(folder: &Path) -> Result<(), RandomError> {
     });
     text(&folder.join("tokenizer.json"), &tokenizer.to_string())
 }
+
+/// The tokens of Qwen2.5-VL that are no text, in the order of their ids; they are before the last one of all.
+const QWEN: [&str; 7] = [
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+];
+
+/// Qwen2.5-VL's way to put a question, for what is asked here: text from the system, images from the user.
+const QWEN_TEMPLATE: &str = "{% for message in messages %}<|im_start|>{{ message['role'] }}\n\
+    {% if message['content'] is string %}{{ message['content'] }}{% else %}{% for content in message['content'] %}\
+    {% if content['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ content['text'] }}\
+    {% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}\
+    {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+
+/// `tokenizer.json`, `tokenizer_config.json`, `generation_config.json`, `preprocessor_config.json`: bytes, made-up words, and
+/// the tokens that are no text at the end of `size`.
+pub(super) fn qwen(folder: &Path, size: u64) -> Result<(), RandomError> {
+    let mut letters: Vec<String> = ByteLevel::alphabet().into_iter().map(String::from).collect();
+    letters.sort();
+    let words =
+        WORDS.iter().map(|word| format!("\u{120}{word}")).chain((0..).map(|i| format!("\u{120}{}", made_up(i))));
+    let first = size - 1 - QWEN.len() as u64;
+    let tokens = letters.into_iter().chain(words).take(first as usize);
+    let mut ids: Map<String, Value> = tokens.enumerate().map(|(i, token)| (token, json!(i))).collect();
+    let special: Vec<(String, u64)> = QWEN.iter().map(|token| (*token).to_owned()).zip(first..).collect();
+    ids.extend(special.iter().map(|(token, id)| (token.clone(), json!(id))));
+    let added: Vec<Value> = special
+        .iter()
+        .map(|(token, id)| {
+            json!({
+                "id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false,
+                "normalized": false, "special": true,
+            })
+        })
+        .collect();
+    let bytes = json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": true });
+    let tokenizer = json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": added, "normalizer": { "type": "NFC" },
+        "pre_tokenizer": bytes, "post_processor": bytes, "decoder": bytes,
+        "model": { "type": "BPE", "vocab": ids, "merges": [], "byte_fallback": false, "fuse_unk": false, "ignore_merges": true },
+    });
+    let end = |name: &str| special.iter().find(|(token, _)| token == name).map(|(_, id)| *id);
+    let generation = json!({
+        "bos_token_id": end("<|endoftext|>"), "pad_token_id": end("<|endoftext|>"), "do_sample": true,
+        "eos_token_id": [end("<|im_end|>"), end("<|endoftext|>")], "repetition_penalty": 1.05, "temperature": 1e-6,
+    });
+    let processor = json!({
+        "image_processor_type": "Qwen2VLImageProcessor", "min_pixels": 3136, "max_pixels": 12_845_056, "patch_size": 14,
+        "temporal_patch_size": 2, "merge_size": 2, "image_mean": [0.48145466, 0.4578275, 0.40821073],
+        "image_std": [0.26862954, 0.26130258, 0.27577711],
+    });
+    let config = json!({
+        "tokenizer_class": "Qwen2Tokenizer", "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>",
+        "chat_template": QWEN_TEMPLATE,
+    });
+    text(&folder.join("tokenizer.json"), &tokenizer.to_string())?;
+    text(&folder.join("generation_config.json"), &generation.to_string())?;
+    text(&folder.join("preprocessor_config.json"), &processor.to_string())?;
+    text(&folder.join("tokenizer_config.json"), &config.to_string())
+}
+
+/// A word for a number, of syllables.
+fn made_up(number: usize) -> String {
+    const SYLLABLES: [&str; 32] = [
+        "ba", "ce", "di", "fo", "gu", "ha", "je", "ki", "lo", "mu", "na", "pe", "ri", "so", "tu", "va", "we", "xi",
+        "yo", "zu", "bar", "cen", "dil", "fos", "gur", "han", "jel", "kis", "lor", "mun", "nal", "pes",
+    ];
+    let mut word = String::new();
+    let mut rest = number + SYLLABLES.len();
+    while rest > 0 {
+        word += SYLLABLES[rest % SYLLABLES.len()];
+        rest /= SYLLABLES.len();
+    }
+    word
+}

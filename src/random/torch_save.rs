@@ -19,14 +19,28 @@ pub(super) fn list(file: &Path, tensors: &Tensors, numbers: &mut Numbers) -> Res
     save(file, &pickle, tensors, numbers)
 }
 
-/// A dictionary of tensors by name.
-pub(super) fn dictionary(file: &Path, tensors: &Tensors, numbers: &mut Numbers) -> Result<(), RandomError> {
-    let mut pickle = b"\x80\x02}(".to_vec();
+/// A dictionary of tensors by name; where `under` is told, as the one entry of that name in another.
+pub(super) fn dictionary(
+    file: &Path,
+    under: Option<&str>,
+    tensors: &Tensors,
+    numbers: &mut Numbers,
+) -> Result<(), RandomError> {
+    let mut pickle = b"\x80\x02".to_vec();
+    if let Some(name) = under {
+        pickle.push(b'}');
+        text(&mut pickle, name);
+    }
+    pickle.extend(b"}(");
     for (i, (name, shape)) in tensors.iter().enumerate() {
         text(&mut pickle, name);
         tensor(&mut pickle, i, shape);
     }
-    pickle.extend(b"u.");
+    pickle.push(b'u');
+    if under.is_some() {
+        pickle.push(b's');
+    }
+    pickle.push(b'.');
     save(file, &pickle, tensors, numbers)
 }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use tch::Device;
 
 use super::{DeviceChoice, Progress, Stage, StepError};
-use crate::models::{Reading, Told, Weights, accelerator};
+use crate::models::{Reading, Told, Weights, accelerator, heap};
 
 /// What a step needs beside the weights, with room to spare: activations at 512 x 512.
 const ACTIVATIONS: u64 = 1_500_000_000;
@@ -177,6 +177,13 @@ impl<N> Part<N> {
                 Ok(empty.insert((self.open)(self.reading, &mut told)?))
             }
         }
+    }
+
+    /// The same, and what its memory was is given back: another model needs it now.
+    pub fn make_room(&mut self) {
+        self.leave();
+        heap::give_back();
+        accelerator::give_back();
     }
 
     /// It is not needed for now: it goes, unless it is to stay.

@@ -81,28 +81,32 @@ impl Layer {
         })
     }
 
-    /// `[1, N, D] -> [1, N, D]`, N tokens after the `filled` ones in memory.
+    /// `[1, N, D] -> [1, wanted, D]`, N tokens after the `filled` ones in memory; what becomes of the last `wanted` ones, all
+    /// or one.
     fn forward(
         &self,
         x: &Tensor,
         turns: &Turns,
         memory: &Memory,
         filled: i64,
+        wanted: i64,
         config: &Language,
     ) -> Result<Tensor, TchError> {
         let (heads, shared) = (config.num_attention_heads, config.num_key_value_heads);
         let h = self.norm1.forward(x)?;
-        let q = rotated(&split_heads(&self.q.forward(&h)?, heads)?, &turns.cos, &turns.sin)?;
+        let length = h.size()[1];
+        let wanted_of = |x: &Tensor, axis: i64| x.f_narrow(axis, length - wanted, wanted);
+        let (cos, sin) = (wanted_of(&turns.cos, 0)?, wanted_of(&turns.sin, 0)?);
+        let q = rotated(&split_heads(&self.q.forward(&wanted_of(&h, 1)?)?, heads)?, &cos, &sin)?;
         let k = rotated(&split_heads(&self.k.forward(&h)?, shared)?, &turns.cos, &turns.sin)?;
         let v = split_heads(&self.v.forward(&h)?, shared)?;
-        let length = q.size()[2];
         let remember = |memory: &Tensor, new: &Tensor| -> Result<Tensor, TchError> {
             memory.f_narrow(2, filled, length)?.f_copy_(new)?;
             memory.f_narrow(2, 0, filled + length)
         };
         let (keys, values) = (remember(&memory.keys, &k)?, remember(&memory.values, &v)?);
         // One token may look at all before it; several at once only at those before each.
-        let causal = length > 1;
+        let causal = wanted > 1;
         let attended = Tensor::f_scaled_dot_product_attention(
             &q,
             &keys,
@@ -113,7 +117,7 @@ impl Layer {
             None,
             heads != shared,
         )?;
-        let x = x.f_add(&self.out.forward(&join_heads(&attended)?)?)?;
+        let x = wanted_of(x, 1)?.f_add(&self.out.forward(&join_heads(&attended)?)?)?;
         x.f_add(&self.mlp.forward(&self.norm2.forward(&x)?)?)
     }
 }
@@ -189,13 +193,16 @@ impl LanguageModel {
         }
         let turns = self.turns(positions)?;
         let mut x = embedded.shallow_clone();
+        let layers = self.config.num_hidden_layers;
         self.layers.each(|i, layer| {
-            between(i as f32 / self.config.num_hidden_layers as f32)?;
-            x = layer.forward(&x, &turns, &cache.layers[i as usize], cache.filled, &self.config)?;
+            between(i as f32 / layers as f32)?;
+            // Nobody asks what becomes of the others in the end.
+            let wanted = if i + 1 == layers { 1 } else { length };
+            x = layer.forward(&x, &turns, &cache.layers[i as usize], cache.filled, wanted, &self.config)?;
             Ok::<(), E>(())
         })?;
         cache.filled += length;
-        let last = self.norm.forward(&x.f_narrow(1, length - 1, 1)?)?;
+        let last = self.norm.forward(&x)?;
         let logits = match &self.output {
             Some(output) => output.forward(&last)?,
             None => last.f_linear(&self.tokens, None::<&Tensor>)?,

@@ -37,7 +37,7 @@ impl Qwen {
 
 /// The names of the published files, and of those that newer libraries write.
 const VISION: [&str; 2] = ["visual.", "model.visual."];
-const LANGUAGE: [&str; 2] = ["model.language_model.", "model."];
+const LANGUAGE: [&str; 2] = ["model.", "model.language_model."];
 
 /// Which of several prefixes a file uses, by a key that must be there; the first where none is.
 fn prefix<'a>(loader: &Loader, known: [&'a str; 2], key: &str) -> &'a str {
@@ -65,7 +65,8 @@ impl GatedMlp {
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor, tch::TchError> {
-        self.down.forward(&self.gate.forward(x)?.f_silu()?.f_mul(&self.up.forward(x)?)?)
+        // In place: these are the widest tensors, and only needed here.
+        self.down.forward(&self.gate.forward(x)?.f_silu_()?.f_mul_(&self.up.forward(x)?)?)
     }
 }
 

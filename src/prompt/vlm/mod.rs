@@ -20,7 +20,7 @@ use crate::models::qwen::adapter::Adapter;
 use crate::models::qwen::config::Config;
 use crate::models::qwen::generation::{Choice, Chooser};
 use crate::models::qwen::positions::{Grid, of_tokens};
-use crate::models::{Loader, Reading, Weights, accelerator};
+use crate::models::{Loader, Reading, Weights, accelerator, heap};
 use crate::step::{MemoryPlan, Part, Precision, Progress, Stage, StepError};
 
 /// What the reference asks about one image.
@@ -30,8 +30,9 @@ pub const TWO_IMAGES: &str = "The second image is a zoom-in of the first image. 
                               Give me a set of words.";
 /// Pictures whose features are kept, a few MB each.
 const PICTURES: usize = 16;
-/// How much of finding words is done when the images are seen, and when the question is read: about.
-const SEEN: f32 = 0.2;
+/// How much of finding words is done when the images are seen: about.
+pub const SEEN: f32 = 0.2;
+/// The same when the question is read.
 const READ: f32 = 0.4;
 
 /// Where the model's files are.
@@ -130,6 +131,9 @@ impl Vlm {
         progress: &mut Progress,
         told: &mut dyn FnMut(&str),
     ) -> Result<String, StepError> {
+        // Read before blocks are kept, or the gaps between its tensors would be too.
+        self.networks.read(progress)?;
+        let _kept = heap::keep_blocks();
         let asking = &input.asking;
         let (pictures, message) = match asking.both {
             true => (vec![input.previous.clone(), input.enlarged.clone()], TWO_IMAGES),
@@ -204,7 +208,7 @@ impl Prompter for Vlm {
 
     fn rest(&mut self) {
         if self.plan != MemoryPlan::Resident {
-            self.networks.leave();
+            self.networks.make_room();
         }
     }
 }

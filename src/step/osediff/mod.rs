@@ -295,7 +295,7 @@ impl SuperResolver for Osediff {
 
     fn rest(&mut self) {
         if self.plan != MemoryPlan::Resident {
-            self.mmdit.leave();
+            self.mmdit.make_room();
         }
     }
 

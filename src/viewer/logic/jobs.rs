@@ -121,6 +121,9 @@ impl Viewer {
     pub(super) fn find_words(&mut self, anew: bool) {
         let Some(placed) = self.state.document.as_ref().and_then(|document| document.placed.clone()) else { return };
         let Some(mut job) = self.job(&placed, self.prompt_for(placed.parent)) else { return };
+        if anew && job.extractor == Extractor::Own {
+            return;
+        }
         if anew {
             job.asking.temperature = self.state.settings.temperature;
             job.asking.seed = fastrand::u32(..).into();
