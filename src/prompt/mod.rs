@@ -3,7 +3,7 @@
 pub mod tags;
 pub mod vlm;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -65,6 +65,15 @@ impl Extractor {
             Self::Tags(_) => ExtractorKind::Tags,
             Self::Vlm(files) if files.adapter.is_none() => ExtractorKind::Vlm,
             Self::Vlm(_) => ExtractorKind::Tuned,
+        }
+    }
+
+    /// The file or folder it is known by; `None` for the user's own words.
+    pub fn main_file(&self) -> Option<&Path> {
+        match self {
+            Self::Own => None,
+            Self::Tags(files) => Some(&files.ram),
+            Self::Vlm(files) => Some(files.adapter.as_ref().unwrap_or(&files.model)),
         }
     }
 

@@ -16,6 +16,7 @@ use crate::history::{History, ScaleState, StateId};
 use crate::image::Picture;
 use crate::image::codec::Preview;
 use crate::problem::Problem;
+use crate::prompt::ExtractorKind;
 use crate::region::{Plan, Region, plan};
 use crate::session::autosave::Left;
 use crate::session::{Choices, Session};
@@ -69,6 +70,8 @@ pub struct State {
     pub models: bool,
     /// Chain-of-Zoom's own model on the disk; `None` while it is looked for.
     pub sd3: Option<FoundSd3>,
+    /// What could find words, and where it is or what is missing; empty while it is looked for.
+    pub words: Vec<(ExtractorKind, Result<PathBuf, Problem>)>,
     /// The model that the engine has open, and its memory plan.
     pub loaded: Option<(Backbone, Option<MemoryPlan>)>,
     /// What was left of a job when the memory ran out.
@@ -291,6 +294,7 @@ impl State {
             film_options: false,
             models: false,
             sd3: None,
+            words: Vec::new(),
             loaded: None,
             starved: None,
             palette: None,

@@ -44,6 +44,8 @@ pub(super) enum Outcome {
     Done(String),
     /// What there is of Chain-of-Zoom's own model.
     Sd3(FoundSd3),
+    /// What could find words.
+    WordModels(Vec<(ExtractorKind, Result<PathBuf, Problem>)>),
     /// What finds words from now on.
     Words(Extractor),
     /// An export is over, however it ended.
@@ -271,6 +273,18 @@ impl Tasks {
                     missing => FoundSd3::Incomplete(files, missing),
                 },
             }))
+        });
+    }
+
+    /// Looks for all that could find words.
+    pub fn look_for_word_models(&self, places: Places) {
+        self.spawn("words", move || {
+            let kinds = [ExtractorKind::Tags, ExtractorKind::Vlm, ExtractorKind::Tuned];
+            let found = kinds.map(|kind| {
+                let extractor = hub::extractor(kind, &places, Precision::Auto);
+                (kind, extractor.map(|extractor| extractor.main_file().map(Path::to_owned).unwrap_or_default()))
+            });
+            Some(Outcome::WordModels(found.into()))
         });
     }
 

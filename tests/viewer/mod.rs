@@ -3,6 +3,7 @@
 mod files;
 mod hands;
 mod trust;
+mod words;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

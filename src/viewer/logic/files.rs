@@ -61,6 +61,7 @@ impl Viewer {
                 self.tell(Message::Done(line));
             }
             Outcome::Sd3(found) => self.state.sd3 = Some(found),
+            Outcome::WordModels(found) => self.state.words = found,
             Outcome::Words(extractor) => self.use_words(extractor),
             Outcome::Exported => self.state.exporting = None,
             Outcome::Failed { problem, opening } => {

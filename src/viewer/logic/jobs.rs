@@ -138,6 +138,9 @@ impl Viewer {
     pub(super) fn use_words(&mut self, extractor: Extractor) {
         self.state.settings.extractor = extractor;
         self.state.found.clear();
+        if self.state.models {
+            self.tasks.look_for_word_models(self.state.settings.places.clone());
+        }
         if self.state.document.as_ref().is_some_and(|document| document.placed.is_some()) {
             self.find_words(false);
         }

@@ -208,7 +208,7 @@ impl Viewer {
             Action::UseBackbone(backbone) => {
                 settings.backbone = backbone;
                 if self.state.models {
-                    self.look_for_sd3();
+                    self.look_for_models();
                 }
             }
             Action::UseWords(ExtractorKind::Own) => self.use_words(Extractor::Own),
@@ -228,10 +228,10 @@ impl Viewer {
             Action::ToggleModels => {
                 self.state.models = !self.state.models;
                 if self.state.models {
-                    self.look_for_sd3();
+                    self.look_for_models();
                 }
             }
-            Action::LookForModels => self.look_for_sd3(),
+            Action::LookForModels => self.look_for_models(),
             Action::UseMemory(memory) => settings.memory = memory,
             Action::GoOnWith(memory) => self.go_on_with(memory),
             Action::Align(align) => settings.align = align,
@@ -239,12 +239,13 @@ impl Viewer {
         }
     }
 
-    fn look_for_sd3(&mut self) {
+    fn look_for_models(&mut self) {
         let chosen = match &self.state.settings.backbone {
             Backbone::Sd3(files) => Some(files.clone()),
             _ => None,
         };
         self.tasks.look_for_sd3(chosen);
+        self.tasks.look_for_word_models(self.state.settings.places.clone());
     }
 
     /// The key just pressed is the action's from now on.

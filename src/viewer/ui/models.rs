@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use egui::{Align2, Grid, Label, RichText, Window};
 
 use super::dim;
+use crate::prompt::ExtractorKind;
 use crate::step::{Backbone, MemoryPlan, Precision, Sd3Files};
 use crate::viewer::actions::Action;
 use crate::viewer::state::FoundSd3;
@@ -32,6 +33,8 @@ pub fn show(viewer: &mut Viewer, ui: &egui::Ui) {
         button(viewer, ui, Action::OpenModel);
         ui.separator();
         sd3(viewer, ui);
+        ui.separator();
+        words(viewer, ui);
     });
     // The buttons inside close it too.
     viewer.state.models &= open;
@@ -91,6 +94,41 @@ fn sd3(viewer: &mut Viewer, ui: &mut egui::Ui) {
         button(viewer, ui, Action::OpenSd3);
         button(viewer, ui, Action::LookForModels);
     });
+}
+
+/// What finds words for a step.
+fn words(viewer: &mut Viewer, ui: &mut egui::Ui) {
+    ui.label(RichText::new("Words for a step").strong());
+    for (kind, name, about) in [
+        (ExtractorKind::Own, "My own", "Or none."),
+        (ExtractorKind::Tags, "Tags, by RAM with DAPE", "Quick; names what is in the box."),
+        (ExtractorKind::Vlm, "Qwen2.5-VL", "Describes it; 8 GB in 16 bits, while it is at work."),
+        (ExtractorKind::Tuned, "Qwen2.5-VL, tuned", "With Chain-of-Zoom's adapter, which was trained for this."),
+    ] {
+        let is_chosen = viewer.state.settings.extractor.kind() == kind;
+        let found = viewer.state.words.iter().find(|(of, _)| *of == kind).map(|(_, found)| found.clone());
+        ui.horizontal(|ui| {
+            if ui.radio(is_chosen, name).on_hover_text(about).clicked() && !is_chosen {
+                viewer.actions.push(Action::UseWords(kind));
+            }
+            if kind != ExtractorKind::Own {
+                let open = Action::OpenWords(kind);
+                if ui.small_button("Open\u{2026}").on_hover_text(open.label()).clicked() {
+                    viewer.actions.push(open);
+                }
+            }
+            match found {
+                Some(Ok(place)) => {
+                    let name = place.file_name().unwrap_or(place.as_os_str()).to_string_lossy().into_owned();
+                    ui.label(dim(ui, name)).on_hover_text(place.display().to_string());
+                }
+                Some(Err(problem)) => {
+                    ui.label(dim(ui, "not found")).on_hover_text(problem.details);
+                }
+                None => {}
+            }
+        });
+    }
 }
 
 fn incomplete(files: &Sd3Files, missing: &[PathBuf]) -> String {

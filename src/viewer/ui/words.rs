@@ -1,6 +1,6 @@
 //! What finds the words for a step, what it has found, and what it is asked.
 
-use egui::{CollapsingHeader, DragValue, TextEdit};
+use egui::{Button, CollapsingHeader, DragValue, TextEdit};
 
 use super::dim;
 use super::prompt_panel::words;
@@ -53,21 +53,23 @@ fn found(viewer: &mut Viewer, ui: &mut egui::Ui) -> bool {
     let entered = ui
         .add_enabled_ui(running.is_none(), |ui| words(ui, &mut viewer.state.found, "Words found for the box", hint))
         .inner;
+    let writes = matches!(viewer.state.settings.extractor, Extractor::Vlm(_));
+    if !writes && !is_writing {
+        return entered;
+    }
     let waits = viewer.state.document.as_ref().is_some_and(|document| document.placed.is_some());
     ui.horizontal(|ui| {
-        let mut button = |action: Action, text: &str, is_enabled: bool| {
-            let tip = viewer.state.bindings.tooltip(&action, ui.ctx());
-            if ui.add_enabled(is_enabled, egui::Button::new(text).small()).on_hover_text(tip).clicked() {
-                viewer.actions.push(action);
-            }
-        };
-        match is_writing {
-            true => button(Action::StopWords, "Stop", true),
-            false => button(Action::Regenerate, "Other words", waits),
+        let action = if is_writing { Action::StopWords } else { Action::Regenerate };
+        let text = if is_writing { "Stop" } else { "Other words" };
+        let tip = viewer.state.bindings.tooltip(&action, ui.ctx());
+        if ui.add_enabled(is_writing || waits, Button::new(text).small()).on_hover_text(tip).clicked() {
+            viewer.actions.push(action);
         }
-        let temperature = DragValue::new(&mut viewer.state.settings.temperature).range(0.1..=2.0).speed(0.02);
-        let temperature = ui.add(temperature).on_hover_text("How freely other words are chosen: the temperature");
-        temperature.widget_info(|| egui::WidgetInfo::labeled(egui::Role::SpinButton, true, "Temperature"));
+        if writes {
+            let temperature = DragValue::new(&mut viewer.state.settings.temperature).range(0.1..=2.0).speed(0.02);
+            let temperature = ui.add(temperature.prefix("freely: ")).on_hover_text("Of other words: the temperature");
+            temperature.widget_info(|| egui::WidgetInfo::labeled(egui::Role::SpinButton, true, "Temperature"));
+        }
     });
     entered
 }
@@ -76,10 +78,13 @@ fn question(viewer: &mut Viewer, ui: &mut egui::Ui) {
     let settings = &mut viewer.state.settings;
     CollapsingHeader::new("What it is asked").show(ui, |ui| {
         let usual = if settings.both_images { TWO_IMAGES } else { ONE_IMAGE };
-        let field = TextEdit::multiline(&mut settings.message).hint_text(usual).desired_rows(3);
-        let response = ui.add(field.desired_width(f32::INFINITY));
+        let mut text = if settings.message.is_empty() { usual.to_owned() } else { settings.message.clone() };
+        let response = ui.add(TextEdit::multiline(&mut text).desired_rows(3).desired_width(f32::INFINITY));
         response
             .widget_info(|| egui::WidgetInfo::labeled(egui::Role::MultilineTextInput, true, "What the model is asked"));
+        if response.changed() {
+            settings.message = if text == usual { String::new() } else { text };
+        }
         ui.checkbox(&mut settings.both_images, "Show it the state before too");
         if !settings.message.is_empty() && ui.small_button("As the reference asks").clicked() {
             settings.message.clear();
