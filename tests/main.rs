@@ -18,3 +18,4 @@ mod sd3;
 mod session;
 mod viewer;
 mod window;
+mod words;
