@@ -21,7 +21,8 @@ pub struct Sd3Arguments {
     /// The VAE encoder with its LoRA [default: ckpt/SR_VAE/vae_encoder_20001.pt or in the data folder, if there]
     #[arg(long, alias = "vae_path", value_name = "FILE")]
     vae_path: Option<PathBuf>,
-    /// Numbers it computes in: auto (bf16 where the device is fast in it), fp32, fp16 or bf16
+    /// Numbers models compute in: auto (bf16 where the files hold 16 bits and the device is fast in it, else fp32), fp32,
+    /// fp16 or bf16
     #[arg(long, alias = "mixed_precision", default_value_t = Precision::Auto)]
     mixed_precision: Precision,
     /// Which weights stay in memory: auto, resident (all), staged (not those for text) or streamed (none)

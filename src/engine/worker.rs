@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 
@@ -181,8 +181,11 @@ impl Worker {
     fn propose(&mut self, id: JobId, job: &Job) -> Result<(), StepError> {
         let (wanted, outbox) = (self.wanted.clone(), self.outbox.clone());
         let is_wanted = || wanted.load(Ordering::Acquire) == id.0;
+        let mut pace = Pace::default();
         let mut told = |stage, fraction| {
-            outbox.send(Event::Progress { job: id, step: 0, stage, fraction });
+            if pace.allows(stage) {
+                outbox.send(Event::Progress { job: id, step: 0, stage, fraction });
+            }
             is_wanted()
         };
         let mut written = |found: &str| outbox.send(Event::Wording { job: id, step: 0, found: found.to_owned() });
@@ -202,8 +205,11 @@ impl Worker {
     ) -> Result<Made, StepError> {
         let (wanted, outbox) = (self.wanted.clone(), self.outbox.clone());
         let is_wanted = || wanted.load(Ordering::Acquire) == id.0;
+        let mut pace = Pace::default();
         let mut told = |stage, fraction| {
-            outbox.send(Event::Progress { job: id, step, stage, fraction });
+            if pace.allows(stage) {
+                outbox.send(Event::Progress { job: id, step, stage, fraction });
+            }
             is_wanted()
         };
         let mut progress = Progress::new(&mut told);
@@ -250,6 +256,25 @@ impl Worker {
             enlarged,
             making: Making { region, prompt, model, seed: job.seed, agreement, elapsed: start.elapsed() },
         })
+    }
+}
+
+/// Progress within a stage is told now and then: every word of it has the window drawn again, which may take the models'
+/// own processor.
+#[derive(Default)]
+struct Pace {
+    last: Option<(Stage, Instant)>,
+}
+
+impl Pace {
+    const REST: Duration = Duration::from_millis(100);
+
+    fn allows(&mut self, stage: Stage) -> bool {
+        let is_due = self.last.is_none_or(|(last, when)| last != stage || when.elapsed() >= Self::REST);
+        if is_due {
+            self.last = Some((stage, Instant::now()));
+        }
+        is_due
     }
 }
 

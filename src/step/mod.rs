@@ -274,7 +274,7 @@ impl Backbone {
         match self {
             Backbone::Sd3(files) => {
                 let picture = device.resolve().map_or(tch::Device::Cpu, |devices| devices.picture);
-                Backbone::Sd3(Sd3Files { precision: files.precision.on(picture), ..files.clone() })
+                Backbone::Sd3(Sd3Files { precision: files.precision_on(picture), ..files.clone() })
             }
             other => other.clone(),
         }

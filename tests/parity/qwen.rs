@@ -2,6 +2,7 @@
 //! them.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use chain_of_zoom::image::{Picture, codec};
 use chain_of_zoom::models::qwen::adapter::Adapter;
@@ -11,7 +12,10 @@ use chain_of_zoom::models::qwen::language::LanguageModel;
 use chain_of_zoom::models::qwen::positions::{Grid, of_tokens};
 use chain_of_zoom::models::qwen::vision::VisionTower;
 use chain_of_zoom::models::{Loader, Weights, WeightsError};
+use chain_of_zoom::prompt::vlm::VlmFiles;
 use chain_of_zoom::prompt::vlm::pictures::ImageProcessor;
+use chain_of_zoom::prompt::{Asking, Extractor, PromptInput};
+use chain_of_zoom::step::{DeviceChoice, Precision, Progress};
 use tch::{Device, Kind, Tensor};
 
 use super::fixture;
@@ -61,7 +65,7 @@ fn images_are_seen_and_words_follow_as_in_the_reference() {
             for &grid in &grids {
                 let count = grid.rows * grid.columns;
                 let patches = case("patches").narrow(0, at, count);
-                features.push(vision.forward::<WeightsError>(&patches, grid).unwrap());
+                features.push(vision.forward::<WeightsError>(&patches, grid, &mut |_| Ok(())).unwrap());
                 at += count;
             }
             let features = Tensor::cat(&features, 0);
@@ -235,4 +239,28 @@ fn chains_find_the_same_words() {
         }
     }
     assert_eq!(compared, 36);
+}
+
+#[test]
+fn pictures_of_odd_sizes_find_the_same_words() {
+    let _no_grad = tch::no_grad_guard();
+    type Case = ([u32; 2], [u32; 2], String, String);
+    let cases: BTreeMap<String, Case> =
+        serde_json::from_slice(&std::fs::read(fixture("qwen/odd.json")).unwrap()).unwrap();
+    for model in ["tied", "untied"] {
+        let files = VlmFiles { model: fixture("qwen").join(model), adapter: None, precision: Precision::Auto };
+        let mut prompter = Extractor::Vlm(files).open(DeviceChoice::Cpu).unwrap().unwrap();
+        for i in 0..5 {
+            let ([width, height], [before_width, before_height], one, two) = &cases[&format!("{model}.{i}")];
+            for (both, theirs) in [(false, one), (true, two)] {
+                let input = PromptInput {
+                    previous: Arc::new(photo(*before_width, *before_height)),
+                    enlarged: Arc::new(photo(*width, *height)),
+                    asking: Asking { both, ..Asking::default() },
+                };
+                let ours = prompter.propose(&input, &mut Progress::new(&mut |_, _| true), &mut |_| ()).unwrap();
+                assert_eq!(&ours, theirs, "{model} {i} {both}");
+            }
+        }
+    }
 }

@@ -98,7 +98,12 @@ impl VisionTower {
 
     /// The patches of one image, `[rows * columns, C * T * P * P]` in the order of [`of_patches`] -> its features,
     /// `[tokens, out_hidden_size]`.
-    pub fn forward<E: From<TchError> + From<WeightsError>>(&self, patches: &Tensor, grid: Grid) -> Result<Tensor, E> {
+    pub fn forward<E: From<TchError> + From<WeightsError>>(
+        &self,
+        patches: &Tensor,
+        grid: Grid,
+        between: &mut dyn FnMut(f32) -> Result<(), E>,
+    ) -> Result<Tensor, E> {
         let config = &self.config;
         let merge = config.spatial_merge_size;
         let square = merge * merge;
@@ -115,6 +120,7 @@ impl VisionTower {
         let angles = by_window(&self.angles(grid)?)?;
         let turns = Turns { cos: angles.f_cos()?.f_unsqueeze(1)?, sin: angles.f_sin()?.f_unsqueeze(1)? };
         self.blocks.each(|i, block| {
+            between(i as f32 / config.depth as f32)?;
             let lengths = if config.fullatt_block_indexes.contains(&i) { &all[..] } else { &lengths };
             x = block.forward(&x, &turns, lengths, config.num_heads)?;
             Ok::<(), E>(())

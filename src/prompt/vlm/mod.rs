@@ -107,14 +107,15 @@ impl Vlm {
     fn see(&mut self, pictures: &[Arc<Picture>], progress: &mut Progress) -> Result<(), StepError> {
         self.seen.retain(|seen| seen.picture.strong_count() > 0);
         for (i, picture) in pictures.iter().enumerate() {
-            progress.at(Stage::Prompting, SEEN * i as f32 / pictures.len() as f32)?;
             let known = self.seen.iter().position(|seen| std::ptr::eq(seen.picture.as_ptr(), Arc::as_ptr(picture)));
             let seen = match known {
                 Some(known) => self.seen.remove(known),
                 None => {
                     let (patches, grid) = self.processor.patches(picture)?;
                     let vision = &self.networks.read(progress)?.vision;
-                    let features = vision.forward::<StepError>(&patches.f_to_device(self.device)?, grid)?;
+                    let share = SEEN / pictures.len() as f32;
+                    let mut between = |fraction| progress.at(Stage::Prompting, share * (i as f32 + fraction));
+                    let features = vision.forward(&patches.f_to_device(self.device)?, grid, &mut between)?;
                     Seen { picture: Arc::downgrade(picture), grid, features }
                 }
             };

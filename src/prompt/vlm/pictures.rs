@@ -62,14 +62,14 @@ struct Edges {
 }
 
 impl Default for ImageProcessor {
-    /// As published with Qwen2.5-VL.
+    /// What transformers takes where the file does not say it.
     fn default() -> Self {
         Self {
             patch_size: 14,
             temporal_patch_size: 2,
             merge_size: 2,
-            min_pixels: Some(3136),
-            max_pixels: Some(12_845_056),
+            min_pixels: None,
+            max_pixels: None,
             size: None,
             image_mean: [0.481_454_66, 0.457_827_5, 0.408_210_73],
             image_std: [0.268_629_54, 0.261_302_58, 0.275_777_11],
@@ -105,8 +105,8 @@ impl ImageProcessor {
         }
         let edges = self.size;
         let (least, most) = (edges.map(|edges| edges.shortest_edge), edges.map(|edges| edges.longest_edge));
-        let least = self.min_pixels.or(least).unwrap_or(3136) as f64;
-        let most = self.max_pixels.or(most).unwrap_or(12_845_056) as f64;
+        let least = self.min_pixels.or(least).unwrap_or(56 * 56) as f64;
+        let most = self.max_pixels.or(most).unwrap_or(28 * 28 * 1280) as f64;
         let square = f64::from(self.patch_size * self.merge_size);
         // Python's rounding: halves go to the even side.
         let rounded = |length: f64| (length / square).round_ties_even() * square;

@@ -13,7 +13,7 @@ use crate::models::{Weights, accelerator};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
-    /// Bf16 where the device is fast in it, else Fp32.
+    /// Bf16 where the weights are stored in 16 bits and the device is fast in it, else Fp32.
     #[default]
     Auto,
     /// 32 bits.
@@ -89,6 +89,18 @@ pub struct Sd3Files {
 }
 
 impl Sd3Files {
+    /// In which numbers it computes on a device: `auto` keeps 32 bits where the transformer's file has them.
+    pub(in crate::step) fn precision_on(&self, device: Device) -> Precision {
+        let is_wide = || {
+            let folder = self.model.join("transformer");
+            Weights::open_folder(&folder, "diffusion_pytorch_model").is_ok_and(|weights| weights.is_wide())
+        };
+        match self.precision {
+            Precision::Auto if is_wide() => Precision::Fp32,
+            told => told.on(device),
+        }
+    }
+
     /// A model's folder, with the files of Chain-of-Zoom's training where they lie in it or beside it.
     pub fn in_folder(model: &Path) -> Self {
         Self { model: model.to_owned(), lora: None, vae: None, precision: Precision::default() }

@@ -76,7 +76,7 @@ impl Osediff {
     /// Opens all files and compares every name and shape with the configs; weights are read when they are needed.
     /// Another model needs `beside` bytes where the text encoders are.
     pub fn open(files: &Sd3Files, devices: Devices, memory: MemoryPlan, beside: u64) -> Result<Self, StepError> {
-        let (kind, vae_kind) = files.precision.on(devices.picture).kinds();
+        let (kind, vae_kind) = files.precision_on(devices.picture).kinds();
         let folder = |name: &str| files.model.join(name);
         let clip = |name: &str| -> Result<Part<ClipText>, StepError> {
             let (weights, config) = (Weights::open_folder(&folder(name), "model")?, config(&folder(name))?);

@@ -41,7 +41,8 @@ impl Viewer {
                     running.step_start = Instant::now();
                 }
                 let before = if step == running.step { running.fraction } else { 0.0 };
-                running.fraction = stage.of_step(fraction).max(before);
+                let is_all = running.proposing && stage == Stage::Prompting;
+                running.fraction = if is_all { fraction } else { stage.of_step(fraction) }.max(before);
                 running.loading = (stage == Stage::Loading).then_some(fraction);
                 (running.step, running.stage) = (step, stage);
             }

@@ -161,7 +161,7 @@ fn whole(viewer: &mut Viewer, ui: &mut egui::Ui, files: Sd3Files) {
         ui.horizontal(|ui| {
             for (precision, name) in Precision::ALL {
                 let about = match precision {
-                    Precision::Auto => "bf16 where the device is fast in it, else fp32",
+                    Precision::Auto => "bf16 where the files hold 16 bits and the device is fast in it, else fp32",
                     Precision::Fp32 => "As the reference; twice the memory",
                     Precision::Fp16 => "16 bits; for graphics cards without bf16",
                     Precision::Bf16 => "16 bits with the range of 32",

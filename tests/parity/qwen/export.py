@@ -101,7 +101,7 @@ def model(name):
         (folder / "chat_template.jinja").unlink()
         config = json.loads((folder / "tokenizer_config.json").read_text())
         (folder / "tokenizer_config.json").write_text(json.dumps({**config, "chat_template": TEMPLATE}, indent=1))
-        about = {**about, "min_pixels": 3136, "max_pixels": 12845056, "size": None}
+        about = {**about, "min_pixels": 3136, "max_pixels": 120000, "size": None}
         (folder / "preprocessor_config.json").write_text(json.dumps(about, indent=1))
     else:
         # As newer libraries write it.
@@ -109,7 +109,7 @@ def model(name):
     return model
 
 
-PROCESSOR = Qwen2VLImageProcessorPil(patch_size=6, min_pixels=3136, max_pixels=12845056)
+PROCESSOR = Qwen2VLImageProcessorPil(patch_size=6, min_pixels=3136, max_pixels=120000)
 ONE = "What is in this image? Give me a set of words."
 TWO = (
     "The second image is a zoom-in of the first image. Based on this knowledge, what is in the second image? Give me a set of "
@@ -135,18 +135,32 @@ def words(network, message, images):
     return TOKENIZER.batch_decode(said[:, ids.shape[1]:], skip_special_tokens=True, clean_up_tokenization_spaces=False)[0]
 
 
+def photo(width, height):
+    y, x = np.mgrid[0:height, 0:width]
+    return Image.fromarray(np.stack([x * 3 % 256, y * 5 % 256, (x * 7 ^ y * 11) % 256], -1).astype(np.uint8))
+
+
+def odd(network, name):
+    """Words for pictures of odd sizes: wide, tall, tiny, large, one and two of them."""
+    sizes = [(200, 33), (30, 170), (5, 9), (3000, 700), (61, 40)]
+    for i, size in enumerate(sizes):
+        one, before = photo(*size), photo(*sizes[i - 1])
+        ODD[f"{name}.{i}"] = [list(size), list(sizes[i - 1]), words(network, ONE, [one]), words(network, TWO, [before, one])]
+
+
+ODD = {}
+
+
 def chains(network, name):
     """Words along chains of plain bicubic steps: what `coz zoom` is to find in the same pictures."""
     found = {}
     for width, height, size in [(150, 131, 96), (97, 260, 120)]:
-        y, x = np.mgrid[0:height, 0:width]
-        photo = Image.fromarray(np.stack([x * 3 % 256, y * 5 % 256, (x * 7 ^ y * 11) % 256], -1).astype(np.uint8))
         scale = size / min(width, height)
-        photo = photo.resize((int(width * scale), int(height * scale)), Image.LANCZOS)
-        left, top = (photo.width - size) // 2, (photo.height - size) // 2
-        photo = photo.crop((left, top, left + size, top + size))
+        first = photo(width, height).resize((int(width * scale), int(height * scale)), Image.LANCZOS)
+        left, top = (first.width - size) // 2, (first.height - size) // 2
+        first = first.crop((left, top, left + size, top + size))
         for kind in ["recursive", "recursive_multiscale"]:
-            state = photo
+            state = first
             for i in range(3):
                 side = size // 4
                 corner = (size - side) // 2
@@ -218,9 +232,11 @@ if __name__ == "__main__":
                     case + "delta": deltas[0], case + "features": features, case + "logits": logits, case + "said": said,
                 })
             chains(network, name)
+            odd(network, name)
             if name == "tied":
                 adapter(network)
                 base = Qwen2_5_VLForConditionalGeneration.from_pretrained(HERE / name, dtype=torch.float32)
                 chains(PeftModel.from_pretrained(base, HERE / "adapter").merge_and_unload().eval(), "tuned")
     (HERE / "chains.json").write_text(json.dumps(CHAINS, indent=1))
+    (HERE / "odd.json").write_text(json.dumps(ODD, indent=1))
     save_file(TENSORS, HERE / "cases.safetensors")
