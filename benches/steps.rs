@@ -40,7 +40,7 @@ fn wavelet_512(bencher: Bencher) {
 /// One whole x4 step with the built-in model, 128 x 128 to 512 x 512.
 #[divan::bench(sample_count = 20)]
 fn built_in_step_512(bencher: Bencher) {
-    let Ok(mut model) = Backbone::BuiltIn.load(DeviceChoice::Cpu, MemoryPlan::Auto) else { return };
+    let Ok(mut model) = Backbone::BuiltIn.load(DeviceChoice::Cpu, MemoryPlan::Auto, 0) else { return };
     let cut = Arc::new(picture(128, 128));
     let enlarged = Arc::new(resize(&cut, 512, 512, Filter::Bicubic));
     let input = StepInput { cut, enlarged, prompt: String::new(), seed: 0 };

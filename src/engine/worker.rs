@@ -26,13 +26,19 @@ pub(super) struct Worker {
     ahead: Option<Ahead>,
 }
 
-/// What was done for a box before it was asked for.
-struct Ahead {
-    job: Job,
+/// How a step begins.
+#[derive(Clone)]
+struct Beginning {
     cut: Arc<Picture>,
     enlarged: Arc<Picture>,
     /// The words, where there are any yet.
     found: Option<String>,
+}
+
+/// The beginning of a job's first step, done before it was asked for, or kept for the next job on the same box.
+struct Ahead {
+    job: Job,
+    beginning: Beginning,
 }
 
 impl Ahead {
@@ -134,38 +140,25 @@ impl Worker {
         written: &mut dyn FnMut(&str),
     ) -> Result<(), StepError> {
         let Some(&region) = job.regions.first() else { return Ok(()) };
-        let (cut, enlarged, known) = self.begin(job, 0, &job.source, region)?;
-        self.ahead = Some(Ahead { job: job.clone(), cut, enlarged: enlarged.clone(), found: known.clone() });
+        let mut beginning = self.begin(job, 0, &job.source, region)?;
+        self.ahead = Some(Ahead { job: job.clone(), beginning: beginning.clone() });
         if !reduces_only(region, job) {
             let opened = self.models.open(job, &self.outbox)?;
-            let input = PromptInput { previous: job.source.clone(), enlarged, asking: job.asking.clone() };
-            let found = encode_and_find(opened, &input, known, progress, is_wanted, written)?.1;
-            if let Some(ahead) = &mut self.ahead {
-                ahead.found = found;
-            }
+            encode_and_find(opened, job, &job.source, &mut beginning, progress, is_wanted, written)?;
+            self.ahead = Some(Ahead { job: job.clone(), beginning });
         }
         Ok(())
     }
 
     /// The region cut and enlarged, and its words where they are known: from what was done ahead, where that is for it.
-    fn begin(
-        &self,
-        job: &Job,
-        step: usize,
-        source: &Arc<Picture>,
-        region: Region,
-    ) -> Result<(Arc<Picture>, Arc<Picture>, Option<String>), StepError> {
+    fn begin(&self, job: &Job, step: usize, source: &Arc<Picture>, region: Region) -> Result<Beginning, StepError> {
         let told = job.found.clone().filter(|_| step == 0);
-        match self.ahead.as_ref().filter(|ahead| ahead.is_of(source, region, job.size)) {
-            Some(ahead) => {
-                let found = ahead.found.clone().filter(|_| step == 0 && ahead.job.begins_like(job));
-                Ok((ahead.cut.clone(), ahead.enlarged.clone(), told.or(found)))
-            }
-            None => {
-                let (cut, enlarged) = StepInput::cut(source, region, job.size.0, job.size.1)?;
-                Ok((Arc::new(cut), Arc::new(enlarged), told))
-            }
+        if let Some(ahead) = self.ahead.as_ref().filter(|ahead| ahead.is_of(source, region, job.size)) {
+            let found = ahead.beginning.found.clone().filter(|_| step == 0 && ahead.job.begins_like(job));
+            return Ok(Beginning { found: told.or(found), ..ahead.beginning.clone() });
         }
+        let (cut, enlarged) = StepInput::cut(source, region, job.size.0, job.size.1)?;
+        Ok(Beginning { cut: Arc::new(cut), enlarged: Arc::new(enlarged), found: told })
     }
 
     fn chain(&mut self, id: JobId, job: &Job) -> Result<(), StepError> {
@@ -190,7 +183,7 @@ impl Worker {
         };
         let mut written = |found: &str| outbox.send(Event::Wording { job: id, step: 0, found: found.to_owned() });
         self.find(job, &mut Progress::new(&mut told), &is_wanted, &mut written)?;
-        let found = self.ahead.as_ref().and_then(|ahead| ahead.found.clone()).unwrap_or_default();
+        let found = self.ahead.as_ref().and_then(|ahead| ahead.beginning.found.clone()).unwrap_or_default();
         self.outbox.send(Event::Proposed { job: id, found });
         Ok(())
     }
@@ -215,7 +208,8 @@ impl Worker {
         let mut progress = Progress::new(&mut told);
         progress.at(Stage::Prompting, 0.0)?;
         let mut start = Instant::now();
-        let (cut, enlarged, known) = self.begin(job, step, source, region)?;
+        let mut beginning = self.begin(job, step, source, region)?;
+        let (cut, enlarged) = (beginning.cut.clone(), beginning.enlarged.clone());
         self.outbox.send(Event::Enlarged { job: id, step, picture: enlarged.clone() });
 
         let (picture, prompt, model) = if reduces_only(region, job) {
@@ -230,13 +224,11 @@ impl Worker {
                 start = Instant::now();
             }
             let mut written = |found: &str| outbox.send(Event::Wording { job: id, step, found: found.to_owned() });
-            let input =
-                PromptInput { previous: source.clone(), enlarged: enlarged.clone(), asking: job.asking.clone() };
-            let (loaded, found) = encode_and_find(opened, &input, known, &mut progress, &is_wanted, &mut written)?;
+            let loaded = encode_and_find(opened, job, source, &mut beginning, &mut progress, &is_wanted, &mut written)?;
+            let found = beginning.found.clone();
             if step == 0 {
                 // Variants of this box begin the same.
-                let (cut, enlarged, found) = (cut.clone(), enlarged.clone(), found.clone());
-                self.ahead = Some(Ahead { job: job.clone(), cut, enlarged, found });
+                self.ahead = Some(Ahead { job: job.clone(), beginning });
             }
             let prompt = found.map_or_else(|| job.prompt.clone(), |found| joined(&found, &job.prompt));
             let input =
@@ -287,34 +279,37 @@ fn reduces_only(region: Region, job: &Job) -> bool {
 /// other. Where the words are known, or nothing is there to find any, it is only encoded.
 fn encode_and_find<'a>(
     opened: Opened<'a>,
-    input: &PromptInput,
-    known: Option<String>,
+    job: &Job,
+    source: &Arc<Picture>,
+    beginning: &mut Beginning,
     progress: &mut Progress,
     is_wanted: &(dyn Fn() -> bool + Sync),
     written: &mut dyn FnMut(&str),
-) -> Result<(&'a mut Loaded, Option<String>), StepError> {
+) -> Result<&'a mut Loaded, StepError> {
     let Opened { prompter, loaded, together } = opened;
-    let resolver = &mut loaded.resolver;
-    let Some(prompter) = prompter.filter(|_| known.is_none()) else {
-        resolver.prepare(&input.enlarged, progress)?;
-        return Ok((loaded, known));
+    let (resolver, enlarged) = (&mut loaded.resolver, beginning.enlarged.clone());
+    let Some(prompter) = prompter.filter(|_| beginning.found.is_none()) else {
+        resolver.prepare(&enlarged, progress)?;
+        return Ok(loaded);
     };
+    let input = PromptInput { previous: source.clone(), enlarged: enlarged.clone(), asking: job.asking.clone() };
     let found = if together {
         std::thread::scope(|scope| {
             let encoding = scope.spawn(|| {
                 let _no_grad = tch::no_grad_guard();
-                resolver.prepare(&input.enlarged, &mut Progress::new(&mut |_, _| is_wanted()))
+                resolver.prepare(&enlarged, &mut Progress::new(&mut |_, _| is_wanted()))
             });
-            let found = prompter.propose(input, progress, written);
+            let found = prompter.propose(&input, progress, written);
             let encoded = encoding.join().unwrap_or_else(|_| Err(StepError::Internal("encoding broke off".into())));
             encoded.and(found)
         })
     } else {
-        resolver.prepare(&input.enlarged, progress)?;
+        resolver.prepare(&enlarged, progress)?;
         resolver.rest();
-        let found = prompter.propose(input, progress, written);
+        let found = prompter.propose(&input, progress, written);
         prompter.rest();
         found
     };
-    Ok((loaded, Some(found?)))
+    beginning.found = Some(found?);
+    Ok(loaded)
 }

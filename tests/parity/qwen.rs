@@ -155,7 +155,14 @@ fn an_adapter_changes_the_language_model_as_in_peft() {
     };
     assert!(told(&changed(&str::to_owned, 1)).contains("layers.0.self_attn.q_proj is changed by"));
     assert!(told(&changed(&|key| key.replace("layers.2", "layers.7"), 0)).contains("layers.7.mlp.up_proj is no layer"));
-    assert!(told(&changed(&|key| key.replace("layers", "visual.blocks"), 0)).contains("fits no layer"));
+    assert!(told(&changed(&|key| key.replace("layers", "blocks"), 0)).contains("fits no layer"));
+    // What is of the vision tower is left alone; where there is nothing else, it is no adapter for this.
+    let of_tower = |key: &str| key.replace("model.layers", "visual.blocks");
+    assert!(told(&changed(&of_tower, 0)).contains("it changes no layer"));
+    let both: Vec<_> = changed(&of_tower, 0).into_iter().chain(changed(&str::to_owned, 0)).collect();
+    Tensor::write_safetensors(&both, old.path("adapter_model.safetensors")).unwrap();
+    let language = load(&config, &Adapter::open(old.root()).unwrap()).unwrap();
+    same("logits with the adapter", &logits(&language), &cases["adapter.logits"]);
 }
 
 #[test]

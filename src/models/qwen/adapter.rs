@@ -43,15 +43,22 @@ impl Adapter {
     /// Opens `adapter_config.json` and `adapter_model.safetensors` of a folder.
     ///
     /// # Errors
-    /// Where a file is missing or no adapter, and for keys that are no halves of a layer of the language model.
+    /// Where a file is missing or no adapter, and for keys that are no halves of a layer of the language model; those of the
+    /// vision tower are left alone.
     pub fn open(folder: &Path) -> Result<Self, WeightsError> {
         let file = folder.join("adapter_config.json");
         let text = std::fs::read(&file).map_err(|source| WeightsError::Io { file: file.clone(), source })?;
         let config =
             serde_json::from_slice(&text).map_err(|error| WeightsError::Format { file, found: error.to_string() })?;
         let weights = Weights::open_folder(folder, "adapter_model")?;
-        let strangers = weights.shapes().into_keys().filter(|key| layer(key).is_none());
-        let problems: Vec<String> = strangers.map(|key| format!("{key} fits no layer of the language model")).collect();
+        // A rule that is meant for the language model may match the tower by its names too.
+        let ours: Vec<&str> = weights.shapes().into_keys().filter(|key| !key.contains("visual.")).collect();
+        let strangers = ours.iter().filter(|key| layer(key).is_none());
+        let mut problems: Vec<String> =
+            strangers.map(|key| format!("{key} fits no layer of the language model")).collect();
+        if ours.is_empty() {
+            problems.push("it changes no layer of the language model".into());
+        }
         if !problems.is_empty() {
             let file = weights.file().to_owned();
             return Err(WeightsError::Mismatch { file, network: "the language model's adapter", problems });
