@@ -50,9 +50,11 @@ pub fn extractor(kind: ExtractorKind, told: &Places, precision: Precision) -> Re
             let names = ["ckpt/RAM/ram_swin_large_14m.pth", "RAM/ram_swin_large_14m.pth", "ram_swin_large_14m.pth"];
             let ram = one_of(&names, told.ram.as_deref(), "--ram-path", Path::is_file)?;
             let names = ["ckpt/DAPE/DAPE.pth", "DAPE/DAPE.pth", "DAPE.pth"];
+            // In the reference's folders the one is beside the other.
+            let beside = ram.parent().and_then(Path::parent).map(|ckpt| ckpt.join("DAPE").join("DAPE.pth"));
             let dape = match one_of(&names, told.dape.as_deref(), "--ram-ft-path", Path::is_file) {
                 // It is RAM without that.
-                Err(_) if told.dape.is_none() => None,
+                Err(_) if told.dape.is_none() => beside.filter(|file| file.is_file()),
                 found => Some(found?),
             };
             let files = TagFiles::beside(&ram);

@@ -1,6 +1,7 @@
 //! `coz zoom`, `export` and `measure` as a user runs them.
 
 use chain_of_zoom::image::codec;
+use chain_of_zoom::random::{self, Size};
 
 use crate::samples::{Folder, coz};
 
@@ -188,4 +189,66 @@ fn ctrl_c_stops_soon_and_leaves_nothing_half_written() {
         std::fs::read_dir(first.parent().unwrap()).unwrap().flatten().map(|e| e.path()).filter(|p| part(p)).collect();
     assert!(left.is_empty(), "{left:?}");
     assert!(codec::open(&first).is_ok());
+}
+
+/// The reference's own command, with `coz zoom` in its program's place.
+const REFERENCE: &str = "-i samples -o inference_results/coz_vlmprompt --rec_type recursive_multiscale --prompt_type vlm \
+    --lora_path ckpt/SR_LoRA/model_20001.pkl --vae_path ckpt/SR_VAE/vae_encoder_20001.pt \
+    --vlm_lora_path ckpt/VLM_LoRA/checkpoint-10000 \
+    --pretrained_model_name_or_path stabilityai/stable-diffusion-3-medium-diffusers --ram_ft_path ckpt/DAPE/DAPE.pth \
+    --ram_path ckpt/RAM/ram_swin_large_14m.pth --save_prompts";
+
+#[test]
+fn the_references_command_works_as_it_is() {
+    let folder = Folder::new();
+    let model = folder.path("hub/models--stabilityai--stable-diffusion-3-medium-diffusers/snapshots/main");
+    random::write(&model, Size::Tiny, &mut |_| {}).unwrap();
+    let vlm = folder.path("hub/models--Qwen--Qwen2.5-VL-3B-Instruct/snapshots/main");
+    std::fs::create_dir_all(vlm.parent().unwrap()).unwrap();
+    std::fs::rename(model.join("vlm"), vlm).unwrap();
+    std::fs::rename(model.join("ckpt"), folder.path("ckpt")).unwrap();
+    std::fs::create_dir(folder.path("samples")).unwrap();
+    for name in ["samples/a.png", "samples/b.png"] {
+        folder.photo(name, 150, 110);
+    }
+    let run = |more: &[&str]| {
+        let run = coz(["zoom"])
+            .args(REFERENCE.split_whitespace())
+            .args(["--process_size", "96", "--rec_num", "2", "--device", "cpu"])
+            .args(more)
+            .env("XDG_DATA_HOME", folder.path("data"))
+            .env("HF_HUB_CACHE", folder.path("hub"))
+            .current_dir(folder.root())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&run.stderr).into_owned();
+        assert!(run.status.success(), "{said}");
+        said
+    };
+    let said = run(&["--efficient_memory", "--mixed_precision", "fp16", "--merge_and_unload_lora", "--lora_rank", "4"]);
+    assert!(said.contains("--merge_and_unload_lora, --lora_rank: without effect here"), "{said}");
+    let out = folder.path("inference_results/coz_vlmprompt");
+    for name in ["a", "b"] {
+        let sample = out.join("per-sample").join(name);
+        for file in ["0.png", "1.png", "2.png", "1_input.png", "txt/0.txt", "txt/1.txt"] {
+            assert!(sample.join(file).is_file(), "{name} {file}");
+        }
+        assert!(out.join(format!("recursive/{name}.png")).is_file());
+        assert!(std::fs::read_to_string(sample.join("txt/1.txt")).unwrap().len() > 10);
+    }
+
+    // One was cut short: only that one is made again.
+    std::fs::remove_file(out.join("recursive/b.png")).unwrap();
+    let before = std::fs::metadata(out.join("recursive/a.png")).unwrap().modified().unwrap();
+    let said = run(&["--resume"]);
+    assert!(said.contains("1 of 2 pictures were finished before") && said.contains("1 of 1 pictures done"), "{said}");
+    assert_eq!(std::fs::metadata(out.join("recursive/a.png")).unwrap().modified().unwrap(), before);
+    assert!(run(&["--resume"]).contains("0 of 0 pictures done"));
+
+    // Every second one, for another machine.
+    std::fs::remove_dir_all(&out).unwrap();
+    assert!(run(&["--shard", "2/2"]).contains("1 of 1 pictures done"));
+    assert!(out.join("recursive/b.png").is_file() && !out.join("recursive/a.png").exists());
+    let wrong = coz(["zoom", "-i", "samples", "-o", "x", "--shard", "3/2"]).output().unwrap();
+    assert_eq!(wrong.status.code(), Some(2));
 }

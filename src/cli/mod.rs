@@ -47,7 +47,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Run a chain of zoom steps on pictures, without a window
-    Zoom(zoom::Arguments),
+    Zoom(Box<zoom::Arguments>),
     /// Put the pictures of a chain on a strip or a contact sheet, or make a film of it
     Export(export::Arguments),
     /// Make a session's states again and say whether they are the same

@@ -34,6 +34,11 @@ pub struct Sd3Arguments {
 }
 
 impl Sd3Arguments {
+    /// Whether any of its files is told, so that it is the model that is meant.
+    pub fn is_told(&self) -> bool {
+        self.pretrained_model_name_or_path.is_some() || self.lora_path.is_some() || self.vae_path.is_some()
+    }
+
     /// The files, found where they are not told.
     pub fn files(&self) -> Result<Sd3Files, Problem> {
         let files = hub::sd3(self.pretrained_model_name_or_path.as_deref())?;

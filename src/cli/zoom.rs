@@ -63,9 +63,10 @@ pub struct Arguments {
     /// Box of step I, in pixels of the state it is cut from, instead of the centre; repeat for each step
     #[arg(long, alias = "crop_box", value_name = "X,Y,W,H", value_parser = crop_box)]
     crop_box: Vec<Region>,
-    /// Super-resolution model: builtin, nearest, bicubic, sd3, or an ESRGAN-family file (.pth, .safetensors)
-    #[arg(long, default_value = "builtin")]
-    backbone: String,
+    /// Super-resolution model: builtin, nearest, bicubic, sd3, or an ESRGAN-family file (.pth, .safetensors) [default: sd3
+    /// where one of its files is told, else builtin]
+    #[arg(long)]
+    backbone: Option<String>,
     #[command(flatten)]
     words: PromptArguments,
     #[command(flatten)]
@@ -73,6 +74,15 @@ pub struct Arguments {
     /// Where models run: auto, cpu, cuda, cuda:NUMBER, or cuda:N,cuda:M for words and pictures
     #[arg(long, default_value_t = DeviceChoice::Auto)]
     device: DeviceChoice,
+    /// Leave out pictures whose results are all there
+    #[arg(long)]
+    resume: bool,
+    /// Do only the I-th of every N pictures, for several machines or devices
+    #[arg(long, value_name = "I/N", value_parser = shard)]
+    shard: Option<(usize, usize)>,
+    /// Options of the reference that change nothing here
+    #[command(flatten)]
+    idle: Idle,
     /// Print a summary as JSON instead of progress bars
     #[arg(long)]
     json: bool,
@@ -81,7 +91,8 @@ pub struct Arguments {
 impl Arguments {
     /// The model asked for.
     fn model(&self) -> Result<Backbone, Problem> {
-        match self.backbone.as_str() {
+        let usual = if self.sd3.is_told() { "sd3" } else { "builtin" };
+        match self.backbone.as_deref().unwrap_or(usual) {
             "sd3" => self.sd3.files().map(Backbone::Sd3),
             other => backbone(other)
                 .map_err(|details| Problem::new("The model is not clear", details, "See `coz zoom --help`.")),
@@ -166,6 +177,46 @@ struct StateSummary {
     seconds: f64,
 }
 
+/// What the reference's command takes and nothing depends on here: LoRAs are always merged and say their rank themselves, and
+/// tiles are for whole pictures.
+#[derive(Args)]
+struct Idle {
+    #[arg(long, alias = "merge_and_unload_lora", hide = true)]
+    merge_and_unload_lora: bool,
+    #[arg(long, alias = "lora_rank", hide = true)]
+    lora_rank: Option<String>,
+    #[arg(long, alias = "vae_encoder_tiled_size", hide = true)]
+    vae_encoder_tiled_size: Option<String>,
+    #[arg(long, alias = "vae_decoder_tiled_size", hide = true)]
+    vae_decoder_tiled_size: Option<String>,
+    #[arg(long, alias = "latent_tiled_size", hide = true)]
+    latent_tiled_size: Option<String>,
+    #[arg(long, alias = "latent_tiled_overlap", hide = true)]
+    latent_tiled_overlap: Option<String>,
+}
+
+impl Idle {
+    /// Those that were given.
+    fn given(&self) -> Vec<&'static str> {
+        let all = [
+            (self.merge_and_unload_lora, "--merge_and_unload_lora"),
+            (self.lora_rank.is_some(), "--lora_rank"),
+            (self.vae_encoder_tiled_size.is_some(), "--vae_encoder_tiled_size"),
+            (self.vae_decoder_tiled_size.is_some(), "--vae_decoder_tiled_size"),
+            (self.latent_tiled_size.is_some(), "--latent_tiled_size"),
+            (self.latent_tiled_overlap.is_some(), "--latent_tiled_overlap"),
+        ];
+        all.into_iter().filter(|(is_given, _)| *is_given).map(|(_, name)| name).collect()
+    }
+}
+
+fn shard(text: &str) -> Result<(usize, usize), String> {
+    let numbers = text.split_once('/').and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
+    numbers
+        .filter(|&(i, n): &(usize, usize)| 1 <= i && i <= n)
+        .ok_or_else(|| format!("expected I/N with I from 1 to N, found {text:?}"))
+}
+
 /// Runs the command.
 pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let start = Instant::now();
@@ -175,6 +226,23 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         Problem::new("The output folder cannot be made", details, "Choose a folder you may write to.")
     })?;
     let interrupted = super::interruption();
+    let idle = arguments.idle.given();
+    if !idle.is_empty() {
+        eprintln!("{}: without effect here", idle.join(", "));
+    }
+    let stems = stems(&files);
+    let mut files: Vec<(PathBuf, String)> = files.into_iter().zip(stems).collect();
+    if let Some((i, n)) = arguments.shard {
+        files = files.into_iter().skip(i - 1).step_by(n).collect();
+    }
+    let all = files.len();
+    if arguments.resume {
+        files.retain(|(_, stem)| !Tree::new(&arguments.output, stem).is_finished(steps(arguments) as usize));
+    }
+    let finished = all - files.len();
+    if finished > 0 {
+        eprintln!("{finished} of {all} pictures were finished before");
+    }
     let model = arguments.model()?;
     let mut run = Run {
         arguments,
@@ -184,14 +252,13 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         interrupted: interrupted.clone(),
         bar: progress_bar(arguments, files.len()),
     };
-    let stems = stems(&files);
     let mut images = Vec::new();
-    for (file, stem) in files.iter().zip(stems) {
+    for (file, stem) in &files {
         if interrupted.load(Ordering::Relaxed) {
             break;
         }
         run.bar.set_message(stem.clone());
-        let tree = Tree::new(&arguments.output, &stem);
+        let tree = Tree::new(&arguments.output, stem);
         let mut image =
             ImageSummary { input: file.clone(), folder: tree.sample_folder(), states: vec![], problem: None };
         if let Err(problem) = run.zoom(file, &tree, &mut image.states) {

@@ -50,12 +50,11 @@ pub struct Job {
 }
 
 impl Job {
-    /// Whether cut and words of its first step are those of the other's.
+    /// Whether cut and found words of its first step are those of the other's.
     pub(super) fn begins_like(&self, other: &Self) -> bool {
-        let words = |job: &Self| (job.prompt.clone(), job.found.clone(), job.extractor.clone(), job.asking.clone());
         Arc::ptr_eq(&self.source, &other.source)
             && (self.regions.first(), self.size) == (other.regions.first(), other.size)
-            && words(self) == words(other)
+            && (&self.found, &self.extractor, &self.asking) == (&other.found, &other.extractor, &other.asking)
     }
 }
 

@@ -56,6 +56,12 @@ impl Tree {
         codec::write_whole(&file, |out| out.write_all(prompt.as_bytes()))
     }
 
+    /// Whether all of it is there: what is written last, and state `last`.
+    pub fn is_finished(&self, last: usize) -> bool {
+        let whole = self.out.join("recursive").join(format!("{}.png", self.stem));
+        whole.is_file() && self.state_file(last).is_file()
+    }
+
     /// Writes all states side by side at `height`.
     pub fn finish(&self, states: &[&Picture], height: u32) -> Result<(), ImageError> {
         let strip = strip(states, height);

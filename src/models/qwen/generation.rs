@@ -22,23 +22,22 @@ pub struct Chooser {
 }
 
 impl Chooser {
-    /// After the prompt's ids `[N]`, with room for `room` more.
+    /// After the prompt's ids `[N]`, at least one, with room for `room` more.
     pub fn new(ids: &Tensor, room: i64, choice: Choice) -> Result<Self, TchError> {
         let filled = ids.size1()?;
-        let seen = Tensor::f_zeros([filled + room], (Kind::Int64, ids.device()))?;
-        seen.f_narrow(0, 0, filled)?.f_copy_(ids)?;
+        // What is free yet repeats the first: so all of it counts at every step, and no step needs more room than another.
+        let seen = Tensor::f_cat(&[ids, &ids.f_narrow(0, 0, 1)?.f_expand([room], false)?], 0)?;
         Ok(Self { seen, filled, choice })
     }
 
     /// The next token's id `[1]`, on the device, by the logits `[vocabulary]`; it counts as seen from now on.
     pub fn choose(&mut self, logits: &Tensor) -> Result<Tensor, TchError> {
-        let index = self.seen.f_narrow(0, 0, self.filled)?;
-        let known = logits.f_gather(0, &index, false)?;
+        let known = logits.f_gather(0, &self.seen, false)?;
         let likely = known.f_gt(0.0)?;
         let lowered = known
             .f_div_scalar(self.choice.penalty)?
             .f_where_self(&likely, &known.f_mul_scalar(self.choice.penalty)?)?;
-        let scores = logits.f_scatter(0, &index, &lowered)?;
+        let scores = logits.f_scatter(0, &self.seen, &lowered)?;
         let next = if self.choice.temperature > 0.0 {
             // Drawn on the CPU, so that a seed means the same everywhere.
             tch::manual_seed(self.choice.seed.wrapping_add(self.filled));
