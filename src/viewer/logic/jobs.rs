@@ -58,6 +58,10 @@ impl Viewer {
             Event::Finished { job, done } if job == wanted => {
                 let (step, parent, job) = (running.step, running.parent, running.asked.clone());
                 let run = running.then_run && done == Done::Completed;
+                if !running.proposing {
+                    // They are with their state now.
+                    self.state.found.clear();
+                }
                 self.state.running = None;
                 if run {
                     self.run_placed();
