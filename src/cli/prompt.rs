@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 use crate::hub;
 use crate::problem::Problem;
 use crate::prompt::{Asking, Extractor, ExtractorKind, Places};
+use crate::settings::Settings;
 use crate::step::Precision;
 
 #[derive(Args)]
@@ -67,15 +68,16 @@ impl From<PromptType> for ExtractorKind {
 }
 
 impl PromptArguments {
-    /// What finds the words, its files found where they are not told.
+    /// What finds the words. Its files are found where they are not told: first where the viewer was told that they are.
     pub fn extractor(&self, precision: Precision) -> Result<Extractor, Problem> {
+        let known = Settings::load().0.places;
         let told = Places {
-            vlm: self.vlm_path.clone(),
-            adapter: self.vlm_lora_path.clone(),
-            ram: self.ram_path.clone(),
-            dape: self.ram_ft_path.clone(),
-            tags: self.ram_tag_list.clone(),
-            thresholds: self.ram_tag_thresholds.clone(),
+            vlm: self.vlm_path.clone().or(known.vlm),
+            adapter: self.vlm_lora_path.clone().or(known.adapter),
+            ram: self.ram_path.clone().or(known.ram),
+            dape: self.ram_ft_path.clone().or(known.dape),
+            tags: self.ram_tag_list.clone().or(known.tags),
+            thresholds: self.ram_tag_thresholds.clone().or(known.thresholds),
         };
         hub::extractor(self.prompt_type.into(), &told, precision)
     }

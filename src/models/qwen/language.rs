@@ -149,7 +149,7 @@ impl LanguageModel {
             Layer::load(loader, (start, &format!("layers.{i}")), &of_layers, &adapter)
         })?;
         let norm = RmsNorm::load(loader, &format!("{start}norm"), width, config.rms_norm_eps)?;
-        let output = match config.tie_word_embeddings {
+        let output = match config.tie_word_embeddings.unwrap_or(!loader.has("lm_head.weight")) {
             true => {
                 // Some files hold it all the same.
                 loader.leave("lm_head.");

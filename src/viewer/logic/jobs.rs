@@ -146,7 +146,9 @@ impl Viewer {
         if self.state.models {
             self.tasks.look_for_word_models(self.state.settings.places.clone());
         }
-        if self.state.document.as_ref().is_some_and(|document| document.placed.is_some()) {
+        // A step that runs is not stopped for that.
+        let is_free = self.state.running.as_ref().is_none_or(|running| running.proposing);
+        if is_free && self.state.document.as_ref().is_some_and(|document| document.placed.is_some()) {
             self.find_words(false);
         }
     }
