@@ -174,13 +174,7 @@ impl Worker {
     fn propose(&mut self, id: JobId, job: &Job) -> Result<(), StepError> {
         let (wanted, outbox) = (self.wanted.clone(), self.outbox.clone());
         let is_wanted = || wanted.load(Ordering::Acquire) == id.0;
-        let mut pace = Pace::default();
-        let mut told = |stage, fraction| {
-            if pace.allows(stage) {
-                outbox.send(Event::Progress { job: id, step: 0, stage, fraction });
-            }
-            is_wanted()
-        };
+        let mut told = telling(&outbox, id, 0, &is_wanted);
         let mut written = |found: &str| outbox.send(Event::Wording { job: id, step: 0, found: found.to_owned() });
         self.find(job, &mut Progress::new(&mut told), &is_wanted, &mut written)?;
         let found = self.ahead.as_ref().and_then(|ahead| ahead.beginning.found.clone()).unwrap_or_default();
@@ -198,13 +192,7 @@ impl Worker {
     ) -> Result<Made, StepError> {
         let (wanted, outbox) = (self.wanted.clone(), self.outbox.clone());
         let is_wanted = || wanted.load(Ordering::Acquire) == id.0;
-        let mut pace = Pace::default();
-        let mut told = |stage, fraction| {
-            if pace.allows(stage) {
-                outbox.send(Event::Progress { job: id, step, stage, fraction });
-            }
-            is_wanted()
-        };
+        let mut told = telling(&outbox, id, step, &is_wanted);
         let mut progress = Progress::new(&mut told);
         progress.at(Stage::Prompting, 0.0)?;
         let mut start = Instant::now();
@@ -251,22 +239,24 @@ impl Worker {
     }
 }
 
-/// Progress within a stage is told now and then: every word of it has the window drawn again, which may take the models'
+/// How long progress within a stage is kept back: every word of it has the window drawn again, which may take the models'
 /// own processor.
-#[derive(Default)]
-struct Pace {
-    last: Option<(Stage, Instant)>,
-}
+const REST: Duration = Duration::from_millis(100);
 
-impl Pace {
-    const REST: Duration = Duration::from_millis(100);
-
-    fn allows(&mut self, stage: Stage) -> bool {
-        let is_due = self.last.is_none_or(|(last, when)| last != stage || when.elapsed() >= Self::REST);
-        if is_due {
-            self.last = Some((stage, Instant::now()));
+/// Tells of a step's progress now and then, and of every new stage; answers whether to go on.
+fn telling<'a>(
+    outbox: &'a Outbox,
+    job: JobId,
+    step: usize,
+    is_wanted: &'a dyn Fn() -> bool,
+) -> impl FnMut(Stage, f32) -> bool + 'a {
+    let mut last: Option<(Stage, Instant)> = None;
+    move |stage, fraction| {
+        if last.is_none_or(|(last, when)| last != stage || when.elapsed() >= REST) {
+            last = Some((stage, Instant::now()));
+            outbox.send(Event::Progress { job, step, stage, fraction });
         }
-        is_due
+        is_wanted()
     }
 }
 

@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use chain_of_zoom::image::{Picture, codec};
+use chain_of_zoom::models::{Loader, Weights};
 use chain_of_zoom::prompt::tags::{TagFiles, Tagger};
 use chain_of_zoom::prompt::{Asking, Extractor, PromptInput};
 use chain_of_zoom::region::Region;
 use chain_of_zoom::step::{DeviceChoice, Progress, StepError, StepInput, without_gradients};
 use serde::Deserialize;
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::fixture;
 use crate::samples::{Folder, coz};
@@ -117,6 +118,30 @@ fn lists_and_changes_that_do_not_fit_are_told() {
     assert!(text.contains("do not fit visual_encoder.layers.0.blocks.0.attn.qkv"), "{text}");
     let none = TagFiles { dape: Some(model.ram.clone()), ..model.clone() };
     assert!(told(none).contains("it holds no lora_A and lora_B"));
+    // A window that does not divide the picture, and tensors of absurd shapes.
+    let tensors = |change: &dyn Fn(&str, Tensor) -> Tensor| {
+        let whole = Weights::open(&model.ram).unwrap();
+        let mut loader = Loader::new(&whole, "", Device::Cpu, Kind::Float);
+        let shapes = whole.shapes().into_iter();
+        let changed: Vec<_> =
+            shapes.map(|(name, shape)| (name, change(name, loader.take(name, &shape).unwrap()))).collect();
+        Tensor::write_safetensors(&changed, folder.path("changed.safetensors")).unwrap();
+        words(TagFiles { ram: folder.path("changed.safetensors"), dape: None, ..model.clone() }, &picture)
+    };
+    let text = tensors(&|name, tensor| match name.ends_with("bias_table") {
+        true => Tensor::zeros([81, tensor.size()[1]], (Kind::Float, Device::Cpu)),
+        false => tensor,
+    })
+    .unwrap_err()
+    .to_string();
+    assert!(text.contains("a table of 81 do not suit 24 x 24 tokens"), "{text}");
+    for part in
+        ["bias_table", "fc1.weight", "attn_mask", "label_embed", "intermediate.dense.weight", "patch_embed.proj.weight"]
+    {
+        let outcome = tensors(&|name, tensor| if name.ends_with(part) { Tensor::from(1f32) } else { tensor });
+        // Masks only tell the size of pictures, which has a usual one.
+        assert_eq!(outcome.is_ok(), part == "attn_mask", "{part}");
+    }
     let other = TagFiles { ram: fixture("networks").join("compact_x4.pth"), ..model };
     assert!(words(other, &picture).is_err());
 }

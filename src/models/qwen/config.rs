@@ -117,8 +117,13 @@ impl Config {
         if flat.get("use_sliding_window").and_then(Value::as_bool).unwrap_or(false) {
             return Err("it asks for sliding windows, which are not known here".into());
         }
+        let vision = Vision::deserialize(vision).map_err(wrong)?;
+        let sizes = [vision.num_heads, vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size];
+        if sizes.iter().any(|&size| size < 1) {
+            return Err(format!("its vision_config has a size below 1: {sizes:?}"));
+        }
         let image_token = whole.get("image_token_id").and_then(Value::as_i64).unwrap_or(151_655);
-        Ok(Self { vision: Vision::deserialize(vision).map_err(wrong)?, language, image_token })
+        Ok(Self { vision, language, image_token })
     }
 }
 
@@ -158,6 +163,7 @@ mod tests {
         let nested = nested.expect("nested").language;
         assert_eq!((nested.tie_word_embeddings, nested.rope_theta), (Some(false), 5e5));
         assert!(parsed(|config| config["num_key_value_heads"] = json!(0)).is_err());
+        assert!(parsed(|config| config["vision_config"]["patch_size"] = json!(0)).is_err());
         assert!(
             parsed(|config| config["rope_scaling"] = json!({})).is_err_and(|found| found.contains("mrope_section"))
         );

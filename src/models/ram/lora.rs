@@ -2,7 +2,7 @@
 //! with alpha 1. Of a layer for queries, keys and values in one, only queries and values are changed.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use tch::{Kind, TchError, Tensor};
 
@@ -10,11 +10,11 @@ use crate::models::layers::Linear;
 use crate::models::weights::{Loader, Reading, Weights, WeightsError};
 
 /// The changes, or none.
-#[derive(Clone, Default)]
+#[derive(Default)]
 pub struct Changes {
     weights: Option<Weights>,
-    /// The pairs that a layer has taken, or that belong to parts that do not tag.
-    taken: Arc<Mutex<BTreeSet<String>>>,
+    /// The keys that a layer has taken.
+    taken: Mutex<BTreeSet<String>>,
 }
 
 const HALVES: [&str; 2] = [".lora_A", ".lora_B"];
@@ -54,7 +54,7 @@ impl Changes {
         let (mut ups, mut downs) = (Vec::new(), Vec::new());
         for name in names {
             let Some([down, up]) = self.pair(name).transpose()? else { continue };
-            let rank = down.size()[0];
+            let rank = down.size().first().copied().unwrap_or(0);
             if !self.fits(loader, name, [&down, &up], [[rank, inputs], [outputs, rank]]) {
                 return Linear::load(loader, &names[0], inputs, outputs);
             }

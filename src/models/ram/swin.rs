@@ -72,12 +72,15 @@ impl Block {
         };
         let table = loader.take(&table_key, &[places, heads])?;
         let window = ((places as f64).sqrt() as i64 + 1) / 2;
-        if (2 * window - 1).pow(2) != places || heads == 0 || width % heads != 0 || side % window != 0 {
+        if window < 1 || (2 * window - 1).pow(2) != places || heads < 1 || width % heads != 0 || side % window != 0 {
             loader.note(format!(
                 "{name}: {heads} heads and a table of {places} do not suit {side} x {side} tokens of width {width}"
             ));
+            // Nothing of the tower has a size from here on.
+            loader.finish("RAM")?;
         }
-        let inner = loader.shape(&format!("{name}.mlp.fc1.weight")).map_or(0, |shape| shape[0]);
+        let inner = loader.shape(&format!("{name}.mlp.fc1.weight")).and_then(|shape| shape.first().copied());
+        let inner = inner.unwrap_or(0);
         // One window takes all: there is nothing to shift.
         let is_shifted = is_shifted && side > window;
         Ok(Self {
@@ -150,7 +153,7 @@ impl Swin {
         let patch_norm = has_norm.then(|| LayerNorm::load(loader, &patch_norm, width, EPSILON)).transpose()?;
         // A mask for each window: so many windows of so many tokens fill the picture.
         let masks = loader.shape(&format!("{name}.layers.0.blocks.1.attn_mask"));
-        let across = masks.map(|shape| ((shape[0] * shape[1]) as f64).sqrt() as i64);
+        let across = masks.filter(|shape| shape.len() == 3).map(|shape| ((shape[0] * shape[1]) as f64).sqrt() as i64);
         let side = across.map_or(side, |tokens| tokens * patch);
         let mut tokens = side / patch;
         let mut stages = Vec::new();

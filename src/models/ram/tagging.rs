@@ -37,7 +37,8 @@ impl Layer {
             let linear = Linear::load(loader, &format!("{head}.{part}.dense"), inputs, width)?;
             Ok((linear, LayerNorm::load(loader, &format!("{head}.{part}.LayerNorm"), width, EPSILON)?))
         };
-        let inner = loader.shape(&format!("{head}.intermediate.dense.weight")).map_or(0, |shape| shape[0]);
+        let inner = loader.shape(&format!("{head}.intermediate.dense.weight"));
+        let inner = inner.and_then(|shape| shape.first().copied()).unwrap_or(0);
         Ok(Self {
             query: changes.linear(loader, &names("query"), [width, width])?,
             key: changes.linear(loader, &names("key"), [tokens, width])?,

@@ -92,6 +92,14 @@ impl Vlm {
         let (config, value) = config(&files.model)?;
         let chat = Chat::open(&files.model, &value)?;
         let processor = ImageProcessor::open(&files.model)?;
+        let vision = &config.vision;
+        let ours = [vision.patch_size, vision.temporal_patch_size, vision.spatial_merge_size];
+        let theirs = [processor.patch_size, processor.temporal_patch_size, processor.merge_size].map(i64::from);
+        if ours != theirs {
+            let found =
+                format!("its patches are {ours:?} (side, pictures, merged), those of its image processor {theirs:?}");
+            return Err(StepError::Folder { file: files.model.join("config.json"), found });
+        }
         let adapter = files.adapter.as_deref().map(Adapter::open).transpose()?.unwrap_or_default();
         let weights = Weights::open_folder(&files.model, "model")?;
         let kind = files.precision.for_weights(&weights, device);
