@@ -110,6 +110,9 @@ impl From<StepError> for Problem {
                 "The tagger's lists do not fit",
                 "Put ram_tag_list.txt and ram_tag_list_threshold.txt of the reference's ram/data beside the checkpoint.",
             ),
+            StepError::TooLarge { .. } => {
+                ("The picture would become too large", "Enlarge it less, or zoom into a part of it.")
+            }
             StepError::Narrow(_) => ("The picture is too narrow", "Choose a box that is less of a stripe."),
             StepError::Sides { .. } => ("The state's size does not suit the model", "Use 512, or another multiple."),
             StepError::NoDevice { .. } => ("The device is not there", "Use --device auto, or another number."),

@@ -100,8 +100,15 @@ fn a_state_is_drawn_in_its_box() {
     let mut history = history(source.clone());
     let region = Region::square(192, 160, 128);
     let child = resize(&source.crop(192, 160, 128, 128), 512, 512, Filter::Bicubic);
-    let making =
-        Making { region, prompt: String::new(), model: None, seed: 0, agreement: None, elapsed: Duration::ZERO };
+    let making = Making {
+        region,
+        prompt: String::new(),
+        model: None,
+        seed: 0,
+        agreement: None,
+        whole: None,
+        elapsed: Duration::ZERO,
+    };
     let thumbnail = Arc::new(chain_of_zoom::history::thumbnail(&child));
     let id = history.add(StateId(0), making, Arc::new(child.clone()), thumbnail).unwrap();
     history.go(id);

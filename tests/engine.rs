@@ -26,6 +26,7 @@ fn job(regions: Vec<Region>, size: u32, backbone: Backbone) -> Job {
         found: None,
         extractor: Extractor::Own,
         asking: Asking::default(),
+        whole: None,
         seed: 7,
         restorer: Restorer { backbone, device: DeviceChoice::Cpu, memory: MemoryPlan::Auto, align: AlignMethod::NoFix },
     }

@@ -198,6 +198,7 @@ fn memory_runs_out_and_the_next_try_works() {
             found: None,
             extractor: Extractor::Own,
             asking: Asking::default(),
+            whole: None,
             seed: 1,
             restorer: Restorer {
                 backbone: Backbone::Sd3(Sd3Files { precision: Precision::Fp32, ..files.clone() }),

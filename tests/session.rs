@@ -21,6 +21,7 @@ fn add(history: &mut History, parent: StateId, region: Region, picture: Picture)
         model: Some(ModelUsed { backbone: Backbone::Bicubic, align: AlignMethod::Wavelet, sha256: None }),
         seed: u64::MAX - 1,
         agreement: Some(f64::INFINITY),
+        whole: None,
         elapsed: Duration::from_millis(1250),
     };
     let thumbnail = Arc::new(history::thumbnail(&picture));

@@ -107,6 +107,7 @@ fn job(model: &Path, memory: MemoryPlan, extractor: Extractor) -> Job {
         found: None,
         extractor,
         asking: Asking { both: true, ..Asking::default() },
+        whole: None,
         seed: 1,
         restorer: Restorer {
             backbone: Backbone::Sd3(sd3),

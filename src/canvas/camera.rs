@@ -195,6 +195,7 @@ mod tests {
                 model: None,
                 seed: 0,
                 agreement: None,
+                whole: None,
                 elapsed: Duration::ZERO,
             };
             let id = history.add(history.current().id, making, picture(64), picture(1)).expect("the parent is there");

@@ -163,6 +163,7 @@ mod tests {
             model: None,
             seed: 0,
             agreement: None,
+            whole: None,
             elapsed: Duration::ZERO,
         };
         let root = history.photo().id;

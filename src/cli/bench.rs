@@ -134,7 +134,7 @@ fn measure(arguments: &Arguments) -> Result<Figures, Problem> {
             let input = PromptInput {
                 previous: Arc::new(picture.clone()),
                 enlarged: enlarged.clone(),
-                asking: arguments.words.asking(arguments.both_images),
+                asking: arguments.words.asking(arguments.both_images, 32),
             };
             if let Some(resolver) = &mut resolver {
                 spent.extend(timed(|progress| resolver.prepare(&enlarged, progress))?);

@@ -1,9 +1,11 @@
 //! The command line: the viewer's door, and headless commands on the same engine.
 
+mod batch;
 mod bench;
 mod chain;
 mod doctor;
 mod export;
+mod full;
 mod prompt;
 mod random;
 mod replay;
@@ -28,6 +30,7 @@ use crate::step::{Backbone, DeviceChoice};
 #[command(after_help = "Examples:\n  coz photo.jpg                              open the viewer on a photo\n  \
     coz zoom -i photo.jpg -o out               four centred x4 steps: 256x, as the reference does\n  \
     coz zoom -i photos -o out --rec-num 3 --align-method wavelet --json\n  \
+    coz full -i photo.jpg -o out               the whole picture x4\n  \
     coz export --video -i out/per-sample/photo -o film.mp4\n  \
     coz replay session.coz                     does it come out the same?\n  \
     coz doctor                                 what a bug report needs")]
@@ -48,6 +51,8 @@ struct Arguments {
 enum Command {
     /// Run a chain of zoom steps on pictures, without a window
     Zoom(Box<zoom::Arguments>),
+    /// Enlarge whole pictures, tile by tile, without a window
+    Full(Box<full::Arguments>),
     /// Put the pictures of a chain on a strip or a contact sheet, or make a film of it
     Export(export::Arguments),
     /// Make a session's states again and say whether they are the same
@@ -78,6 +83,7 @@ pub fn main() -> ExitCode {
     let outcome = match arguments.command {
         None => crate::viewer::run(arguments.images, arguments.device, arguments.restarts).map(|()| ExitCode::SUCCESS),
         Some(Command::Zoom(zoom)) => zoom::run(&zoom),
+        Some(Command::Full(full)) => full::run(&full),
         Some(Command::Export(export)) => export::run(&export),
         Some(Command::Replay(replay)) => replay::run(&replay),
         Some(Command::Doctor) => doctor::run(),

@@ -26,9 +26,9 @@ pub struct PromptArguments {
     /// Its adapter for --prompt-type vlm [default: ckpt/VLM_LoRA/checkpoint-10000, here or in the data folder]
     #[arg(long, alias = "vlm_lora_path", value_name = "FOLDER")]
     vlm_lora_path: Option<PathBuf>,
-    /// Its answer is cut off after so many tokens
-    #[arg(long, alias = "max_new_tokens", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=4096))]
-    max_new_tokens: u32,
+    /// Its answer is cut off after so many tokens [default: 32; for a tile of a whole picture 16]
+    #[arg(long, alias = "max_new_tokens", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    max_new_tokens: Option<u32>,
     /// The tagger for --prompt-type dape [default: ckpt/RAM/ram_swin_large_14m.pth, here or in the data folder]
     #[arg(long, alias = "ram_path", value_name = "FILE")]
     ram_path: Option<PathBuf>,
@@ -82,8 +82,8 @@ impl PromptArguments {
         hub::extractor(self.prompt_type.into(), &told, precision)
     }
 
-    /// How it is asked; `both`: about the state before too.
-    pub fn asking(&self, both: bool) -> Asking {
-        Asking { both, max_new_tokens: self.max_new_tokens as usize, ..Asking::default() }
+    /// How it is asked; `both`: about the state before too. `tokens`: where their number is not told.
+    pub fn asking(&self, both: bool, tokens: u32) -> Asking {
+        Asking { both, max_new_tokens: self.max_new_tokens.unwrap_or(tokens) as usize, ..Asking::default() }
     }
 }

@@ -141,6 +141,7 @@ fn again(
         found: None,
         extractor: Extractor::Own,
         asking: Asking::default(),
+        whole: making.whole.clone(),
         seed: making.seed,
         restorer: Restorer { backbone, device, memory: MemoryPlan::Auto, align },
     });

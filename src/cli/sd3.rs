@@ -6,7 +6,7 @@ use clap::Args;
 
 use crate::hub;
 use crate::problem::Problem;
-use crate::step::{MemoryPlan, Precision, Sd3Files};
+use crate::step::{Backbone, MemoryPlan, Precision, Sd3Files};
 
 #[derive(Args)]
 #[command(next_help_heading = "With --backbone sd3")]
@@ -35,8 +35,17 @@ pub struct Sd3Arguments {
 
 impl Sd3Arguments {
     /// Whether any of its files is told, so that it is the model that is meant.
-    pub fn is_told(&self) -> bool {
+    fn is_told(&self) -> bool {
         self.pretrained_model_name_or_path.is_some() || self.lora_path.is_some() || self.vae_path.is_some()
+    }
+
+    /// The model asked for by name or file; without one, its own where that is told, else the built-in one.
+    pub fn model(&self, backbone: Option<&str>) -> Result<Backbone, Problem> {
+        match backbone.unwrap_or(if self.is_told() { "sd3" } else { "builtin" }) {
+            "sd3" => self.files().map(Backbone::Sd3),
+            other => super::backbone(other)
+                .map_err(|details| Problem::new("The model is not clear", details, "See `coz zoom --help`.")),
+        }
     }
 
     /// The files, found where they are not told.

@@ -7,7 +7,7 @@ use crate::image::{AlignMethod, Picture};
 use crate::problem::Problem;
 use crate::prompt::{Asking, Extractor};
 use crate::region::Region;
-use crate::step::{Backbone, DeviceChoice, MemoryPlan, Stage};
+use crate::step::{Backbone, DeviceChoice, MemoryPlan, Seen, Stage, Whole};
 
 /// Names a job; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,6 +43,8 @@ pub struct Job {
     pub extractor: Extractor,
     /// How it is asked.
     pub asking: Asking,
+    /// Each region is a whole picture and is worked through in tiles, with words for each where those are told.
+    pub whole: Option<Whole>,
     /// For models that draw noise.
     pub seed: u64,
     /// The model and its settings.
@@ -152,6 +154,15 @@ pub enum Event {
     Prepared {
         /// Whose.
         job: JobId,
+    },
+    /// There is something to see of a whole picture.
+    Seen {
+        /// Whose.
+        job: JobId,
+        /// Which of its steps, from 0.
+        step: usize,
+        /// What.
+        seen: Seen,
     },
     /// A step is made.
     Made {

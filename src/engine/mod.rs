@@ -4,6 +4,7 @@
 
 mod message;
 mod models;
+mod whole;
 mod worker;
 
 use std::sync::Arc;

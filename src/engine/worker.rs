@@ -18,9 +18,9 @@ use crate::region::Region;
 use crate::step::{self, ModelUsed, Progress, Stage, StepError, StepInput, cuda_devices};
 
 pub(super) struct Worker {
-    outbox: Outbox,
-    wanted: Arc<AtomicU64>,
-    models: Models,
+    pub(super) outbox: Outbox,
+    pub(super) wanted: Arc<AtomicU64>,
+    pub(super) models: Models,
     /// The only work ahead that is still of use.
     wanted_ahead: Arc<AtomicU64>,
     ahead: Option<Ahead>,
@@ -164,7 +164,10 @@ impl Worker {
     fn chain(&mut self, id: JobId, job: &Job) -> Result<(), StepError> {
         let mut source = job.source.clone();
         for (step, &region) in job.regions.iter().enumerate() {
-            let made = self.step(id, step, job, &source, region)?;
+            let made = match &job.whole {
+                None => self.step(id, step, job, &source, region)?,
+                Some(whole) => self.whole(id, step, job, &source, whole)?,
+            };
             source = made.picture.clone();
             self.outbox.send(Event::Made { job: id, step, made: Box::new(made) });
         }
@@ -234,7 +237,7 @@ impl Worker {
             thumbnail: Arc::new(history::thumbnail(&picture)),
             picture,
             enlarged,
-            making: Making { region, prompt, model, seed: job.seed, agreement, elapsed: start.elapsed() },
+            making: Making { region, prompt, model, seed: job.seed, agreement, whole: None, elapsed: start.elapsed() },
         })
     }
 }
@@ -244,7 +247,7 @@ impl Worker {
 const REST: Duration = Duration::from_millis(100);
 
 /// Tells of a step's progress now and then, and of every new stage; answers whether to go on.
-fn telling<'a>(
+pub(super) fn telling<'a>(
     outbox: &'a Outbox,
     job: JobId,
     step: usize,

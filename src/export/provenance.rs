@@ -100,6 +100,7 @@ mod tests {
             model: Some(ModelUsed { backbone: Backbone::BuiltIn, align: AlignMethod::Wavelet, sha256: None }),
             seed: u64::MAX,
             agreement: Some(31.5),
+            whole: None,
             elapsed: Duration::from_millis(1250),
         };
         let written = Recipe {

@@ -50,8 +50,8 @@ impl Tree {
         codec::save_with(picture, &scale.join(format!("{}.png", self.stem)), xmp)
     }
 
-    /// Writes the words of step `i`, counted from 0.
-    pub fn prompt(&self, i: usize, prompt: &str) -> Result<(), ImageError> {
+    /// Writes the words of step `i`, counted from 0; `i_n` for those of its tile `n`.
+    pub fn prompt(&self, i: &str, prompt: &str) -> Result<(), ImageError> {
         let file = self.sample_folder().join("txt").join(format!("{i}.txt"));
         codec::write_whole(&file, |out| out.write_all(prompt.as_bytes()))
     }

@@ -279,6 +279,7 @@ mod tests {
                 model: None,
                 seed: 0,
                 agreement: None,
+                whole: None,
                 elapsed: Duration::ZERO,
             };
             let parent = history.current().id;

@@ -105,7 +105,15 @@ mod tests {
 
     fn grown(history: &mut History, region: Region, picture: Arc<Picture>) {
         let model = Some(ModelUsed { backbone: Backbone::BuiltIn, align: AlignMethod::NoFix, sha256: None });
-        let making = Making { region, prompt: String::new(), model, seed: 0, agreement: None, elapsed: Duration::ZERO };
+        let making = Making {
+            region,
+            prompt: String::new(),
+            model,
+            seed: 0,
+            agreement: None,
+            whole: None,
+            elapsed: Duration::ZERO,
+        };
         let parent = history.current().id;
         let id = history.add(parent, making, picture.clone(), picture).expect("the parent is there");
         history.go(id);

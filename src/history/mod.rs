@@ -12,7 +12,7 @@ pub use recipe::{Recipe, Source};
 
 use crate::image::{Filter, Picture, resize};
 use crate::region::Region;
-use crate::step::ModelUsed;
+use crate::step::{ModelUsed, Whole};
 
 /// Longest side of a state's thumbnail.
 const THUMBNAIL: u32 = 160;
@@ -35,6 +35,9 @@ pub struct Making {
     /// How well it agrees, reduced again, with what it was made from: luma PSNR in dB; `None` where no model ran.
     #[serde(default)]
     pub agreement: Option<f64>,
+    /// How it was worked through, where it is a whole picture enlarged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub whole: Option<Whole>,
     /// How long it took.
     #[serde(rename = "seconds", with = "seconds")]
     pub elapsed: Duration,
@@ -365,6 +368,7 @@ mod tests {
             model: None,
             seed: 0,
             agreement: None,
+            whole: None,
             elapsed: Duration::ZERO,
         };
         let id = history.add(parent, making, picture(), picture()).expect("the parent is there");

@@ -140,6 +140,9 @@ impl Picture {
     /// Copies `other` into this picture with its top left corner at (`left`, `top`); what does not fit is cut off.
     pub fn paste(&mut self, other: &Picture, left: u32, top: u32) {
         let columns = self.width.saturating_sub(left).min(other.width) as usize * 3;
+        if columns == 0 {
+            return;
+        }
         for y in 0..self.height.saturating_sub(top).min(other.height) {
             let at = ((top + y) as usize * self.width as usize + left as usize) * 3;
             self.rgb[at..at + columns].copy_from_slice(&other.row(y)[..columns]);

@@ -3,15 +3,15 @@
 use super::Picture;
 use tch::{Device, Kind, TchError, Tensor};
 
+/// A picture as its own bytes, `[1, 3, H, W]` on the CPU.
+pub fn levels_from_picture(picture: &Picture) -> Result<Tensor, TchError> {
+    let size = [i64::from(picture.height()), i64::from(picture.width()), 3];
+    Tensor::f_from_data_size(picture.rgb(), &size, Kind::Uint8)?.f_permute([2, 0, 1])?.f_unsqueeze(0)
+}
+
 /// A picture as float32 `[1, 3, H, W]` in [0, 1] on `device`.
 pub fn tensor_from_picture(picture: &Picture, device: Device) -> Result<Tensor, TchError> {
-    let size = [i64::from(picture.height()), i64::from(picture.width()), 3];
-    Tensor::f_from_data_size(picture.rgb(), &size, Kind::Uint8)?
-        .f_to_device(device)?
-        .f_permute([2, 0, 1])?
-        .f_unsqueeze(0)?
-        .f_to_kind(Kind::Float)?
-        .f_div_scalar(255.0)
+    levels_from_picture(picture)?.f_to_device(device)?.f_to_kind(Kind::Float)?.f_div_scalar(255.0)
 }
 
 /// A tensor `[1, 3, H, W]` in [0, 1] as a picture; values outside are clamped, fractions rounded to the nearest level.

@@ -5,6 +5,7 @@ mod memory;
 mod network;
 mod osediff;
 mod progress;
+mod whole;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,6 +21,7 @@ pub use memory::{MemoryPlan, free_memory_of_machine, memory_of_process, peak_mem
 pub use network::Network;
 pub use osediff::{Osediff, Precision, Sd3Files};
 pub use progress::{Progress, Stage};
+pub use whole::{Seen, Tiling, Whole, WholeInput};
 
 use crate::image::{AlignMethod, Filter, Picture, resize};
 use crate::models::WeightsError;
@@ -85,6 +87,16 @@ pub enum StepError {
         width: u32,
         /// Found.
         height: u32,
+    },
+    /// A whole picture would become too large.
+    #[error("the result would have {width} x {height} pixels; sides of {most} are the most")]
+    TooLarge {
+        /// Of the result.
+        width: u32,
+        /// Of the result.
+        height: u32,
+        /// Of either.
+        most: u32,
     },
     /// The tagger's lists do not suit it.
     #[error("{}: {found}", file.display())]
@@ -188,6 +200,23 @@ pub trait SuperResolver: Send {
     /// Does ahead what needs no words; a later [`SuperResolver::restore`] of the same picture need not do it again.
     fn prepare(&mut self, _enlarged: &Arc<Picture>, _progress: &mut Progress) -> Result<(), StepError> {
         Ok(())
+    }
+
+    /// The pictures of the tiles by which a whole picture is restored, each to be asked about; none for models that hear
+    /// no words.
+    fn tiles(&mut self, _input: &WholeInput, _progress: &mut Progress) -> Result<Vec<Arc<Picture>>, StepError> {
+        Ok(Vec::new())
+    }
+
+    /// Restores a whole picture: the result has the size of `input.enlarged`. One prompt for each tile, or one for all.
+    fn restore_whole(
+        &mut self,
+        input: &WholeInput,
+        _prompts: &[String],
+        progress: &mut Progress,
+    ) -> Result<Picture, StepError> {
+        let WholeInput { source, enlarged, seed, .. } = input.clone();
+        self.restore(&StepInput { cut: source, enlarged, prompt: String::new(), seed }, progress)
     }
 
     /// Makes room for another model, unless its plan is to stay.

@@ -2,10 +2,11 @@
 //! brought to the wanted size by bicubic.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use tch::{Device, Kind, Tensor};
 
-use super::{Progress, Stage, StepError, StepInput, SuperResolver};
+use super::{Progress, Seen, Stage, StepError, StepInput, SuperResolver};
 use crate::image::tensor::{picture_from_tensor, tensor_from_picture};
 use crate::image::{Filter, Picture, resize};
 use crate::models::{RrdbNet, SrvggNetCompact, Weights};
@@ -96,7 +97,10 @@ impl Network {
                 across.kept * scale,
                 down.kept * scale,
             );
-            whole.paste(&kept, column * TILE * scale, row * TILE * scale);
+            let (left, top) = (column * TILE * scale, row * TILE * scale);
+            whole.paste(&kept, left, top);
+            progress.seen(Seen::Tiles { done: number + 1, of: (columns * rows) as usize });
+            progress.seen(Seen::Piece { left, top, picture: Arc::new(kept) });
         }
         Ok(whole)
     }

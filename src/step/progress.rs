@@ -1,6 +1,7 @@
 //! What a running step tells, and how it learns that it should stop.
 
 use super::StepError;
+use super::whole::Seen;
 
 /// What is being done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,12 +54,18 @@ impl Stage {
 /// A step reports here between tiles and blocks, and stops where it is told to.
 pub struct Progress<'a> {
     told: &'a mut dyn FnMut(Stage, f32) -> bool,
+    seen: Option<&'a mut dyn FnMut(Seen)>,
 }
 
 impl<'a> Progress<'a> {
     /// `told(stage, fraction)` hears of progress and answers whether to go on.
     pub fn new(told: &'a mut dyn FnMut(Stage, f32) -> bool) -> Self {
-        Self { told }
+        Self { told, seen: None }
+    }
+
+    /// `seen` hears what there is to see of a whole picture.
+    pub fn seeing(self, seen: &'a mut dyn FnMut(Seen)) -> Self {
+        Self { seen: Some(seen), ..self }
     }
 
     /// The stage has come so far (0 to 1).
@@ -67,5 +74,12 @@ impl<'a> Progress<'a> {
     /// [`StepError::Cancelled`] where the step should stop; pass it on with `?`.
     pub fn at(&mut self, stage: Stage, fraction: f32) -> Result<(), StepError> {
         if (self.told)(stage, fraction) { Ok(()) } else { Err(StepError::Cancelled) }
+    }
+
+    /// There is something to see.
+    pub fn seen(&mut self, seen: Seen) {
+        if let Some(told) = &mut self.seen {
+            told(seen);
+        }
     }
 }

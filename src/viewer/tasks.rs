@@ -457,7 +457,7 @@ fn export(input: &ExportInput) -> Result<String, crate::image::ImageError> {
             for (i, state) in chain.iter().enumerate() {
                 tree.state(i, &state.picture, None, Some(&xmp(input, &chain[..=i])))?;
                 if let (Some(making), Some(i)) = (&state.making, i.checked_sub(1)) {
-                    tree.prompt(i, &making.prompt)?;
+                    tree.prompt(&i.to_string(), &making.prompt)?;
                 }
             }
             // States differ in size here: the photo keeps its own.

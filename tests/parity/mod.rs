@@ -2,6 +2,7 @@
 
 mod chain;
 mod colour;
+mod full;
 mod jpeg;
 mod networks;
 mod qwen;

@@ -85,6 +85,11 @@ impl Conv2d {
         Ok(Self { weight, bias, stride: 1, padding: 1 })
     }
 
+    /// Rows and columns of nothing that it sees beyond each edge.
+    pub fn padding(&self) -> i64 {
+        self.padding
+    }
+
     /// `[B, in, H, W] -> [B, out, H', W']`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
         let (stride, padding) = ([self.stride; 2], [self.padding; 2]);
@@ -117,6 +122,21 @@ impl GroupNorm {
     /// `[B, C, ..] -> [B, C, ..]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
         x.f_group_norm(self.groups, Some(&self.weight), Some(&self.bias), self.epsilon, true)
+    }
+
+    /// How many groups there are.
+    pub fn groups(&self) -> i64 {
+        self.groups
+    }
+
+    /// The same by given numbers: mean and variance of each group, `[groups]` each in float32.
+    pub fn forward_by(&self, x: &Tensor, mean: &Tensor, variance: &Tensor) -> Result<Tensor, TchError> {
+        let each = self.weight.size()[0] / self.groups;
+        let wide = |tensor: &Tensor| tensor.f_to_kind(Kind::Float);
+        let (mean, variance) =
+            (mean.f_repeat_interleave_self_int(each, 0, None)?, variance.f_repeat_interleave_self_int(each, 0, None)?);
+        let (weight, bias) = (wide(&self.weight)?, wide(&self.bias)?);
+        x.f_batch_norm(Some(&weight), Some(&bias), Some(&mean), Some(&variance), false, 0.0, self.epsilon, true)
     }
 }
 

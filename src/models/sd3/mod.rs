@@ -3,4 +3,5 @@
 
 pub mod lora;
 pub mod mmdit;
+pub mod tiles;
 pub mod vae;

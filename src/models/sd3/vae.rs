@@ -1,5 +1,7 @@
 //! The autoencoder (diffusers' `AutoencoderKL`): pictures to 16-channel latents an eighth as large, and back.
 
+use std::ops::Range;
+
 use serde::Deserialize;
 use tch::{Kind, TchError, Tensor};
 
@@ -43,126 +45,210 @@ pub struct Config {
     pub use_post_quant_conv: bool,
 }
 
+impl Config {
+    /// How often the encoder halves the sides.
+    pub fn halvings(&self) -> u32 {
+        self.block_out_channels.len().saturating_sub(1).min(8) as u32
+    }
+}
+
 fn yes() -> bool {
     true
 }
 
-struct Resnet {
-    norm1: GroupNorm,
-    conv1: Conv2d,
-    norm2: GroupNorm,
-    conv2: Conv2d,
-    shortcut: Option<Conv2d>,
+/// One thing after another is done to `x`; what [`Op::Keep`] keeps is added again by the next [`Op::Add`].
+pub(super) enum Op {
+    Conv(Conv2d),
+    /// From here on in float32.
+    ConvWide(Conv2d),
+    Norm(GroupNorm),
+    Silu,
+    /// Through the shortcut, where there is one.
+    Keep(Option<Conv2d>),
+    Add,
+    /// Over all pixels, one head.
+    Attend(Attention),
+    /// To half the sides.
+    Halve(Conv2d),
+    /// To twice the sides.
+    Double(Conv2d),
 }
 
-impl Resnet {
-    fn load(loader: &mut Loader, name: &str, [inputs, outputs]: [i64; 2], groups: i64) -> Result<Self, WeightsError> {
-        let at = |part: &str| format!("{name}.{part}");
-        Ok(Self {
-            norm1: GroupNorm::load(loader, &at("norm1"), inputs, groups, EPSILON)?,
-            conv1: Conv2d::load(loader, &at("conv1"), [inputs, outputs], 3, 1, 1)?,
-            norm2: GroupNorm::load(loader, &at("norm2"), outputs, groups, EPSILON)?,
-            conv2: Conv2d::load(loader, &at("conv2"), [outputs, outputs], 3, 1, 1)?,
-            shortcut: match inputs == outputs {
-                true => None,
-                false => Some(Conv2d::load(loader, &at("conv_shortcut"), [inputs, outputs], 1, 1, 0)?),
-            },
-        })
-    }
-
-    fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
-        let h = self.conv1.forward(&self.norm1.forward(x)?.f_silu()?)?;
-        let h = self.conv2.forward(&self.norm2.forward(&h)?.f_silu()?)?;
-        match &self.shortcut {
-            Some(shortcut) => shortcut.forward(x)?.f_add(&h),
-            None => x.f_add(&h),
-        }
-    }
-}
-
-/// Attention over all pixels, one head.
-struct Attention {
-    norm: GroupNorm,
+pub(super) struct Attention {
     q: Linear,
     k: Linear,
     v: Linear,
     out: Linear,
 }
 
+/// Queries that are asked at a time where the pixels are many: all at once they may need a matrix of all pairs.
+const QUERIES: i64 = 4096;
+
 impl Attention {
-    fn load(loader: &mut Loader, name: &str, channels: i64, groups: i64) -> Result<Self, WeightsError> {
-        let linear =
-            |loader: &mut Loader, part: &str| Linear::load(loader, &format!("{name}.{part}"), channels, channels);
-        Ok(Self {
-            norm: GroupNorm::load(loader, &format!("{name}.group_norm"), channels, groups, EPSILON)?,
-            q: linear(loader, "to_q")?,
-            k: linear(loader, "to_k")?,
-            v: linear(loader, "to_v")?,
-            out: linear(loader, "to_out.0")?,
+    fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
+        let (batch, channels, height, width) = x.size4()?;
+        let h = x.f_reshape([batch, channels, height * width])?.f_transpose(1, 2)?; // [B, HW, C]
+        let head = |linear: &Linear| linear.forward(&h)?.f_unsqueeze(1);
+        let (q, k, v) = (head(&self.q)?, head(&self.k)?, head(&self.v)?);
+        let answers: Result<Vec<_>, _> = match height * width > 4 * QUERIES {
+            false => Ok(vec![attention(&q, &k, &v, false)?]),
+            true => q.f_split(QUERIES, 2)?.iter().map(|q| attention(q, &k, &v, false)).collect(),
+        };
+        let attended = Tensor::f_cat(&answers?, 2)?.f_squeeze_dim(1)?;
+        self.out.forward(&attended)?.f_transpose(1, 2)?.f_reshape([batch, channels, height, width])
+    }
+}
+
+/// How a pass answers a group norm: with its number among the ops.
+pub(super) type Normalise<'a> = dyn FnMut(usize, &GroupNorm, &Tensor) -> Result<Tensor, TchError> + 'a;
+
+/// Each by what it normalises.
+pub(super) fn by_itself(_: usize, norm: &GroupNorm, x: &Tensor) -> Result<Tensor, TchError> {
+    norm.forward(x)
+}
+
+/// A network as a row of ops, so that it can be run in parts.
+pub(super) struct Ops(Vec<Op>);
+
+impl Ops {
+    fn resnet(
+        &mut self,
+        loader: &mut Loader,
+        name: &str,
+        [inputs, outputs]: [i64; 2],
+        groups: i64,
+    ) -> Result<(), WeightsError> {
+        let at = |part: &str| format!("{name}.{part}");
+        let norm = |loader: &mut Loader, part: &str, channels: i64| {
+            GroupNorm::load(loader, &at(part), channels, groups, EPSILON).map(Op::Norm)
+        };
+        let (norm1, norm2) = (norm(loader, "norm1", inputs)?, norm(loader, "norm2", outputs)?);
+        let conv1 = Conv2d::load(loader, &at("conv1"), [inputs, outputs], 3, 1, 1)?;
+        let conv2 = Conv2d::load(loader, &at("conv2"), [outputs, outputs], 3, 1, 1)?;
+        let shortcut = match inputs == outputs {
+            true => None,
+            false => Some(Conv2d::load(loader, &at("conv_shortcut"), [inputs, outputs], 1, 1, 0)?),
+        };
+        self.0.extend([
+            Op::Keep(shortcut),
+            norm1,
+            Op::Silu,
+            Op::Conv(conv1),
+            norm2,
+            Op::Silu,
+            Op::Conv(conv2),
+            Op::Add,
+        ]);
+        Ok(())
+    }
+
+    /// Two residual blocks with attention between them, at the coarsest resolution.
+    fn middle(&mut self, loader: &mut Loader, prefix: &str, config: &Config) -> Result<(), WeightsError> {
+        let channels = config.block_out_channels.last().copied().unwrap_or(1);
+        let groups = config.norm_num_groups;
+        let name = |part: &str| format!("{prefix}mid_block.{part}");
+        self.resnet(loader, &name("resnets.0"), [channels, channels], groups)?;
+        if config.mid_block_add_attention {
+            let name = |part: &str| name(&format!("attentions.0.{part}"));
+            let norm = GroupNorm::load(loader, &name("group_norm"), channels, groups, EPSILON)?;
+            let mut linear = |part: &str| Linear::load(loader, &name(part), channels, channels);
+            let (q, k, v, out) = (linear("to_q")?, linear("to_k")?, linear("to_v")?, linear("to_out.0")?);
+            self.0.extend([Op::Keep(None), Op::Norm(norm), Op::Attend(Attention { q, k, v, out }), Op::Add]);
+        }
+        self.resnet(loader, &name("resnets.1"), [channels, channels], groups)
+    }
+
+    /// All of them, by number.
+    pub fn all(&self) -> Range<usize> {
+        0..self.0.len()
+    }
+
+    /// The numbers of the norms.
+    pub fn norms(&self) -> impl DoubleEndedIterator<Item = (usize, &GroupNorm)> {
+        self.0.iter().enumerate().filter_map(|(i, op)| match op {
+            Op::Norm(norm) => Some((i, norm)),
+            _ => None,
         })
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
-        let (batch, channels, height, width) = x.size4()?;
-        let flat = x.f_view([batch, channels, height * width])?;
-        let h = self.norm.forward(&flat)?.f_transpose(1, 2)?; // [B, HW, C]
-        let head = |linear: &Linear| linear.forward(&h)?.f_unsqueeze(1);
-        let attended = attention(&head(&self.q)?, &head(&self.k)?, &head(&self.v)?, false)?.f_squeeze_dim(1)?;
-        let out = self.out.forward(&attended)?.f_transpose(1, 2)?.f_reshape([batch, channels, height, width])?;
-        out.f_add(x)
-    }
-}
-
-/// Two residual blocks with attention between them, at the coarsest resolution.
-struct Middle {
-    first: Resnet,
-    attention: Option<Attention>,
-    second: Resnet,
-}
-
-impl Middle {
-    fn load(loader: &mut Loader, prefix: &str, config: &Config) -> Result<Self, WeightsError> {
-        let channels = config.block_out_channels.last().copied().unwrap_or(1);
-        let groups = config.norm_num_groups;
-        let resnet = |loader: &mut Loader, i: i64| {
-            Resnet::load(loader, &format!("{prefix}mid_block.resnets.{i}"), [channels, channels], groups)
-        };
-        let first = resnet(loader, 0)?;
-        let attention = match config.mid_block_add_attention {
-            true => Some(Attention::load(loader, &format!("{prefix}mid_block.attentions.0"), channels, groups)?),
-            false => None,
-        };
-        Ok(Self { first, attention, second: resnet(loader, 1)? })
+    /// From which op on everything is as coarse as the latent: behind the last halving.
+    pub fn coarse_from(&self) -> usize {
+        self.0.iter().rposition(|op| matches!(op, Op::Halve(_))).map_or(0, |i| i + 1)
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
-        let mut x = self.first.forward(x)?;
-        if let Some(attention) = &self.attention {
-            x = attention.forward(&x)?;
+    /// Up to which op everything is as coarse as the latent: before the first doubling.
+    pub fn coarse_to(&self) -> usize {
+        self.0.iter().position(|op| matches!(op, Op::Double(_))).unwrap_or(self.0.len())
+    }
+
+    /// How many times smaller (below 1: larger) the sides are after these ops.
+    pub fn reduction(&self, range: Range<usize>) -> f64 {
+        self.0[range].iter().fold(1.0, |by, op| match op {
+            Op::Halve(_) => by * 2.0,
+            Op::Double(_) => by / 2.0,
+            _ => by,
+        })
+    }
+
+    /// How far beyond its edge an input decides about an output, in pixels of the input, at most. Attention, which sees
+    /// everything, is not counted.
+    pub fn reach(&self, range: Range<usize>) -> i64 {
+        let ops = &self.0[range];
+        // Residual blocks: the way through the convolutions is the longer one.
+        ops.iter().rev().fold(0, |reach, op| match op {
+            Op::Conv(conv) | Op::ConvWide(conv) => reach + conv.padding(),
+            Op::Halve(_) => 2 * reach + 2,
+            Op::Double(_) => (reach + 1) / 2 + 1,
+            _ => reach,
+        })
+    }
+
+    /// Runs some of the ops, a residual block whole or up to a norm in it. `between` hears now and then how much is done
+    /// (0 to 1); what it fails with ends the pass.
+    pub fn run<E: From<TchError>>(
+        &self,
+        range: Range<usize>,
+        mut x: Tensor,
+        normalise: &mut Normalise,
+        between: &mut dyn FnMut(f32) -> Result<(), E>,
+    ) -> Result<Tensor, E> {
+        let _kept = heap::keep_blocks();
+        let mut kept = None;
+        let ops = range.len().max(1) as f32;
+        for (n, i) in range.enumerate() {
+            x = match &self.0[i] {
+                Op::Conv(conv) => conv.forward(&x)?,
+                Op::ConvWide(conv) => conv.forward(&x.f_to_kind(Kind::Float)?)?,
+                Op::Norm(norm) => normalise(i, norm, &x)?,
+                Op::Silu => x.f_silu()?,
+                Op::Keep(shortcut) => {
+                    between(n as f32 / ops)?;
+                    kept = Some(match shortcut {
+                        Some(shortcut) => shortcut.forward(&x)?,
+                        None => x.shallow_clone(),
+                    });
+                    x
+                }
+                Op::Add => match kept.take() {
+                    Some(kept) => kept.f_add(&x)?,
+                    None => x,
+                },
+                Op::Attend(attention) => attention.forward(&x)?,
+                // One more column on the right and one more row below.
+                Op::Halve(conv) => conv.forward(&x.f_constant_pad_nd([0, 1, 0, 1])?)?,
+                Op::Double(conv) => {
+                    let (_, _, height, width) = x.size4()?;
+                    conv.forward(&x.f_upsample_nearest2d([2 * height, 2 * width], None, None)?)?
+                }
+            };
         }
-        self.second.forward(&x)
+        Ok(x)
     }
-}
-
-/// Residual blocks at one resolution, and the convolution to the next.
-struct Level {
-    resnets: Vec<Resnet>,
-    resample: Option<Conv2d>,
-}
-
-/// How much of a pass is done before block `j` of level `i`: levels take about as long as each other.
-fn done(levels: &[Level], i: usize, j: usize) -> f32 {
-    (i as f32 + j as f32 / levels[i].resnets.len() as f32) / levels.len() as f32
 }
 
 /// Pictures in [-1, 1] to the mean and log variance of their latents.
 pub struct Encoder {
-    conv_in: Conv2d,
-    levels: Vec<Level>,
-    middle: Middle,
-    norm_out: GroupNorm,
-    conv_out: Conv2d,
-    quant: Option<Conv2d>,
+    pub(super) ops: Ops,
 }
 
 impl Encoder {
@@ -173,32 +259,29 @@ impl Encoder {
         let last = widths.last().copied().unwrap_or(1);
         let groups = config.norm_num_groups;
         let conv_in = Conv2d::load(loader, &format!("{prefix}conv_in"), [config.in_channels, first], 3, 1, 1)?;
-        let mut levels = Vec::new();
+        let mut ops = Ops(vec![Op::Conv(conv_in)]);
         let mut inputs = first;
         for (i, &outputs) in widths.iter().enumerate() {
-            let mut resnets = Vec::new();
             for j in 0..config.layers_per_block {
                 let name = format!("{prefix}down_blocks.{i}.resnets.{j}");
-                resnets.push(Resnet::load(loader, &name, [inputs, outputs], groups)?);
+                ops.resnet(loader, &name, [inputs, outputs], groups)?;
                 inputs = outputs;
             }
-            let name = format!("{prefix}down_blocks.{i}.downsamplers.0.conv");
-            let resample = match i + 1 < widths.len() {
-                true => Some(Conv2d::load(loader, &name, [outputs, outputs], 3, 2, 0)?),
-                false => None,
-            };
-            levels.push(Level { resnets, resample });
+            if i + 1 < widths.len() {
+                let name = format!("{prefix}down_blocks.{i}.downsamplers.0.conv");
+                ops.0.push(Op::Halve(Conv2d::load(loader, &name, [outputs, outputs], 3, 2, 0)?));
+            }
         }
-        let middle = Middle::load(loader, prefix, config)?;
+        ops.middle(loader, prefix, config)?;
         let norm_out = GroupNorm::load(loader, &format!("{prefix}conv_norm_out"), last, groups, EPSILON)?;
         let outputs = 2 * config.latent_channels;
         let conv_out = Conv2d::load(loader, &format!("{prefix}conv_out"), [last, outputs], 3, 1, 1)?;
+        ops.0.extend([Op::Norm(norm_out), Op::Silu, Op::Conv(conv_out)]);
         // Beside the encoder, not inside it.
-        let quant = match config.use_quant_conv && prefix == "encoder." {
-            true => Some(Conv2d::load(loader, "quant_conv", [outputs, outputs], 1, 1, 0)?),
-            false => None,
-        };
-        Ok(Self { conv_in, levels, middle, norm_out, conv_out, quant })
+        if config.use_quant_conv && prefix == "encoder." {
+            ops.0.push(Op::Conv(Conv2d::load(loader, "quant_conv", [outputs, outputs], 1, 1, 0)?));
+        }
+        Ok(Self { ops })
     }
 
     /// `[B, 3, H, W] -> [B, C, H / 8, W / 8]` twice: mean and log variance. `between` hears after each block how much is
@@ -208,35 +291,19 @@ impl Encoder {
         picture: &Tensor,
         between: &mut dyn FnMut(f32) -> Result<(), E>,
     ) -> Result<(Tensor, Tensor), E> {
-        let _kept = heap::keep_blocks();
-        let mut x = self.conv_in.forward(picture)?;
-        for (i, level) in self.levels.iter().enumerate() {
-            for (j, resnet) in level.resnets.iter().enumerate() {
-                between(done(&self.levels, i, j))?;
-                x = resnet.forward(&x)?;
-            }
-            if let Some(conv) = &level.resample {
-                // One more column on the right and one more row below.
-                x = conv.forward(&x.f_constant_pad_nd([0, 1, 0, 1])?)?;
-            }
-        }
-        x = self.conv_out.forward(&self.norm_out.forward(&self.middle.forward(&x)?)?.f_silu()?)?;
-        if let Some(quant) = &self.quant {
-            x = quant.forward(&x)?;
-        }
-        let parts = x.f_chunk(2, 1)?;
-        Ok((parts[0].shallow_clone(), parts[1].f_clamp(LOG_VARIANCE.0, LOG_VARIANCE.1)?))
+        Ok(moments(&self.ops.run(self.ops.all(), picture.shallow_clone(), &mut by_itself, between)?)?)
     }
+}
+
+/// `[B, 2 C, h, w]` as mean and log variance.
+pub(super) fn moments(encoded: &Tensor) -> Result<(Tensor, Tensor), TchError> {
+    let parts = encoded.f_chunk(2, 1)?;
+    Ok((parts[0].shallow_clone(), parts[1].f_clamp(LOG_VARIANCE.0, LOG_VARIANCE.1)?))
 }
 
 /// Latents to pictures.
 pub struct Decoder {
-    post_quant: Option<Conv2d>,
-    conv_in: Conv2d,
-    middle: Middle,
-    levels: Vec<Level>,
-    norm_out: GroupNorm,
-    conv_out: Conv2d,
+    pub(super) ops: Ops,
 }
 
 impl Decoder {
@@ -246,32 +313,29 @@ impl Decoder {
         let first = widths.first().copied().unwrap_or(1);
         let last = widths.last().copied().unwrap_or(1);
         let (groups, latent) = (config.norm_num_groups, config.latent_channels);
-        let post_quant = match config.use_post_quant_conv {
-            true => Some(Conv2d::load(loader, "post_quant_conv", [latent, latent], 1, 1, 0)?),
-            false => None,
-        };
-        let conv_in = Conv2d::load(loader, "decoder.conv_in", [latent, first], 3, 1, 1)?;
-        let middle = Middle::load(loader, "decoder.", config)?;
-        let mut levels = Vec::new();
+        let mut ops = Ops(Vec::new());
+        if config.use_post_quant_conv {
+            ops.0.push(Op::Conv(Conv2d::load(loader, "post_quant_conv", [latent, latent], 1, 1, 0)?));
+        }
+        ops.0.push(Op::Conv(Conv2d::load(loader, "decoder.conv_in", [latent, first], 3, 1, 1)?));
+        ops.middle(loader, "decoder.", config)?;
         let mut inputs = first;
         for (i, &outputs) in widths.iter().enumerate() {
-            let mut resnets = Vec::new();
             for j in 0..=config.layers_per_block {
                 let name = format!("decoder.up_blocks.{i}.resnets.{j}");
-                resnets.push(Resnet::load(loader, &name, [inputs, outputs], groups)?);
+                ops.resnet(loader, &name, [inputs, outputs], groups)?;
                 inputs = outputs;
             }
-            let name = format!("decoder.up_blocks.{i}.upsamplers.0.conv");
-            let resample = match i + 1 < widths.len() {
-                true => Some(Conv2d::load(loader, &name, [outputs, outputs], 3, 1, 1)?),
-                false => None,
-            };
-            levels.push(Level { resnets, resample });
+            if i + 1 < widths.len() {
+                let name = format!("decoder.up_blocks.{i}.upsamplers.0.conv");
+                ops.0.push(Op::Double(Conv2d::load(loader, &name, [outputs, outputs], 3, 1, 1)?));
+            }
         }
         let norm_out = GroupNorm::load(loader, "decoder.conv_norm_out", last, groups, EPSILON)?;
         // In 16 bits its three numbers a pixel would be as coarse as the levels of a picture.
         let conv_out = Conv2d::load_wide(loader, "decoder.conv_out", [last, config.out_channels])?;
-        Ok(Self { post_quant, conv_in, middle, levels, norm_out, conv_out })
+        ops.0.extend([Op::Norm(norm_out), Op::Silu, Op::ConvWide(conv_out)]);
+        Ok(Self { ops })
     }
 
     /// `[B, C, h, w] -> [B, 3, 8 h, 8 w]` in float32, about [-1, 1], not clamped. `between` as for the encoder.
@@ -280,23 +344,7 @@ impl Decoder {
         latent: &Tensor,
         between: &mut dyn FnMut(f32) -> Result<(), E>,
     ) -> Result<Tensor, E> {
-        let _kept = heap::keep_blocks();
-        let mut x = match &self.post_quant {
-            Some(conv) => conv.forward(latent)?,
-            None => latent.shallow_clone(),
-        };
-        x = self.middle.forward(&self.conv_in.forward(&x)?)?;
-        for (i, level) in self.levels.iter().enumerate() {
-            for (j, resnet) in level.resnets.iter().enumerate() {
-                between(done(&self.levels, i, j))?;
-                x = resnet.forward(&x)?;
-            }
-            if let Some(conv) = &level.resample {
-                let (_, _, height, width) = x.size4()?;
-                x = conv.forward(&x.f_upsample_nearest2d([2 * height, 2 * width], None, None)?)?;
-            }
-        }
-        Ok(self.conv_out.forward(&self.norm_out.forward(&x)?.f_silu()?.f_to_kind(Kind::Float)?)?)
+        self.ops.run(self.ops.all(), latent.shallow_clone(), &mut by_itself, between)
     }
 }
 

@@ -2,18 +2,19 @@
 //! picture to the restored latent.
 
 mod files;
+mod whole;
 
 use std::path::Path;
 use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
 pub use files::{Precision, Sd3Files};
 
 use super::device::Devices;
 use super::memory::{MemoryPlan, Part, free_memory};
-use super::{Progress, Stage, StepError, StepInput, SuperResolver};
+use super::{Progress, Stage, StepError, StepInput, SuperResolver, WholeInput};
 use crate::image::Picture;
 use crate::image::tensor::{picture_from_tensor_truncated, tensor_from_picture};
 use crate::models::sd3::lora::{AdaLoras, merged_encoder};
@@ -31,6 +32,8 @@ const T5_TOKENS: usize = 512;
 const TIME: f64 = 1000.0;
 /// Prompts whose embeds are kept, 5 MB each in 16 bits.
 const PROMPTS: usize = 32;
+/// Prompts that are encoded in one pass: T5 is read once for all of them.
+const TOGETHER: usize = 8;
 
 /// The words as numbers: `[1, 77 + 512, joint]` and `[1, pooled]`.
 struct Embeds {
@@ -42,6 +45,27 @@ struct Embeds {
 struct Posterior {
     mean: Tensor,
     deviation: Tensor,
+}
+
+impl Posterior {
+    /// From mean and log variance.
+    fn of((mean, log_variance): &(Tensor, Tensor)) -> Result<Self, StepError> {
+        let deviation = log_variance.f_to_kind(Kind::Float)?.f_mul_scalar(0.5)?.f_exp()?;
+        Ok(Self { mean: mean.f_to_kind(Kind::Float)?, deviation })
+    }
+}
+
+/// A sample of the latents.
+fn noisy(posterior: &Posterior, seed: u64, device: Device) -> Result<Tensor, StepError> {
+    // Drawn in 32 bits on the CPU, so that a seed means the same everywhere.
+    tch::manual_seed(seed as i64);
+    let noise = Tensor::f_randn(posterior.mean.size(), (Kind::Float, Device::Cpu))?.f_to_device(device)?;
+    Ok(posterior.mean.f_add(&posterior.deviation.f_mul(&noise)?)?)
+}
+
+/// What was decoded, from [-1, 1] to [0, 1].
+fn levels(decoded: &Tensor) -> Result<Tensor, TchError> {
+    decoded.f_clamp(-1.0, 1.0)?.f_mul_scalar(0.5)?.f_add_scalar(0.5)
 }
 
 /// The model: its weights come and go by the memory plan.
@@ -63,6 +87,8 @@ pub struct Osediff {
     embeds: Vec<(String, Embeds)>,
     /// Of the picture encoded last.
     encoded: Option<(Arc<Picture>, Posterior)>,
+    /// The same of a whole picture.
+    whole: Option<whole::EncodedWhole>,
 }
 
 fn config<C: DeserializeOwned>(folder: &Path) -> Result<C, StepError> {
@@ -112,7 +138,7 @@ impl Osediff {
         })?;
 
         let vae_config: vae::Config = config(&folder("vae"))?;
-        let halvings = vae_config.block_out_channels.len().saturating_sub(1).min(8);
+        let halvings = vae_config.halvings();
         let own = files.vae.as_deref().map(Weights::open).transpose()?;
         let weights = Weights::open_folder(&folder("vae"), "diffusion_pytorch_model")?;
         let of_vae = vae_config.clone();
@@ -136,6 +162,7 @@ impl Osediff {
             plan: memory,
             embeds: Vec::new(),
             encoded: None,
+            whole: None,
         };
         if memory == MemoryPlan::Auto {
             model.plan = model.fitting_plan(beside);
@@ -165,50 +192,69 @@ impl Osediff {
         }
     }
 
-    /// What the text encoders say of a prompt.
-    fn encode(&mut self, prompt: &str, progress: &mut Progress) -> Result<Embeds, StepError> {
+    /// What the text encoders say of some prompts.
+    fn encode(&mut self, prompts: &[String], progress: &mut Progress) -> Result<Vec<Embeds>, StepError> {
         let device = self.devices.text;
-        let ids = |ids: Result<Vec<i64>, String>| -> Result<Tensor, StepError> {
+        let together = |ids: Result<Vec<Vec<i64>>, String>| -> Result<Tensor, StepError> {
             let ids = ids.map_err(StepError::Internal)?;
-            Ok(Tensor::f_from_slice(&ids)?.f_unsqueeze(0)?.f_to_device(device)?)
+            Ok(Tensor::f_from_slice(&ids.concat())?.f_view([prompts.len() as i64, -1])?.f_to_device(device)?)
         };
         let (tokenizers, tokenizer) = &self.tokenizers;
         let mut said = Vec::new();
         for (part, tokenizer) in self.clips.iter_mut().zip(tokenizers) {
-            said.push(part.read(progress)?.forward(&ids(tokenizer.encode(prompt, CLIP_TOKENS))?)?);
+            let ids = prompts.iter().map(|prompt| tokenizer.encode(prompt, CLIP_TOKENS)).collect();
+            said.push(part.read(progress)?.forward(&together(ids)?)?);
             part.done();
             progress.at(Stage::Text, 0.05 * said.len() as f32)?;
         }
         let t5 = self.t5.read(progress)?;
         let mut between = |fraction: f32| progress.at(Stage::Text, 0.1 + 0.9 * fraction);
-        let long = t5.forward(&ids(tokenizer.encode(prompt, T5_TOKENS))?, &mut between)?;
+        let ids = prompts.iter().map(|prompt| tokenizer.encode(prompt, T5_TOKENS)).collect();
+        let long = t5.forward(&together(ids)?, &mut between)?;
         self.t5.done();
-        let together = |part: fn(&crate::models::text::clip::Encoded) -> &Tensor| {
+        let both = |part: fn(&crate::models::text::clip::Encoded) -> &Tensor| {
             Tensor::f_cat(&said.iter().map(part).collect::<Vec<_>>(), -1)
         };
         // Zeros up to T5's width; where that is less, what is beyond it is cut off, as the reference's padding does.
-        let clip = together(|said| &said.penultimate)?;
+        let clip = both(|said| &said.penultimate)?;
         let clip = clip.f_constant_pad_nd([0, long.size()[2] - clip.size()[2]])?;
         accelerator::wait(device);
-        Ok(Embeds {
-            prompt: Tensor::f_cat(&[&clip, &long], 1)?.f_to_device(self.devices.picture)?,
-            pooled: together(|said| &said.pooled)?.f_to_device(self.devices.picture)?,
-        })
+        let prompt = Tensor::f_cat(&[&clip, &long], 1)?.f_to_device(self.devices.picture)?;
+        let pooled = both(|said| &said.pooled)?.f_to_device(self.devices.picture)?;
+        let each = |i: i64| -> Result<Embeds, StepError> {
+            // Of its own memory: the others' may go before it.
+            let own = |x: &Tensor| -> Result<Tensor, TchError> { Tensor::f_cat(&[x.f_narrow(0, i, 1)?], 0) };
+            Ok(Embeds { prompt: own(&prompt)?, pooled: own(&pooled)? })
+        };
+        (0..prompts.len() as i64).map(each).collect()
     }
 
-    /// Has the prompt's embeds as the last ones kept.
-    fn hear(&mut self, prompt: &str, progress: &mut Progress) -> Result<(), StepError> {
-        let entry = match self.embeds.iter().position(|(known, _)| known == prompt) {
-            Some(i) => self.embeds.remove(i),
-            None => {
-                progress.at(Stage::Text, 0.0)?;
-                (prompt.to_owned(), self.encode(prompt, progress)?)
+    /// Has the prompts' embeds, at most [`PROMPTS`], as the last ones kept.
+    fn hear(&mut self, prompts: &[String], progress: &mut Progress) -> Result<(), StepError> {
+        let mut new: Vec<String> = Vec::new();
+        for prompt in prompts {
+            match self.embeds.iter().position(|(known, _)| known == prompt) {
+                Some(i) => {
+                    let known = self.embeds.remove(i);
+                    self.embeds.push(known);
+                }
+                None if new.contains(prompt) => {}
+                None => new.push(prompt.clone()),
             }
-        };
-        let surplus = (self.embeds.len() + 1).saturating_sub(PROMPTS);
+        }
+        for some in new.chunks(TOGETHER) {
+            progress.at(Stage::Text, 0.0)?;
+            let embeds = self.encode(some, progress)?;
+            self.embeds.extend(some.iter().cloned().zip(embeds));
+        }
+        let surplus = self.embeds.len().saturating_sub(PROMPTS);
         self.embeds.drain(..surplus);
-        self.embeds.push(entry);
         Ok(())
+    }
+
+    /// The prompt's embeds, where they are kept.
+    fn heard(&self, prompt: &str) -> Option<&Embeds> {
+        self.embeds.iter().find(|(known, _)| known == prompt).map(|(_, embeds)| embeds)
     }
 
     /// Has the picture encoded.
@@ -225,11 +271,9 @@ impl Osediff {
         let mut between = |fraction: f32| progress.at(Stage::Encoding, fraction);
         between(0.0)?;
         let pixels = tensor_from_picture(picture, self.devices.picture)?.f_mul_scalar(2)?.f_sub_scalar(1)?;
-        let (mean, log_variance) = vae.encoder.forward(&pixels.f_to_kind(self.vae_kind)?, &mut between)?;
+        let encoded = vae.encoder.forward(&pixels.f_to_kind(self.vae_kind)?, &mut between)?;
         self.see_no_more();
-        let mean = mean.f_to_kind(Kind::Float)?;
-        let deviation = log_variance.f_to_kind(Kind::Float)?.f_mul_scalar(0.5)?.f_exp()?;
-        self.encoded = Some((picture.clone(), Posterior { mean, deviation }));
+        self.encoded = Some((picture.clone(), Posterior::of(&encoded)?));
         Ok(())
     }
 
@@ -245,18 +289,13 @@ impl Osediff {
 
     fn restored(&mut self, input: &StepInput, progress: &mut Progress) -> Result<Picture, StepError> {
         self.look(&input.enlarged, progress)?;
-        self.hear(&input.prompt, progress)?;
+        self.hear(std::slice::from_ref(&input.prompt), progress)?;
         let mmdit = self.mmdit.read(progress)?;
         let (Some((_, posterior)), Some((_, embeds))) = (&self.encoded, self.embeds.last()) else {
             return Err(StepError::Internal("nothing was encoded".into()));
         };
-        // Drawn in 32 bits on the CPU, so that a seed means the same everywhere.
-        tch::manual_seed(input.seed as i64);
-        let noise = Tensor::f_randn(posterior.mean.size(), (Kind::Float, Device::Cpu))?;
-        let noise = noise.f_to_device(self.devices.picture)?;
         // The shift is not taken off here: so the reference trained it.
-        let z =
-            posterior.mean.f_add(&posterior.deviation.f_mul(&noise)?)?.f_mul_scalar(self.vae_config.scaling_factor)?;
+        let z = noisy(posterior, input.seed, self.devices.picture)?.f_mul_scalar(self.vae_config.scaling_factor)?;
 
         let mut between = |fraction: f32| progress.at(Stage::Denoising, fraction);
         let latent = z.f_to_kind(self.kind)?;
@@ -278,7 +317,7 @@ impl Osediff {
                 _ => StepError::NotFinite { model: MODEL.into() },
             });
         }
-        Ok(picture_from_tensor_truncated(&decoded.f_clamp(-1.0, 1.0)?.f_mul_scalar(0.5)?.f_add_scalar(0.5)?)?)
+        Ok(picture_from_tensor_truncated(&levels(&decoded)?)?)
     }
 }
 
@@ -291,6 +330,19 @@ impl SuperResolver for Osediff {
 
     fn restore(&mut self, input: &StepInput, progress: &mut Progress) -> Result<Picture, StepError> {
         self.restored(input, progress).map_err(|error| error.with_plan(self.plan))
+    }
+
+    fn tiles(&mut self, input: &WholeInput, progress: &mut Progress) -> Result<Vec<Arc<Picture>>, StepError> {
+        self.tiles_of(input, progress).map_err(|error| error.with_plan(self.plan))
+    }
+
+    fn restore_whole(
+        &mut self,
+        input: &WholeInput,
+        prompts: &[String],
+        progress: &mut Progress,
+    ) -> Result<Picture, StepError> {
+        self.restored_whole(input, prompts, progress).map_err(|error| error.with_plan(self.plan))
     }
 
     fn rest(&mut self) {

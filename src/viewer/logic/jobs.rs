@@ -233,6 +233,7 @@ impl Viewer {
                 found: None,
                 extractor: Extractor::Own,
                 asking: Asking::default(),
+                whole: step.making.whole,
                 seed: step.making.seed,
                 restorer: Restorer {
                     backbone,
@@ -314,6 +315,7 @@ impl Viewer {
                 both: settings.both_images,
                 ..Asking::default()
             },
+            whole: None,
             seed: settings.seed,
             restorer: Restorer {
                 backbone: settings.backbone.clone(),

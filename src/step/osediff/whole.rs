@@ -1,0 +1,277 @@
+//! Whole pictures (`inference_coz_full.py`): the picture is encoded in tiles, the latent is cut into tiles that lie over
+//! each other, each is restored with words of its own, and what they make is blended and decoded in tiles.
+
+use std::sync::Arc;
+
+use tch::{Device, Kind, TchError, Tensor};
+
+use super::{Embeds, MODEL, Osediff, PROMPTS, Posterior, TIME, levels, noisy};
+use crate::image::Picture;
+use crate::image::tensor::{levels_from_picture, picture_from_tensor_truncated};
+use crate::models::accelerator;
+use crate::models::sd3::tiles::VaeTiles;
+use crate::step::memory::free_memory;
+use crate::step::whole::{Seen, Tiling, WholeInput};
+use crate::step::{MemoryPlan, Progress, Stage, StepError};
+
+/// Tiles that are restored in one pass, at most.
+const BATCH: usize = 8;
+/// Of the Gaussian by which tiles are blended, in tiles.
+const VARIANCE: f64 = 0.01;
+/// Added to the sum of the weights: at the picture's very corners they are not much larger.
+const EPSILON: f64 = 1e-10;
+
+/// A whole picture that was encoded.
+pub(super) struct EncodedWhole {
+    enlarged: Arc<Picture>,
+    tiling: Tiling,
+    posterior: Posterior,
+}
+
+/// Where the latent is cut: equal tiles, and the corners of each.
+struct Cuts {
+    side: [i64; 2],
+    corners: Vec<[i64; 2]>,
+}
+
+impl Cuts {
+    /// Of a latent of so many columns and rows; columns of tiles from the left, each from the top. A latent of no more
+    /// pixels than a tile is not cut.
+    fn of(size: [i64; 2], tiling: &Tiling, patch: i64) -> Self {
+        let tile = i64::from(tiling.latent);
+        if size[0] * size[1] <= tile * tile {
+            return Self { side: size, corners: vec![[0, 0]] };
+        }
+        let tile = tile.min(size[0]).min(size[1]);
+        let tile = (tile / patch * patch).max(patch);
+        // Tiles that shrank to a narrow picture may be smaller than the overlap.
+        let stride = match tile - i64::from(tiling.overlap) {
+            stride if stride > 0 => stride,
+            _ => tile - tile / 4,
+        };
+        let starts = |length: i64| {
+            let count = (length - tile + stride - 1) / stride + 1;
+            (0..count).map(move |i| (i * stride).min(length - tile))
+        };
+        let corners = starts(size[0]).flat_map(|x| starts(size[1]).map(move |y| [x, y])).collect();
+        Self { side: [tile; 2], corners }
+    }
+
+    fn part(&self, x: &Tensor, [left, top]: [i64; 2]) -> Result<Tensor, TchError> {
+        x.f_narrow(2, top, self.side[1])?.f_narrow(3, left, self.side[0])
+    }
+
+    /// How much each pixel of a tile counts: `[1, 1, h, w]` in float64. Across, the middle is that of the pixels; down,
+    /// half a pixel further: so does the reference.
+    fn weights(&self) -> Result<Tensor, TchError> {
+        let [width, height] = self.side;
+        let bell = |length: i64, middle: f64| -> Vec<f64> {
+            let n = length as f64;
+            let weight = |i: i64| (-(i as f64 - middle).powi(2) / (n * n) / (2.0 * VARIANCE)).exp();
+            (0..length).map(|i| weight(i) / (2.0 * std::f64::consts::PI * VARIANCE).sqrt()).collect()
+        };
+        let across = Tensor::f_from_slice(&bell(width, (width - 1) as f64 / 2.0))?;
+        let down = Tensor::f_from_slice(&bell(height, height as f64 / 2.0))?;
+        down.f_outer(&across)?.f_view([1, 1, height, width])
+    }
+}
+
+/// The picture with its last column and row repeated up to sides that the model takes.
+fn padded(picture: &Picture, [width, height]: [u32; 2]) -> Picture {
+    let (right, bottom) = (picture.width() - 1, picture.height() - 1);
+    Picture::from_fn(width, height, |x, y| picture.pixel(x.min(right), y.min(bottom)))
+}
+
+impl Osediff {
+    /// Sides that the picture is padded to.
+    fn sides(&self, picture: &Picture, tiling: &Tiling) -> [u32; 2] {
+        let up = |by: u32| [picture.width(), picture.height()].map(|side| side.next_multiple_of(by.max(1)));
+        let (reduction, patch) = (self.reduction(), self.multiple / self.reduction().max(1));
+        let [width, height] = up(reduction);
+        let is_cut = (width / reduction) * (height / reduction) > tiling.latent * tiling.latent;
+        // Tiles have sides of whole patches by themselves; a latent that is not cut needs them.
+        if is_cut || patch <= 1 { [width, height] } else { up(self.multiple) }
+    }
+
+    fn reduction(&self) -> u32 {
+        1 << self.vae_config.halvings()
+    }
+
+    /// Has the whole picture encoded.
+    fn look_at_all(&mut self, input: &WholeInput, progress: &mut Progress) -> Result<(), StepError> {
+        let known =
+            |known: &EncodedWhole| Arc::ptr_eq(&known.enlarged, &input.enlarged) && known.tiling == input.tiling;
+        if self.whole.as_ref().is_some_and(known) {
+            return Ok(());
+        }
+        self.whole = None;
+        let sides = self.sides(&input.enlarged, &input.tiling);
+        let picture = &input.enlarged;
+        let pixels = match sides == [picture.width(), picture.height()] {
+            true => levels_from_picture(picture)?,
+            false => levels_from_picture(&padded(picture, sides))?,
+        };
+        let tiles = VaeTiles { size: input.tiling.encoder.into(), exact: input.tiling.exact };
+        let vae = self.vae.read(progress)?;
+        let mut between = |fraction: f32| progress.at(Stage::Encoding, fraction);
+        between(0.0)?;
+        let place = (self.devices.picture, self.vae_kind);
+        let encoded = vae.encoder.forward_tiled(&pixels, place, tiles, &mut between)?;
+        self.see_no_more();
+        let posterior = Posterior::of(&encoded)?;
+        self.whole = Some(EncodedWhole { enlarged: picture.clone(), tiling: input.tiling, posterior });
+        Ok(())
+    }
+
+    /// The latent of the whole picture, and where it is cut.
+    fn cuts(&self, input: &WholeInput) -> Result<(Tensor, Cuts), StepError> {
+        let Some(whole) = &self.whole else { return Err(StepError::Internal("nothing was encoded".into())) };
+        let z =
+            noisy(&whole.posterior, input.seed, self.devices.picture)?.f_mul_scalar(self.vae_config.scaling_factor)?;
+        let (_, _, height, width) = z.size4()?;
+        let patch = self.multiple / self.reduction().max(1);
+        let cuts = Cuts::of([width, height], &input.tiling, patch.max(1).into());
+        Ok((z, cuts))
+    }
+
+    /// The picture of each tile, as it is before it is restored: what finds words is asked about these.
+    pub(super) fn tiles_of(
+        &mut self,
+        input: &WholeInput,
+        progress: &mut Progress,
+    ) -> Result<Vec<Arc<Picture>>, StepError> {
+        self.look_at_all(input, progress)?;
+        let (z, cuts) = self.cuts(input)?;
+        let mut pictures = Vec::new();
+        let tiles = VaeTiles { size: input.tiling.decoder.into(), exact: input.tiling.exact };
+        for (n, &corner) in cuts.corners.iter().enumerate() {
+            // The shift is not added here: so does the reference.
+            let latent = cuts.part(&z, corner)?.f_div_scalar(self.vae_config.scaling_factor)?.f_contiguous()?;
+            let of = cuts.corners.len();
+            let mut shown = Canvas::new(cuts.side.map(|side| side as u32 * self.reduction()));
+            let vae = self.vae.read(progress)?;
+            let mut between = |fraction: f32| progress.at(Stage::Encoding, (n as f32 + fraction) / of as f32);
+            let mut made = |at: [i64; 2], piece: Tensor| shown.take(at, &piece).map(|_| ());
+            vae.decoder.forward_tiled(&latent, self.vae_kind, tiles, &mut between, &mut made)?;
+            pictures.push(Arc::new(shown.picture));
+        }
+        self.see_no_more();
+        Ok(pictures)
+    }
+
+    /// The whole picture restored, each tile with its own prompt, or all with the only one.
+    pub(super) fn restored_whole(
+        &mut self,
+        input: &WholeInput,
+        prompts: &[String],
+        progress: &mut Progress,
+    ) -> Result<Picture, StepError> {
+        self.look_at_all(input, progress)?;
+        let (z, cuts) = self.cuts(input)?;
+        let of = cuts.corners.len();
+        if prompts.len() != of && prompts.len() != 1 {
+            return Err(StepError::Internal(format!("{} prompts for {of} tiles", prompts.len())));
+        }
+        let prompt = |n: usize| prompts[n.min(prompts.len() - 1)].clone();
+        let weights = cuts.weights()?.f_to_device(z.device())?;
+        let zeros = || Tensor::f_zeros(z.size(), (Kind::Double, z.device()));
+        let (sum, weight) = (zeros()?, zeros()?);
+        let batch = self.batch(&cuts);
+        // As many tiles as embeds are kept of: their words are read together.
+        for first in (0..of).step_by(PROMPTS) {
+            let these: Vec<usize> = (first..(first + PROMPTS).min(of)).collect();
+            self.hear(&these.iter().map(|&n| prompt(n)).collect::<Vec<_>>(), progress)?;
+            for some in these.chunks(batch) {
+                let parts: Result<Vec<_>, _> = some.iter().map(|&n| cuts.part(&z, cuts.corners[n])).collect();
+                let z = Tensor::f_cat(&parts?, 0)?;
+                let embeds: Vec<_> = some.iter().filter_map(|&n| self.heard(&prompt(n))).collect();
+                let together = |part: fn(&Embeds) -> &Tensor| {
+                    Tensor::f_cat(&embeds.iter().map(|embeds| part(embeds)).collect::<Vec<_>>(), 0)
+                };
+                let (words, pooled) = (together(|embeds| &embeds.prompt)?, together(|embeds| &embeds.pooled)?);
+                let mmdit = self.mmdit.read(progress)?;
+                let mut between = |fraction: f32| {
+                    progress.at(Stage::Denoising, (some[0] as f32 + fraction * some.len() as f32) / of as f32)
+                };
+                let velocity = mmdit.forward(&z.f_to_kind(self.kind)?, TIME, &words, &pooled, &mut between)?;
+                let made = z.f_sub(&velocity.f_to_kind(Kind::Float)?)?;
+                if of == 1 {
+                    self.mmdit.done();
+                    return self.painted(input, &made, progress);
+                }
+                for (i, &n) in some.iter().enumerate() {
+                    let tile = made.f_narrow(0, i as i64, 1)?.f_mul(&weights)?;
+                    _ = cuts.part(&sum, cuts.corners[n])?.f_add_(&tile)?;
+                    _ = cuts.part(&weight, cuts.corners[n])?.f_add_(&weights)?;
+                }
+                progress.seen(Seen::Tiles { done: some[some.len() - 1] + 1, of });
+            }
+            self.mmdit.done();
+        }
+        accelerator::wait(self.devices.picture);
+        let z = sum.f_div(&weight.f_add_scalar(EPSILON)?)?.f_to_kind(Kind::Float)?;
+        self.painted(input, &z, progress)
+    }
+
+    /// The blended latent as a picture, shown piece by piece.
+    fn painted(&mut self, input: &WholeInput, z: &Tensor, progress: &mut Progress) -> Result<Picture, StepError> {
+        progress.at(Stage::Decoding, 0.0)?;
+        let latent = z.f_div_scalar(self.vae_config.scaling_factor)?;
+        let tiles = VaeTiles { size: input.tiling.decoder.into(), exact: input.tiling.exact };
+        let mut whole = Canvas::new([input.enlarged.width(), input.enlarged.height()]);
+        let (half, kind) = (self.kind == Kind::Half, self.vae_kind);
+        let vae = self.vae.read(progress)?;
+        let told = std::cell::RefCell::new(progress);
+        let mut between = |fraction: f32| told.borrow_mut().at(Stage::Decoding, fraction);
+        let mut made = |at: [i64; 2], piece: Tensor| {
+            if !piece.f_isfinite()?.f_all()?.f_double_value(&[])?.eq(&1.0) {
+                return Err(match half {
+                    true => StepError::Overflow { model: MODEL.into() },
+                    false => StepError::NotFinite { model: MODEL.into() },
+                });
+            }
+            let piece = whole.take(at, &piece)?;
+            told.borrow_mut().seen(Seen::Piece { left: at[0] as u32, top: at[1] as u32, picture: Arc::new(piece) });
+            Ok(())
+        };
+        vae.decoder.forward_tiled(&latent, kind, tiles, &mut between, &mut made)?;
+        self.see_no_more();
+        Ok(whole.picture)
+    }
+
+    /// How many tiles are restored at a time, by the memory that is free.
+    fn batch(&self, cuts: &Cuts) -> usize {
+        let device = self.devices.picture;
+        if device == Device::Cpu && self.plan != MemoryPlan::Streamed {
+            // Its cores are busy with one.
+            return 1;
+        }
+        let Some(free) = free_memory(device) else { return 1 };
+        // About forty numbers for each token and channel are alive at a time.
+        let tokens = (cuts.side[0] * cuts.side[1]) as u64 / 4 + 600;
+        let each = tokens * 1536 * 40 * self.kind.elt_size_in_bytes() as u64;
+        ((free / 2 / each.max(1)) as usize).clamp(1, BATCH)
+    }
+}
+
+/// A picture that is painted piece by piece; what lies beyond its edges is left out.
+struct Canvas {
+    picture: Picture,
+}
+
+impl Canvas {
+    fn new([width, height]: [u32; 2]) -> Self {
+        Self { picture: Picture::from_fn(width, height, |_, _| [0; 3]) }
+    }
+
+    /// Takes a decoded piece, and hands back what is seen of it.
+    fn take(&mut self, [left, top]: [i64; 2], piece: &Tensor) -> Result<Picture, StepError> {
+        let piece = picture_from_tensor_truncated(&levels(piece)?)?;
+        let inside = |side: u32, from: i64, length: u32| length.min((i64::from(side) - from).max(1) as u32);
+        let width = inside(self.picture.width(), left, piece.width());
+        let height = inside(self.picture.height(), top, piece.height());
+        let piece = piece.crop(0, 0, width, height);
+        self.picture.paste(&piece, left as u32, top as u32);
+        Ok(piece)
+    }
+}

@@ -1,0 +1,160 @@
+//! Whole pictures, against the reference's tiled autoencoder and its blended tiles on the tiny models of `sd3`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use chain_of_zoom::image::psnr::luma_psnr;
+use chain_of_zoom::image::{Filter, Picture, codec, resize};
+use chain_of_zoom::step::{
+    Backbone, DeviceChoice, MemoryPlan, Precision, Progress, Sd3Files, Seen, SuperResolver, Tiling, WholeInput,
+};
+use tch::Tensor;
+
+use super::fixture;
+use crate::samples::{Folder, coz};
+
+const PROMPT: &str = "The red FUR of an old fox";
+
+struct Case {
+    photo: Picture,
+    last_tile: Picture,
+    result: Picture,
+    /// Enlargement, seed, tile of the latent, overlap, tile of the encoder, of the decoder, how many tiles.
+    options: Vec<i64>,
+}
+
+fn cases() -> Vec<Case> {
+    let tensors: BTreeMap<String, Tensor> =
+        Tensor::read_safetensors(fixture("full/cases.safetensors")).unwrap().into_iter().collect();
+    let picture = |name: String| {
+        let tensor = &tensors[&name];
+        let mut rgb = vec![0; tensor.numel()];
+        tensor.copy_data_u8(&mut rgb, tensor.numel());
+        Picture::from_rgb(tensor.size()[1] as u32, tensor.size()[0] as u32, rgb).unwrap()
+    };
+    let case = |n| Case {
+        photo: picture(format!("{n}.photo")),
+        last_tile: picture(format!("{n}.last_tile")),
+        result: picture(format!("{n}.result")),
+        options: Vec::<i64>::try_from(&tensors[&format!("{n}.options")]).unwrap(),
+    };
+    (0..tensors.len() / 4).map(case).collect()
+}
+
+fn files() -> Sd3Files {
+    Sd3Files {
+        model: fixture("sd3"),
+        lora: Some(fixture("sd3/model_20001.pkl")),
+        vae: Some(fixture("sd3/vae_encoder_20001.pt")),
+        precision: Precision::Fp32,
+    }
+}
+
+fn model(memory: MemoryPlan) -> Box<dyn SuperResolver> {
+    Backbone::Sd3(files()).load(DeviceChoice::Cpu, memory, 0).unwrap()
+}
+
+fn input(case: &Case, exact: bool) -> WholeInput {
+    let [upscale, seed, latent, overlap, encoder, decoder, _] = case.options[..] else { panic!() };
+    let (width, height) = (case.photo.width() * upscale as u32, case.photo.height() * upscale as u32);
+    let [latent, overlap, encoder, decoder] = [latent, overlap, encoder, decoder].map(|side| side as u32);
+    WholeInput {
+        source: Arc::new(case.photo.clone()),
+        enlarged: Arc::new(resize(&case.photo, width, height, Filter::Lanczos)),
+        tiling: Tiling { latent, overlap, encoder, decoder, exact },
+        seed: seed as u64,
+    }
+}
+
+/// How many levels differ by more than 2, of how many; and the luma PSNR.
+fn difference(ours: &Picture, theirs: &Picture) -> (usize, usize, f64) {
+    assert_eq!((ours.width(), ours.height()), (theirs.width(), theirs.height()));
+    let off = ours.rgb().iter().zip(theirs.rgb()).filter(|(a, b)| a.abs_diff(**b) > 2).count();
+    (off, ours.rgb().len(), luma_psnr(ours, theirs, 0))
+}
+
+fn near(what: &str, ours: &Picture, theirs: &Picture) {
+    let (off, all, psnr) = difference(ours, theirs);
+    assert!(psnr >= 48.0 && off * 1000 <= all, "{what}: {psnr} dB, {off} of {all} differ by more than 2");
+}
+
+#[test]
+fn whole_pictures_are_those_of_the_reference() {
+    let _no_grad = tch::no_grad_guard();
+    for (n, case) in cases().iter().enumerate() {
+        let input = input(case, false);
+        let mut model = model(MemoryPlan::Resident);
+        let mut quiet = |_, _| true;
+        let tiles = model.tiles(&input, &mut Progress::new(&mut quiet)).unwrap();
+        assert_eq!(tiles.len() as i64, case.options[6], "case {n}");
+        near(&format!("last tile of case {n}"), tiles.last().unwrap(), &case.last_tile);
+        // What is seen on the way makes up the result.
+        let mut shown = Picture::from_fn(case.result.width(), case.result.height(), |_, _| [0; 3]);
+        let (mut quiet, mut done) = (|_, _| true, 0);
+        let mut see = |seen| match seen {
+            Seen::Piece { left, top, picture } => shown.paste(&picture, left, top),
+            Seen::Tiles { done: now, .. } => done = now,
+        };
+        let mut progress = Progress::new(&mut quiet).seeing(&mut see);
+        let made = model.restore_whole(&input, &[PROMPT.into()], &mut progress).unwrap();
+        near(&format!("case {n}"), &made, &case.result);
+        assert_eq!(made, shown, "case {n}");
+        assert!(done == tiles.len() || tiles.len() == 1);
+    }
+}
+
+#[test]
+fn the_command_makes_the_same_picture_and_takes_any_size() {
+    let folder = Folder::new();
+    let case = &cases()[0];
+    codec::save(&case.photo, &folder.path("in/photo.png")).unwrap();
+    // Sides that suit neither the autoencoder nor the transformer.
+    codec::save(&case.photo.crop(0, 0, 37, 53), &folder.path("in/odd.png")).unwrap();
+    let [upscale, seed, latent, overlap, encoder, decoder, _] = case.options[..] else { panic!() };
+    let files = files();
+    let run = coz(["full", "-i", folder.path("in").to_str().unwrap(), "-o", folder.path("out").to_str().unwrap()])
+        .args(["--pretrained_model_name_or_path", files.model.to_str().unwrap()])
+        .args([
+            "--lora_path",
+            files.lora.unwrap().to_str().unwrap(),
+            "--vae_path",
+            files.vae.unwrap().to_str().unwrap(),
+        ])
+        .args(["--rec_type", "recursive_multiscale", "--prompt_type", "null", "--prompt", PROMPT, "--save_prompts"])
+        .args(["--upscale", &upscale.to_string(), "--seed", &seed.to_string()])
+        .args(["--latent_tiled_size", &latent.to_string(), "--latent_tiled_overlap", &overlap.to_string()])
+        .args(["--vae_encoder_tiled_size", &encoder.to_string(), "--vae_decoder_tiled_size", &decoder.to_string()])
+        .args(["--mixed_precision", "fp32", "--device", "cpu", "--memory", "streamed"])
+        .output()
+        .unwrap();
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    let made = |name: &str| codec::open(&folder.path(&format!("out/{name}.png"))).unwrap();
+    near("the command's", &made("per-sample/photo/1"), &case.result);
+    assert_eq!(made("per-scale/scale1/photo"), made("per-sample/photo/1"));
+    assert_eq!(made("per-sample/photo/0"), case.photo);
+    let odd = made("per-sample/odd/1");
+    assert_eq!((odd.width(), odd.height()), (148, 212));
+    let words = std::fs::read_to_string(folder.path("out/per-sample/photo/txt/0.txt")).unwrap();
+    assert_eq!(words, PROMPT);
+}
+
+#[test]
+fn exactly_encoded_and_decoded_pictures_do_not_depend_on_the_tiles() {
+    let _no_grad = tch::no_grad_guard();
+    let case = &cases()[0];
+    let made = |encoder: u32, decoder: u32, exact: bool| {
+        let mut input = input(case, exact);
+        (input.tiling.encoder, input.tiling.decoder) = (encoder, decoder);
+        let mut model = model(MemoryPlan::Resident);
+        model.restore_whole(&input, &[PROMPT.into()], &mut Progress::new(&mut |_, _| true)).unwrap()
+    };
+    // All at once: larger than the picture.
+    let whole = made(4096, 4096, false);
+    for (encoder, decoder) in [(96, 16), (64, 8), (136, 11), (200, 24)] {
+        let tiled = made(encoder, decoder, true);
+        let (off, _, psnr) = difference(&tiled, &whole);
+        assert!(off == 0 && psnr > 55.0, "{encoder}, {decoder}: {off} differ by more than 2, {psnr} dB");
+    }
+    let (_, _, psnr) = difference(&made(96, 16, false), &whole);
+    assert!(psnr < 50.0, "the fast way shows its tiles: {psnr} dB");
+}
