@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::film;
 use crate::image::{AlignMethod, Format, codec};
 use crate::prompt::{Extractor, Places};
-use crate::step::{Backbone, DeviceChoice, MemoryPlan};
+use crate::step::{Backbone, DeviceChoice, MemoryPlan, Tiling};
 
 /// The folders of the program on this system.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,6 +68,8 @@ pub struct Settings {
     pub both_images: bool,
     /// How freely it answers anew: 0 not at all.
     pub temperature: f64,
+    /// How whole pictures are worked through.
+    pub tiling: Tiling,
     /// Where models run.
     pub device: DeviceChoice,
     /// Which of its weights stay in memory.
@@ -124,6 +126,7 @@ impl Default for Settings {
             message: String::new(),
             both_images: true,
             temperature: 0.7,
+            tiling: Tiling::default(),
             device: DeviceChoice::default(),
             memory: MemoryPlan::default(),
             align: AlignMethod::default(),

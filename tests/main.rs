@@ -17,5 +17,6 @@ mod samples;
 mod sd3;
 mod session;
 mod viewer;
+mod whole;
 mod window;
 mod words;

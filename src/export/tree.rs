@@ -66,7 +66,11 @@ impl Tree {
     pub fn finish(&self, states: &[&Picture], height: u32) -> Result<(), ImageError> {
         let strip = strip(states, height);
         let name = format!("{}.png", self.stem);
-        codec::save(&strip, &self.sample_folder().join(&name))?;
+        let beside = self.sample_folder().join(&name);
+        // A photo called 1.png: its states come first, and the strip is below `recursive` too.
+        if (0..states.len()).all(|i| self.state_file(i) != beside) {
+            codec::save(&strip, &beside)?;
+        }
         codec::save(&strip, &self.out.join("recursive").join(&name))
     }
 }

@@ -108,6 +108,8 @@ pub enum Action {
     RunAgain,
     /// Make the state at hand again with several other seeds.
     Variants,
+    /// Enlarge the whole state at hand.
+    EnlargeWhole,
     /// Find other words for the placed box.
     Regenerate,
     /// Stop finding words; those that are there stay.
@@ -230,7 +232,7 @@ impl Action {
         let mut all = vec![Open, Save, Export(ExportKind::Session), Close];
         all.extend(exports.map(Export));
         all.extend([ToggleFilm, PlayFilm, StopExport, Copy, Quit]);
-        all.extend([Run, Regenerate, StopWords, Enqueue, ClearQueue, RunAgain, Variants, Cancel]);
+        all.extend([Run, EnlargeWhole, Regenerate, StopWords, Enqueue, ClearQueue, RunAgain, Variants, Cancel]);
         all.extend(directions.map(Go));
         all.extend([Delete, Undo, Redo, Fit, OneToOne, TwoToOne, ZoomIn, ZoomOut]);
         all.extend([Use(Tool::Zoom), Use(Tool::Hand)]);
@@ -277,6 +279,7 @@ impl Action {
             ClearQueue => "Clear the queue",
             RunAgain => "Run again",
             Variants => "Make variants",
+            EnlargeWhole => "Enlarge the whole image x4",
             Regenerate => "Find other words",
             StopWords => "Stop finding words",
             Cancel => "Cancel",
@@ -380,6 +383,7 @@ impl Action {
             Run => vec![key(Key::Enter), command(Key::Enter)],
             Enqueue => vec![key(Key::Q)],
             RunAgain => vec![command(Key::R)],
+            EnlargeWhole => vec![key(Key::W)],
             Regenerate => vec![key(Key::R)],
             Variants => vec![key(Key::V)],
             Cancel => vec![key(Key::Escape)],

@@ -263,8 +263,10 @@ pub struct Running {
     pub start: Instant,
     /// When the running step was.
     pub step_start: Instant,
-    /// The enlarged region, shown in place until the result is there.
-    pub overlay: Option<Overlay>,
+    /// The enlarged region, shown in place until the result is there; of a whole picture the pieces made so far too.
+    pub overlays: Vec<Overlay>,
+    /// Tiles of a whole picture that are done of the stage, and of how many.
+    pub tiles: Option<(usize, usize)>,
 }
 
 impl State {
@@ -323,6 +325,11 @@ impl State {
     /// Seconds that the running job will still take, where its model's pace is known.
     pub fn remaining(&self) -> Option<f64> {
         let running = self.running.as_ref()?;
+        if running.asked.whole.is_some() {
+            // Its pace is its own.
+            let (elapsed, done) = (running.step_start.elapsed().as_secs_f64(), f64::from(running.fraction));
+            return (done > 0.05).then(|| elapsed / done * (1.0 - done));
+        }
         let pace = *self.pace.get(&self.settings.backbone.name())?;
         let ahead = running.asked.regions.len().saturating_sub(running.step) as f64;
         Some((pace * ahead - running.step_start.elapsed().as_secs_f64()).max(0.0))

@@ -331,6 +331,30 @@ fn who_goes_elsewhere_meanwhile_is_left_there() {
 }
 
 #[test]
+fn the_whole_picture_is_enlarged_in_its_place_and_zoomed_into() {
+    let folder = Folder::new();
+    let mut harness = app(settings());
+    open(&mut harness, &folder);
+    harness.key_press(Key::W);
+    until(&mut harness, "pieces to be seen", |viewer| {
+        viewer.state.running.as_ref().is_none_or(|running| running.overlays.len() > 1)
+    });
+    until(&mut harness, "the whole picture", |viewer| idle(viewer) && count(viewer) == 2);
+    let state = document(&harness).history.current();
+    assert_eq!((state.picture.width(), state.picture.height(), state.magnification), (2400, 1600, 4.0));
+    assert!(state.making.as_ref().is_some_and(|making| making.whole.is_some()));
+    // From here on as in any state.
+    drag(&mut harness, (200.0, 100.0), (260.0, 160.0));
+    until(&mut harness, "a box of it", |viewer| idle(viewer) && count(viewer) > 2);
+    // Made again, it is a sibling of the same size.
+    harness.state_mut().act(Action::GoTo(StateId(1)));
+    harness.state_mut().act(Action::RunAgain);
+    until(&mut harness, "it again", |viewer| idle(viewer) && count(viewer) > 3);
+    let again = document(&harness).history.current();
+    assert_eq!((again.picture.width(), again.parent), (2400, Some(StateId(0))));
+}
+
+#[test]
 fn the_wheel_travels_between_photo_and_state() {
     let folder = Folder::new();
     let mut harness = app(Settings { backbone: Backbone::Bicubic, ..settings() });

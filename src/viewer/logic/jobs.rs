@@ -11,9 +11,12 @@ use crate::history::recipe::Step;
 use crate::image::AlignMethod;
 use crate::prompt::{Asking, Extractor};
 use crate::region::{MAX_FACTOR, Plan, Region, square_around};
-use crate::step::{Backbone, MemoryPlan, Stage};
+use crate::step::{Backbone, MemoryPlan, Seen, Stage, Whole};
 use crate::viewer::Viewer;
 use crate::viewer::state::{Message, PlacedBox, Queued, Running};
+
+/// New tokens for each tile of a whole picture, as in the reference.
+const TILE_TOKENS: usize = 16;
 
 impl Viewer {
     pub(super) fn take_event(&mut self, event: Event) {
@@ -36,6 +39,9 @@ impl Viewer {
         let wanted = running.job;
         match event {
             Event::Progress { job, step, stage, fraction } if job == wanted => {
+                if stage != running.stage {
+                    running.tiles = None;
+                }
                 if step != running.step || (stage != Stage::Loading && running.stage == Stage::Loading) {
                     // Loading is not the pace of a step.
                     running.step_start = Instant::now();
@@ -48,9 +54,25 @@ impl Viewer {
             }
             Event::Enlarged { job, step, picture } if job == wanted => {
                 if let Some(&region) = running.asked.regions.get(step) {
-                    running.overlay = Some(Overlay { parent: running.parent, region, picture });
+                    running.overlays = vec![Overlay { parent: running.parent, region, picture }];
                 }
             }
+            Event::Seen { job, step, seen } if job == wanted => match seen {
+                Seen::Tiles { done, of } => running.tiles = Some((done, of)),
+                Seen::Piece { left, top, picture } => {
+                    let (Some(&all), Some(whole)) = (running.asked.regions.get(step), running.overlays.first()) else {
+                        return;
+                    };
+                    let side = |length: u32| {
+                        (f64::from(length) * f64::from(all.width) / f64::from(whole.picture.width())) as u32
+                    };
+                    let (width, height) = (side(picture.width()), side(picture.height()));
+                    let region = Region { x: side(left), y: side(top), width, height };
+                    if width > 0 && height > 0 && region.fits(all.width, all.height) {
+                        running.overlays.push(Overlay { parent: running.parent, region, picture });
+                    }
+                }
+            },
             Event::Wording { job, found, .. } | Event::Proposed { job, found } if job == wanted => {
                 self.state.found = found
             }
@@ -82,11 +104,11 @@ impl Viewer {
 
     fn keep(&mut self, made: Made) {
         let (Some(running), Some(document)) = (&mut self.state.running, &mut self.state.document) else { return };
-        if let Some(model) = &made.making.model {
+        if let Some(model) = made.making.model.as_ref().filter(|_| made.making.whole.is_none()) {
             self.state.pace.insert(model.name(), made.making.elapsed.as_secs_f64());
         }
         let overlay = Overlay { parent: running.parent, region: made.making.region, picture: made.enlarged };
-        running.overlay = None;
+        (running.overlays, running.tiles) = (Vec::new(), None);
         running.step_start = Instant::now();
         // Where the parent was deleted meanwhile there is no place for its child, nor for those after it.
         let Some(id) = document.history.add(running.parent, made.making, made.picture, made.thumbnail) else {
@@ -177,6 +199,27 @@ impl Viewer {
         let job = self.job_with_words(&placed);
         self.remember_prompt();
         self.start(placed.parent, job, false);
+    }
+
+    /// All of the state at hand, four times as large.
+    pub(super) fn enlarge_whole(&mut self) {
+        let Some(document) = &mut self.state.document else { return };
+        document.placed = None;
+        let state = document.history.current();
+        let (width, height) = (state.picture.width(), state.picture.height());
+        let region = Region { x: 0, y: 0, width, height };
+        let plan = Plan { regions: vec![region], nested: vec![], factor: f64::from(MAX_FACTOR) };
+        let placed = PlacedBox { parent: state.id, target: region, plan };
+        self.roll_unless_locked();
+        self.remember_prompt();
+        let Some(job) = self.job(&placed, self.prompt_for(placed.parent)) else { return };
+        let job = Job {
+            size: (width.saturating_mul(MAX_FACTOR), height.saturating_mul(MAX_FACTOR)),
+            asking: Asking { max_new_tokens: TILE_TOKENS, ..job.asking },
+            whole: Some(Whole { tiling: self.state.settings.tiling, prompts: Vec::new() }),
+            ..job
+        };
+        self.start(placed.parent, Some(job), false);
     }
 
     pub(super) fn enqueue(&mut self, placed: Option<PlacedBox>) {
@@ -297,8 +340,13 @@ impl Viewer {
         let placed = PlacedBox { parent, target: making.region, plan };
         let size = (state.picture.width(), state.picture.height());
         let job = self.job(&placed, document.edited.prompt.clone())?;
-        // Its words are as they are.
-        Some((parent, Job { size, extractor: Extractor::Own, ..job }))
+        // Its words are as they are; those of tiles unless others were written over them.
+        let is_edited = document.edited.prompt != making.prompt;
+        let whole = making.whole.clone().map(|whole| match is_edited {
+            true => Whole { prompts: Vec::new(), ..whole },
+            false => whole,
+        });
+        Some((parent, Job { size, whole, extractor: Extractor::Own, ..job }))
     }
 
     fn job(&self, placed: &PlacedBox, prompt: String) -> Option<Job> {
@@ -407,7 +455,8 @@ impl Viewer {
             loading: None,
             start: Instant::now(),
             step_start: Instant::now(),
-            overlay: None,
+            overlays: Vec::new(),
+            tiles: None,
         });
     }
 

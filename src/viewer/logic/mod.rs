@@ -124,6 +124,7 @@ impl Viewer {
                 }
             }
             Action::Variants => self.make_variants(),
+            Action::EnlargeWhole => self.enlarge_whole(),
             Action::Cancel => self.cancel(context),
             Action::GoTo(id) => self.with_document(|document| document.go(id, motion)),
             Action::Go(direction) => self.with_document(|document| document.step(direction, motion)),

@@ -74,7 +74,7 @@ pub fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
     }
     move_camera(document, &response, ui, frame, viewer.state.tool);
 
-    let running = viewer.state.running.iter().filter_map(|running| running.overlay.clone());
+    let running = viewer.state.running.iter().flat_map(|running| running.overlays.clone());
     let overlays: Vec<_> = running.chain(document.born.values().map(|(_, overlay)| overlay.clone())).collect();
     let (born, camera, screen) = (&document.born, document.camera, document.screen);
     let opacity = |id| Document::opacity(born, id);

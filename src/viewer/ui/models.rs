@@ -188,5 +188,14 @@ fn whole(viewer: &mut Viewer, ui: &mut egui::Ui, files: Sd3Files) {
             }
         });
         ui.end_row();
+        ui.label("Whole images");
+        ui.horizontal(|ui| {
+            let exact = &mut viewer.state.settings.tiling.exact;
+            ui.radio_value(exact, false, "fast")
+                .on_hover_text("As the reference: tiles know of each other by a small copy");
+            ui.radio_value(exact, true, "exact")
+                .on_hover_text("As if there were no tiles; takes several times as long");
+        });
+        ui.end_row();
     });
 }

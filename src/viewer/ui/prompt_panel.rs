@@ -79,6 +79,15 @@ fn next_step(viewer: &mut Viewer, ui: &mut egui::Ui) {
     }
     let waits = "The box waits: Enter runs it, Q queues it, V makes variants, Esc drops it.";
     ui.label(dim(ui, if placed.is_some() { waits } else { "Or drag a box on the picture; a click zooms 4x." }));
+    let whole = Button::new(Action::EnlargeWhole.label()).min_size(egui::vec2(ui.available_width(), 24.0));
+    let tip = viewer.state.bindings.tooltip(&Action::EnlargeWhole, ui.ctx());
+    if ui
+        .add(whole)
+        .on_hover_text(format!("{tip}\nAll of this state, tile by tile, with words for each tile"))
+        .clicked()
+    {
+        viewer.actions.push(Action::EnlargeWhole);
+    }
     if !viewer.state.queue.is_empty() {
         ui.horizontal(|ui| {
             ui.label(dim(ui, format!("{} in the queue", viewer.state.queue.len())));

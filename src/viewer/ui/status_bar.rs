@@ -53,7 +53,8 @@ fn running(viewer: &mut Viewer, ui: &mut egui::Ui) {
     let whole = (running.step as f32 + running.fraction) / steps.max(1) as f32;
     let step = if steps > 1 { format!("step {} of {steps}: ", running.step + 1) } else { String::new() };
     let percent = running.loading.map(|fraction| format!(" {:.0} %", fraction * 100.0)).unwrap_or_default();
-    ui.label(dim(ui, format!("{step}{}{percent}", running.stage.name())));
+    let tiles = running.tiles.map(|(done, of)| format!(", {done} of {of} tiles")).unwrap_or_default();
+    ui.label(dim(ui, format!("{step}{}{percent}{tiles}", running.stage.name())));
     ui.add(ProgressBar::new(whole).desired_width(96.0).desired_height(4.0).fill(theme::ACCENT));
     let left = viewer.state.remaining().map(|left| format!(", {left:.digits$} s left")).unwrap_or_default();
     let waiting = match viewer.state.queue.len() {

@@ -63,7 +63,12 @@ fn menu(viewer: &mut Viewer, ui: &mut egui::Ui, has_photo: bool) {
     });
     items(viewer, ui, has_photo, &[Action::ToggleFilm, Action::Copy]);
     ui.separator();
-    items(viewer, ui, has_photo, &[Action::Variants, Action::Enqueue, Action::Delete, Action::Undo, Action::Redo]);
+    items(
+        viewer,
+        ui,
+        has_photo,
+        &[Action::EnlargeWhole, Action::Variants, Action::Enqueue, Action::Delete, Action::Undo, Action::Redo],
+    );
     ui.separator();
     ui.menu_button("View", |ui| {
         items(viewer, ui, true, &[Action::TogglePanels, Action::ToggleInfo, Action::ToggleFullscreen]);
