@@ -11,6 +11,7 @@ mod canvas;
 mod cli;
 mod engine;
 mod film;
+mod hub;
 mod linking;
 mod parity;
 mod samples;

@@ -6,6 +6,7 @@ mod chain;
 mod doctor;
 mod export;
 mod full;
+mod models;
 mod prompt;
 mod random;
 mod replay;
@@ -33,6 +34,7 @@ use crate::step::{Backbone, DeviceChoice};
     coz full -i photo.jpg -o out               the whole picture x4\n  \
     coz export --video -i out/per-sample/photo -o film.mp4\n  \
     coz replay session.coz                     does it come out the same?\n  \
+    coz models list                            what there is to download, and what is there\n  \
     coz doctor                                 what a bug report needs")]
 struct Arguments {
     #[command(subcommand)]
@@ -57,6 +59,8 @@ enum Command {
     Export(export::Arguments),
     /// Make a session's states again and say whether they are the same
     Replay(replay::Arguments),
+    /// List, download and verify the models
+    Models(models::Arguments),
     /// Print what a bug report needs: versions, devices, folders, models
     Doctor,
     /// Measure Chain-of-Zoom's own model: time of each part, peak memory
@@ -86,6 +90,7 @@ pub fn main() -> ExitCode {
         Some(Command::Full(full)) => full::run(&full),
         Some(Command::Export(export)) => export::run(&export),
         Some(Command::Replay(replay)) => replay::run(&replay),
+        Some(Command::Models(models)) => models::run(&models),
         Some(Command::Doctor) => doctor::run(),
         Some(Command::Bench(bench)) => bench::run(&bench),
         Some(Command::RandomModels(random)) => random::run(&random),

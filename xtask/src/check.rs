@@ -21,7 +21,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("problem", &["image", "models", "step", "session", "film"]),
     ("engine", &["image", "digest", "region", "prompt", "step", "history", "problem"]),
     ("settings", &["image", "prompt", "step", "film"]),
-    ("hub", &["prompt", "step", "problem", "settings"]),
+    ("hub", &["models", "prompt", "step", "problem", "settings"]),
     ("train", &["image", "models"]),
     ("random", &["models"]),
     (
@@ -53,6 +53,8 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("zip", &["session", "models", "random"]),
     ("rfd", &["viewer"]),
     ("clap", &["cli"]),
+    ("hf_hub", &["hub"]),
+    ("ureq", &["hub"]),
 ];
 
 /// All checks.

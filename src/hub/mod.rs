@@ -1,5 +1,11 @@
 //! Where models are: in a folder that is named, in the program's data folder, or in the cache of the Hugging Face hub
-//! (`models--org--name/snapshots/REVISION`), which other programs have filled.
+//! (`models--org--name/snapshots/REVISION`), which other programs or [`download`] have filled.
+
+mod download;
+mod error;
+mod parts;
+mod remote;
+mod store;
 
 use std::path::{Path, PathBuf};
 
@@ -9,6 +15,12 @@ use crate::prompt::vlm::VlmFiles;
 use crate::prompt::{Extractor, ExtractorKind, Places};
 use crate::settings::{Folders, Settings};
 use crate::step::{Backbone, Precision, Sd3Files};
+
+pub use download::{Transfer, download};
+pub use error::HubError;
+pub use parts::{Found, Part, Repository};
+pub use remote::Patience;
+pub use store::Store;
 
 /// The published model that Chain-of-Zoom was trained on.
 pub const SD3: &str = "stabilityai/stable-diffusion-3-medium-diffusers";
@@ -42,27 +54,45 @@ pub fn extractor(kind: ExtractorKind, told: &Places, precision: Precision) -> Re
     match kind {
         ExtractorKind::Own => Ok(Extractor::Own),
         ExtractorKind::Vlm => vlm(None),
-        ExtractorKind::Tuned => {
-            let names = ["ckpt/VLM_LoRA/checkpoint-10000", "VLM_LoRA/checkpoint-10000"];
-            vlm(Some(one_of(&names, told.adapter.as_deref(), "--vlm-lora-path", Path::is_dir)?))
-        }
+        ExtractorKind::Tuned => vlm(Some(adapter(told)?)),
         ExtractorKind::Tags => {
             let names = ["ckpt/RAM/ram_swin_large_14m.pth", "RAM/ram_swin_large_14m.pth", "ram_swin_large_14m.pth"];
             let ram = one_of(&names, told.ram.as_deref(), "--ram-path", Path::is_file)?;
-            let names = ["ckpt/DAPE/DAPE.pth", "DAPE/DAPE.pth", "DAPE.pth"];
             // In the reference's folders the one is beside the other.
             let beside = ram.parent().and_then(Path::parent).map(|ckpt| ckpt.join("DAPE").join("DAPE.pth"));
-            let dape = match one_of(&names, told.dape.as_deref(), "--ram-ft-path", Path::is_file) {
+            let dape = match dape(told) {
                 // It is RAM without that.
                 Err(_) if told.dape.is_none() => beside.filter(|file| file.is_file()),
                 found => Some(found?),
             };
-            let files = TagFiles::beside(&ram);
+            let mut files = TagFiles::beside(&ram);
+            if let Some(list) = tag_list().filter(|_| !files.tags.is_file()) {
+                files.thresholds = list.with_file_name("ram_tag_list_threshold.txt");
+                files.tags = list;
+            }
             let tags = told.tags.clone().unwrap_or(files.tags);
             let thresholds = told.thresholds.clone().unwrap_or(files.thresholds);
             Ok(Extractor::Tags(TagFiles { ram, dape, tags, thresholds, precision }))
         }
     }
+}
+
+/// The adapter of the vision-language model.
+fn adapter(told: &Places) -> Result<PathBuf, Problem> {
+    let names = ["ckpt/VLM_LoRA/checkpoint-10000", "VLM_LoRA/checkpoint-10000"];
+    one_of(&names, told.adapter.as_deref(), "--vlm-lora-path", Path::is_dir)
+}
+
+/// The tagger's changes.
+fn dape(told: &Places) -> Result<PathBuf, Problem> {
+    let names = ["ckpt/DAPE/DAPE.pth", "DAPE/DAPE.pth", "DAPE.pth"];
+    one_of(&names, told.dape.as_deref(), "--ram-ft-path", Path::is_file)
+}
+
+/// The tagger's words, where they are not beside it.
+fn tag_list() -> Option<PathBuf> {
+    let name = Path::new("ram").join("data").join("ram_tag_list.txt");
+    trained().iter().map(|folder| folder.join(&name)).find(|list| list.is_file())
 }
 
 /// What is told, or the first of these names in the working directory and the data folder.
@@ -99,9 +129,13 @@ pub fn with_training(files: Sd3Files) -> Sd3Files {
     files.with_training_from(&trained().iter().map(PathBuf::as_path).collect::<Vec<_>>())
 }
 
-/// Where the files of trainings are: in the working directory, where the reference has them, and in the data folder.
+/// Where the files of trainings are: in the working directory, where the reference has them, in the data folder, and in
+/// the hub's cache.
 fn trained() -> Vec<PathBuf> {
-    std::iter::once(PathBuf::from(".")).chain(Folders::of_user().map(|folders| folders.models)).collect()
+    let own = Folders::of_user().map(|folders| folders.models);
+    let stores = [parts::TRAINED, parts::RAM].into_iter().filter_map(Store::of_user);
+    let cached = stores.map(|store| snapshot(&store.folder()));
+    std::iter::once(PathBuf::from(".")).chain(own).chain(cached).collect()
 }
 
 fn shown(path: impl AsRef<Path>) -> String {
@@ -120,15 +154,21 @@ fn places(name: &str) -> Vec<PathBuf> {
     places
 }
 
+/// A folder that a variable names.
+fn told(variable: &str) -> Option<PathBuf> {
+    std::env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+/// The folder of the hub's own programs, as they find it.
+fn home() -> Option<PathBuf> {
+    let user = || directories::BaseDirs::new().map(|directories| directories.home_dir().to_owned());
+    let caches = || told("XDG_CACHE_HOME").or_else(|| Some(user()?.join(".cache")));
+    told("HF_HOME").or_else(|| Some(caches()?.join("huggingface")))
+}
+
 /// The hub's cache, as its own library finds it.
 fn cache() -> Option<PathBuf> {
-    let from = |variable: &str| std::env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let home = || directories::BaseDirs::new().map(|directories| directories.home_dir().to_owned());
-    let caches = || from("XDG_CACHE_HOME").or_else(|| Some(home()?.join(".cache")));
-    from("HF_HUB_CACHE")
-        .or_else(|| from("HUGGINGFACE_HUB_CACHE"))
-        .or_else(|| Some(from("HF_HOME")?.join("hub")))
-        .or_else(|| Some(caches()?.join("huggingface").join("hub")))
+    told("HF_HUB_CACHE").or_else(|| told("HUGGINGFACE_HUB_CACHE")).or_else(|| Some(home()?.join("hub")))
 }
 
 /// The snapshot that `main` stands for, else any.

@@ -1,0 +1,199 @@
+//! `coz models`: which parts there are, where they are, and how to get them.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use indicatif::{BinaryBytes, HumanDuration, ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+use crate::hub::{self, Found, Part, Patience, Store, Transfer};
+use crate::problem::Problem;
+use crate::settings::Settings;
+
+/// Options of `coz models`.
+#[derive(Args)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// What there is, what it is for, and where it was found
+    List {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Download what is missing into the Hugging Face cache; what came before a cut is kept
+    Download {
+        /// sd3, lora, encoder, vlm, vlm-lora, ram, dape, tags [default: what the model and the words chosen in the viewer
+        /// need]
+        parts: Vec<Part>,
+        /// All of them
+        #[arg(long, conflicts_with = "parts")]
+        all: bool,
+        /// Tries in a row that bring nothing before it gives up
+        #[arg(long, default_value_t = Patience::default().tries, value_parser = clap::value_parser!(u32).range(1..=100))]
+        tries: u32,
+    },
+    /// Compare every downloaded file with its hash
+    Verify {
+        /// Of these parts only
+        parts: Vec<Part>,
+        /// Delete what is damaged, so that the next download brings it again
+        #[arg(long)]
+        delete: bool,
+    },
+    /// Print where a part is
+    Path {
+        /// Which
+        part: Part,
+    },
+}
+
+#[derive(Serialize)]
+struct Line {
+    part: Part,
+    title: &'static str,
+    purpose: &'static str,
+    licence: &'static str,
+    page: String,
+    size: u64,
+    needed: bool,
+    #[serde(flatten)]
+    found: Found,
+}
+
+/// Runs the command.
+pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let settings = Settings::load().0;
+    let is_needed = |part: &Part| part.is_needed_by(&settings.backbone, settings.extractor.kind());
+    match &arguments.command {
+        Command::List { json } => {
+            let line = |part: Part| Line {
+                part,
+                title: part.title(),
+                purpose: part.purpose(),
+                licence: part.licence(),
+                page: part.repository().page(),
+                size: part.size(),
+                needed: is_needed(&part),
+                found: part.found(&settings.places),
+            };
+            let lines: Vec<Line> = Part::ALL.into_iter().map(line).collect();
+            match json {
+                true => println!("{}", serde_json::to_string_pretty(&lines)?),
+                false => lines.iter().for_each(print),
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Download { parts, all, tries } => {
+            let wanted: Vec<Part> = match (parts.is_empty(), all) {
+                (_, true) => Part::ALL.to_vec(),
+                (true, _) => Part::ALL.into_iter().filter(|part| is_needed(part)).collect(),
+                (false, _) => parts.clone(),
+            };
+            if wanted.is_empty() {
+                let hint = "Name parts, such as `coz models download sd3 lora encoder`, or --all.";
+                return Err(Problem::new("There is nothing to do", "the built-in model needs no files", hint).into());
+            }
+            let missing: Vec<Part> =
+                wanted.iter().copied().filter(|part| !part.found(&settings.places).is_whole()).collect();
+            if missing.is_empty() {
+                eprintln!("all of it is there: see `coz models list`");
+                return Ok(ExitCode::SUCCESS);
+            }
+            download(missing, Patience { tries: *tries, ..Patience::default() })
+        }
+        Command::Verify { parts, delete } => verify(if parts.is_empty() { &Part::ALL } else { parts }, *delete),
+        Command::Path { part } => match part.found(&settings.places).place {
+            Some(place) => {
+                println!("{}", place.display());
+                Ok(ExitCode::SUCCESS)
+            }
+            None => {
+                let hint = format!("Get it with `coz models download {part}`.");
+                Err(Problem::new("It is not on this machine", part.title(), &hint).into())
+            }
+        },
+    }
+}
+
+fn print(line: &Line) {
+    let state = match &line.found {
+        Found { place: None, .. } => "not here".to_owned(),
+        Found { place: Some(place), missing } if missing.is_empty() => place.display().to_string(),
+        Found { place: Some(place), missing } => format!("{}, {} files missing", place.display(), missing.len()),
+    };
+    let needed = if line.needed { ", needed now" } else { "" };
+    let mark = if line.found.is_whole() { "+" } else { "-" };
+    println!("{mark} {:<9} {} ({}{needed})", line.part.name(), line.title, BinaryBytes(line.size));
+    println!("            {}", line.purpose);
+    println!("            {}; {}", line.licence, line.page);
+    println!("            {state}");
+}
+
+fn download(parts: Vec<Part>, patience: Patience) -> anyhow::Result<ExitCode> {
+    let names: Vec<&str> = parts.iter().map(|part| part.name()).collect();
+    eprintln!("downloading {}", names.join(", "));
+    let transfer = Arc::new(Transfer::default());
+    let interrupted = super::interruption();
+    let bar = ProgressBar::new(0);
+    if let Ok(style) = ProgressStyle::with_template("{wide_bar} {binary_bytes}/{binary_total_bytes} {prefix}\n{msg}") {
+        bar.set_style(style);
+    }
+    let seen = transfer.clone();
+    let worker = std::thread::spawn(move || hub::download(&parts, &seen, patience));
+    while !worker.is_finished() {
+        if interrupted.load(Ordering::Relaxed) {
+            transfer.stop.store(true, Ordering::Relaxed);
+        }
+        bar.set_length(transfer.all.load(Ordering::Relaxed));
+        bar.set_position(transfer.done.load(Ordering::Relaxed));
+        bar.set_message(transfer.names().join(", "));
+        if let Some((speed, left)) = transfer.pace() {
+            let left = HumanDuration(Duration::from_secs_f64(left.min(1e9)));
+            bar.set_prefix(format!("{}/s, {left} left", BinaryBytes(speed as u64)));
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    bar.finish_and_clear();
+    match worker.join() {
+        Ok(Ok(())) => {
+            eprintln!("all of it is there: see `coz models list`");
+            Ok(ExitCode::SUCCESS)
+        }
+        Ok(Err(hub::HubError::Cancelled)) => {
+            eprintln!("stopped; what came is kept");
+            Ok(ExitCode::from(super::INTERRUPTED))
+        }
+        Ok(Err(error)) => Err(Problem::from(error).into()),
+        Err(_) => Err(Problem::new("Something broke inside", "the download ended", "Please report it.").into()),
+    }
+}
+
+fn verify(parts: &[Part], delete: bool) -> anyhow::Result<ExitCode> {
+    let mut repositories: Vec<_> = parts.iter().map(|part| part.repository()).collect();
+    repositories.sort();
+    repositories.dedup();
+    let (mut all, mut damaged): (usize, Vec<PathBuf>) = (0, Vec::new());
+    for repository in repositories {
+        let Some(store) = Store::of_user(repository) else { continue };
+        let checked = store.verify(&mut |_| true).map_err(Problem::from)?;
+        all += checked.len();
+        damaged.extend(checked.into_iter().filter(|(_, is_whole)| !is_whole).map(|(file, _)| file));
+    }
+    for file in &damaged {
+        println!("damaged: {}", file.display());
+        if delete {
+            std::fs::remove_file(file)?;
+        }
+    }
+    println!("{} of {all} downloaded files are as they should be", all - damaged.len());
+    Ok(if damaged.is_empty() || delete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
