@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use egui::{Key, KeyboardShortcut, Modifiers};
 
 use crate::history::{Direction, StateId};
+use crate::hub::Part;
 use crate::image::AlignMethod;
 use crate::prompt::ExtractorKind;
 use crate::region::Region;
@@ -198,6 +199,12 @@ pub enum Action {
     UseWordsAt(ExtractorKind, PathBuf),
     /// Show or hide the window with the models.
     ToggleModels,
+    /// Show or hide the window in which models are got.
+    ToggleDownloads,
+    /// Get these parts from the hub.
+    Download(Vec<Part>),
+    /// Stop that.
+    StopDownload,
     /// Look for model files again.
     LookForModels,
     /// Keep so much of a model in memory.
@@ -244,7 +251,17 @@ impl Action {
         let kinds = [ExtractorKind::Own, ExtractorKind::Tags, ExtractorKind::Vlm, ExtractorKind::Tuned];
         all.extend(kinds.map(UseWords));
         all.extend(kinds[1..].iter().copied().map(OpenWords));
-        all.extend([ToggleModels, LookForModels, OpenModel, OpenSd3, TogglePalette, ToggleHelp, ResetKeys]);
+        all.extend([
+            ToggleModels,
+            ToggleDownloads,
+            StopDownload,
+            LookForModels,
+            OpenModel,
+            OpenSd3,
+            TogglePalette,
+            ToggleHelp,
+            ResetKeys,
+        ]);
         all
     }
 
@@ -342,6 +359,9 @@ impl Action {
             OpenWords(ExtractorKind::Vlm) => "Open Qwen2.5-VL…",
             OpenWords(ExtractorKind::Tuned) => "Open an adapter for Qwen2.5-VL…",
             ToggleModels => "Models and memory…",
+            ToggleDownloads => "Get models…",
+            Download(_) => "Get these models",
+            StopDownload => "Stop getting models",
             LookForModels => "Look for models again",
             UseMemory(plan) => return format!("Memory plan: {plan}"),
             GoOnWith(plan) => return format!("Go on with the plan \"{plan}\""),
@@ -471,6 +491,9 @@ impl Action {
                 | OpenWords(_)
                 | UseWordsAt(..)
                 | ToggleModels
+                | ToggleDownloads
+                | Download(_)
+                | StopDownload
                 | LookForModels
                 | UseMemory(_)
                 | Align(_)

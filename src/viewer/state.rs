@@ -13,6 +13,7 @@ use crate::engine::{Job, JobId};
 use crate::film::path::ZoomPath;
 use crate::history::agreement::Agreement;
 use crate::history::{History, ScaleState, StateId};
+use crate::hub::{Found, Part, Transfer};
 use crate::image::Picture;
 use crate::image::codec::Preview;
 use crate::problem::Problem;
@@ -68,6 +69,12 @@ pub struct State {
     pub film_options: bool,
     /// The window with the models.
     pub models: bool,
+    /// The window in which they are got.
+    pub downloads: bool,
+    /// All that can be got, and what of it is there; empty while it is looked for.
+    pub parts: Vec<(Part, Found)>,
+    /// What is on its way from the hub.
+    pub transfer: Option<Arc<Transfer>>,
     /// Chain-of-Zoom's own model on the disk; `None` while it is looked for.
     pub sd3: Option<FoundSd3>,
     /// What could find words, and where it is or what is missing; empty while it is looked for.
@@ -295,6 +302,9 @@ impl State {
             rebinding: None,
             film_options: false,
             models: false,
+            downloads: false,
+            parts: Vec::new(),
+            transfer: None,
             sd3: None,
             words: Vec::new(),
             loaded: None,

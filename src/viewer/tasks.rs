@@ -15,7 +15,7 @@ use crate::film;
 use crate::history::agreement::examine;
 use crate::history::recipe::{Recipe, Step};
 use crate::history::{self, History, ScaleState, Source, StateId};
-use crate::hub;
+use crate::hub::{self, Found, HubError, Part, Patience, Transfer};
 use crate::image::codec::{self, Preview, READABLE};
 use crate::image::{Filter, Format, Picture, resize};
 use crate::problem::Problem;
@@ -46,6 +46,10 @@ pub(super) enum Outcome {
     Sd3(FoundSd3),
     /// What could find words.
     WordModels(Vec<(ExtractorKind, Result<PathBuf, Problem>)>),
+    /// What can be got from the hub, and what of it is there.
+    Parts(Vec<(Part, Found)>),
+    /// It is there now, or why not.
+    Downloaded(Result<(), HubError>),
     /// What finds words from now on.
     Words(Extractor),
     /// An export is over, however it ended.
@@ -285,6 +289,18 @@ impl Tasks {
                 (kind, extractor.map(|extractor| extractor.main_file().map(Path::to_owned).unwrap_or_default()))
             });
             Some(Outcome::WordModels(found.into()))
+        });
+    }
+
+    /// Looks for all that can be got from the hub.
+    pub fn look_for_parts(&self, places: Places) {
+        self.spawn("parts", move || Some(Outcome::Parts(Part::ALL.map(|part| (part, part.found(&places))).into())));
+    }
+
+    /// Gets parts from the hub.
+    pub fn download(&self, parts: Vec<Part>, transfer: Arc<Transfer>) {
+        self.spawn("download", move || {
+            Some(Outcome::Downloaded(hub::download(&parts, &transfer, Patience::default())))
         });
     }
 

@@ -139,6 +139,9 @@ fn variants_are_stacked_and_one_is_picked() {
     let words: Vec<_> =
         document(&harness).history.variants(StateId(1)).iter().map(|s| s.making.clone().unwrap().prompt).collect();
     assert_eq!(words[5..], ["fur", "feathers", "scales"]);
+    harness.get_by_label("Variant 2").scroll_to_me();
+    // It glides there.
+    harness.run_steps(40);
     harness.get_by_label("Variant 2").click();
     harness.step();
     harness.step();

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use chain_of_zoom::hub::Part;
 use chain_of_zoom::prompt::vlm::VlmFiles;
 use chain_of_zoom::prompt::{Extractor, ExtractorKind, Places};
 use chain_of_zoom::random::{self, Size};
@@ -162,4 +163,23 @@ fn what_finds_words_is_chosen_in_the_panel() {
     let Some(Message::Problem(problem)) = harness.state().state.messages.last() else { panic!("no problem") };
     assert!(problem.details.contains("vlm") && problem.hint.contains("Qwen2.5-VL"), "{problem:?}");
     assert_eq!(harness.state().state.settings.extractor.kind(), ExtractorKind::Tuned);
+}
+
+#[test]
+fn what_can_be_got_is_shown_with_what_is_there() {
+    let mut harness = app(settings());
+    harness.state_mut().act(Action::ToggleDownloads);
+    until(&mut harness, "the parts to be looked for", |viewer| viewer.state.parts.len() == Part::ALL.len());
+    for part in Part::ALL {
+        harness.get_by_label(part.title());
+    }
+    // Its own folder or cache may hold some; what is missing has a button of its own.
+    let missing: Vec<Part> =
+        harness.state().state.parts.iter().filter(|(_, found)| !found.is_whole()).map(|(part, _)| *part).collect();
+    for part in &missing {
+        harness.get_all_by_label_contains(&format!("Get {}", part.title())).next().unwrap();
+    }
+    harness.key_press(Key::Escape);
+    until(&mut harness, "the window to close", |viewer| !viewer.state.downloads);
+    assert!(harness.query_by_label(Part::Sd3.title()).is_none());
 }

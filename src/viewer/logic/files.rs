@@ -9,6 +9,7 @@ use egui::ViewportCommand;
 use crate::export::stills::magnification_label;
 use crate::film::path::ZoomPath;
 use crate::history::StateId;
+use crate::hub::HubError;
 use crate::session::{Choices, EXTENSION};
 use crate::viewer::Viewer;
 use crate::viewer::actions::ExportKind;
@@ -62,6 +63,16 @@ impl Viewer {
             }
             Outcome::Sd3(found) => self.state.sd3 = Some(found),
             Outcome::WordModels(found) => self.state.words = found,
+            Outcome::Parts(found) => self.state.parts = found,
+            Outcome::Downloaded(done) => {
+                self.state.transfer = None;
+                match done {
+                    Ok(()) => self.tell(Message::Done("The models are there".into())),
+                    Err(HubError::Cancelled) => {}
+                    Err(error) => self.tell(Message::Problem(error.into())),
+                }
+                self.look_for_models();
+            }
             Outcome::Words(extractor) => self.use_words(extractor),
             Outcome::Exported => self.state.exporting = None,
             Outcome::Failed { problem, opening } => {

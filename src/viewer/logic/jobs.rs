@@ -464,8 +464,9 @@ impl Viewer {
         if self.state.rebinding.take().is_some() || self.state.palette.take().is_some() {
             return;
         }
-        if self.state.help || self.state.film_options || self.state.models {
-            (self.state.help, self.state.film_options, self.state.models) = (false, false, false);
+        let state = &mut self.state;
+        let windows = [&mut state.help, &mut state.film_options, &mut state.models, &mut state.downloads];
+        if windows.into_iter().fold(false, |was, open| std::mem::take(open) || was) {
             return;
         }
         if let Some(document) = &mut self.state.document {

@@ -4,6 +4,7 @@ mod camera;
 mod files;
 mod jobs;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use egui::ViewportCommand;
@@ -13,6 +14,7 @@ use super::actions::{Action, Against, CompareMode};
 use super::bindings::{self, Bindings};
 use super::state::{Document, Edited, Message, Palette};
 use super::theme;
+use crate::hub::Transfer;
 use crate::prompt::{Extractor, ExtractorKind};
 use crate::settings::Theme;
 use crate::step::Backbone;
@@ -232,6 +234,26 @@ impl Viewer {
                     self.look_for_models();
                 }
             }
+            Action::ToggleDownloads => {
+                self.state.downloads = !self.state.downloads;
+                // One window after the other.
+                self.state.models = false;
+                if self.state.downloads {
+                    self.look_for_models();
+                }
+            }
+            Action::Download(parts) => {
+                if self.state.transfer.is_none() {
+                    let transfer = Arc::<Transfer>::default();
+                    self.state.transfer = Some(transfer.clone());
+                    self.tasks.download(parts, transfer);
+                }
+            }
+            Action::StopDownload => {
+                if let Some(transfer) = &self.state.transfer {
+                    transfer.stop.store(true, std::sync::atomic::Ordering::Relaxed);
+                }
+            }
             Action::LookForModels => self.look_for_models(),
             Action::UseMemory(memory) => settings.memory = memory,
             Action::GoOnWith(memory) => self.go_on_with(memory),
@@ -247,6 +269,7 @@ impl Viewer {
         };
         self.tasks.look_for_sd3(chosen);
         self.tasks.look_for_word_models(self.state.settings.places.clone());
+        self.tasks.look_for_parts(self.state.settings.places.clone());
     }
 
     /// The key just pressed is the action's from now on.

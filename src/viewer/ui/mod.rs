@@ -4,6 +4,7 @@
 mod boxes;
 mod canvas;
 mod compare;
+mod downloads;
 mod film;
 mod help;
 mod history_panel;
@@ -65,6 +66,7 @@ pub(super) fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
     });
     film::show(viewer, ui);
     models::show(viewer, ui);
+    downloads::show(viewer, ui);
     palette::show(viewer, ui);
     help::show(viewer, ui);
 }

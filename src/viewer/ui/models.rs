@@ -91,6 +91,7 @@ fn sd3(viewer: &mut Viewer, ui: &mut egui::Ui) {
         Some(FoundSd3::Whole(files)) => whole(viewer, ui, files),
     }
     ui.horizontal(|ui| {
+        button(viewer, ui, Action::ToggleDownloads);
         button(viewer, ui, Action::OpenSd3);
         button(viewer, ui, Action::LookForModels);
     });

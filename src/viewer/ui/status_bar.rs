@@ -24,6 +24,7 @@ pub fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
         }
         running(viewer, ui);
         exporting(viewer, ui);
+        super::downloads::progress(viewer, ui);
         ui.with_layout(Layout::right_to_left(Align::Center), |ui| {
             let Some(document) = &viewer.state.document else { return };
             if let Some([x, y]) = viewer.pointer_in_state {

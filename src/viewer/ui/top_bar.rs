@@ -137,6 +137,7 @@ fn model(viewer: &mut Viewer, ui: &mut egui::Ui) {
         choice(ui, Backbone::Nearest, "The pixels as they are, to compare with");
         for (action, about) in [
             (Action::ToggleModels, "Where models are, what they need, Chain-of-Zoom's own among them"),
+            (Action::ToggleDownloads, "What can be downloaded, and what is there"),
             (Action::OpenModel, "Real-ESRGAN, RRDB or SRVGG compact: .pth or .safetensors"),
         ] {
             if ui.button(action.label()).on_hover_text(about).clicked() {

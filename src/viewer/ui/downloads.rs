@@ -1,0 +1,146 @@
+//! The window in which models are got: each part, what it is for, whether it is there, and what is on its way.
+
+use egui::{Align, Align2, Layout, ProgressBar, RichText, ScrollArea, Window};
+use egui_material_icons::icons as icon;
+
+use super::dim;
+use crate::hub::{Found, Part};
+use crate::viewer::actions::Action;
+use crate::viewer::{Viewer, theme};
+
+/// What one wants to have, as people put it, and the parts of it.
+const SETS: [(&str, &[Part]); 3] = [
+    ("Chain-of-Zoom's own model", &[Part::Sd3, Part::Lora, Part::Encoder]),
+    ("Words by Qwen2.5-VL, tuned", &[Part::Vlm, Part::VlmLora]),
+    ("Words by tags", &[Part::Ram, Part::Dape, Part::Tags]),
+];
+
+pub fn show(viewer: &mut Viewer, ui: &egui::Ui) {
+    let mut open = viewer.state.downloads;
+    let window = Window::new("Get models").open(&mut open).collapsible(false).resizable(false);
+    window.anchor(Align2::CENTER_CENTER, egui::Vec2::ZERO).show(ui.ctx(), |ui| {
+        ui.set_width(520.0);
+        let height = (ui.ctx().content_rect().height() - 200.0).max(160.0);
+        ScrollArea::vertical().max_height(height).show(ui, |ui| {
+            for (name, parts) in SETS {
+                set(viewer, ui, name, parts);
+                ui.add_space(8.0);
+            }
+        });
+        ui.separator();
+        if !progress(viewer, ui) {
+            ui.label(dim(ui, "Files come into the Hugging Face cache, where other programs find them too."));
+        }
+    });
+    viewer.state.downloads &= open;
+}
+
+/// What is on its way, if anything: how much, how fast, how long, and a way to stop it.
+pub fn progress(viewer: &mut Viewer, ui: &mut egui::Ui) -> bool {
+    let Some(transfer) = viewer.state.transfer.clone() else { return false };
+    ui.ctx().request_repaint_after(std::time::Duration::from_millis(250));
+    ui.horizontal(|ui| {
+        match transfer.fraction() {
+            None => {
+                ui.spinner();
+                ui.label(dim(ui, "asking the hub"));
+            }
+            Some(fraction) => {
+                ui.add(ProgressBar::new(fraction).desired_width(96.0).desired_height(4.0).fill(theme::ACCENT));
+                let pace =
+                    transfer.pace().map(|(speed, left)| format!(", {:.1} MB/s, {} left", speed / 1e6, minutes(left)));
+                let text = format!("models: {:.0} %{}", fraction * 100.0, pace.unwrap_or_default());
+                ui.label(dim(ui, text)).on_hover_text(transfer.names().join("\n"));
+            }
+        }
+        let stop = ui.small_button("Stop").on_hover_text("What came so far is kept");
+        stop.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Button, true, Action::StopDownload.label()));
+        if stop.clicked() {
+            viewer.actions.push(Action::StopDownload);
+        }
+    });
+    true
+}
+
+fn minutes(seconds: f64) -> String {
+    match seconds {
+        s if s < 90.0 => format!("{s:.0} s"),
+        s if s < 5400.0 => format!("{:.0} min", s / 60.0),
+        s => format!("{:.1} h", s / 3600.0),
+    }
+}
+
+fn size(bytes: u64) -> String {
+    match bytes as f64 {
+        b if b < 1e6 => format!("{:.0} kB", b / 1e3),
+        b if b < 1e9 => format!("{:.0} MB", b / 1e6),
+        b => format!("{:.1} GB", b / 1e9),
+    }
+}
+
+fn set(viewer: &mut Viewer, ui: &mut egui::Ui, name: &str, parts: &[Part]) {
+    let found = |viewer: &Viewer, part: Part| {
+        viewer.state.parts.iter().find(|(of, _)| *of == part).map(|(_, found)| found.clone())
+    };
+    let missing: Vec<Part> =
+        parts.iter().copied().filter(|&part| found(viewer, part).is_some_and(|found| !found.is_whole())).collect();
+    ui.horizontal(|ui| {
+        ui.label(RichText::new(name).strong());
+        ui.with_layout(Layout::right_to_left(Align::Center), |ui| {
+            let all: u64 = missing.iter().map(|part| part.size()).sum();
+            if missing.is_empty() {
+                let is_known = !viewer.state.parts.is_empty();
+                ui.label(dim(ui, if is_known { "all there" } else { "looking\u{2026}" }));
+            } else {
+                get(viewer, ui, &format!("Get all, {}", size(all)), &missing);
+            }
+        });
+    });
+    for &part in parts {
+        let found = found(viewer, part);
+        let is_needed = part.is_needed_by(&viewer.state.settings.backbone, viewer.state.settings.extractor.kind());
+        ui.horizontal(|ui| {
+            let (mark, colour) = match &found {
+                Some(found) if found.is_whole() => (icon::ICON_CHECK.codepoint, theme::ACCENT),
+                _ => (icon::ICON_DOWNLOAD.codepoint, ui.visuals().weak_text_color()),
+            };
+            ui.label(RichText::new(mark).color(colour));
+            let licence = format!("{}\n{}", part.licence(), part.repository().page());
+            ui.label(part.title()).on_hover_text(licence);
+            ui.with_layout(Layout::right_to_left(Align::Center), |ui| {
+                if !found.as_ref().is_none_or(Found::is_whole) {
+                    get(viewer, ui, &format!("Get {}", size(part.size())), &[part]);
+                }
+            });
+        });
+        ui.horizontal(|ui| {
+            ui.add_space(24.0);
+            let now = if is_needed { "; needed by what is chosen now" } else { "" };
+            ui.label(dim(ui, format!("{}{now}. {}", part.purpose(), part.licence())));
+        });
+        let about = match found {
+            Some(Found { place: Some(place), missing }) if missing.is_empty() => Some(place.display().to_string()),
+            Some(Found { place: Some(place), missing }) => {
+                Some(format!("{} files missing in {}", missing.len(), place.display()))
+            }
+            _ => None,
+        };
+        if let Some(about) = about {
+            ui.horizontal(|ui| {
+                ui.add_space(24.0);
+                ui.add(egui::Label::new(dim(ui, about)).truncate());
+            });
+        }
+    }
+}
+
+fn get(viewer: &mut Viewer, ui: &mut egui::Ui, label: &str, parts: &[Part]) {
+    let is_free = viewer.state.transfer.is_none();
+    let button = ui.add_enabled(is_free, egui::Button::new(label).small());
+    let names: Vec<&str> = parts.iter().map(|part| part.title()).collect();
+    let name = format!("Get {}", names.join(", "));
+    button.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Button, is_free, &name));
+    if button.clicked() {
+        viewer.actions.push(Action::Download(parts.to_vec()));
+    }
+}
