@@ -67,7 +67,7 @@ impl Viewer {
             Outcome::Downloaded(done) => {
                 self.state.transfer = None;
                 match done {
-                    Ok(()) => self.tell(Message::Done("The models are there".into())),
+                    Ok(()) => self.tell(Message::Done("The models are there: M chooses them".into())),
                     Err(HubError::Cancelled) => {}
                     Err(error) => self.tell(Message::Problem(error.into())),
                 }

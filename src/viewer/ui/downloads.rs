@@ -19,18 +19,20 @@ pub fn show(viewer: &mut Viewer, ui: &egui::Ui) {
     let mut open = viewer.state.downloads;
     let window = Window::new("Get models").open(&mut open).collapsible(false).resizable(false);
     window.anchor(Align2::CENTER_CENTER, egui::Vec2::ZERO).show(ui.ctx(), |ui| {
-        ui.set_width(520.0);
-        let height = (ui.ctx().content_rect().height() - 200.0).max(160.0);
-        ScrollArea::vertical().max_height(height).show(ui, |ui| {
-            for (name, parts) in SETS {
-                set(viewer, ui, name, parts);
-                ui.add_space(8.0);
-            }
-        });
-        ui.separator();
+        ui.set_width(560.0);
+        ui.spacing_mut().item_spacing.y = 3.0;
+        ui.spacing_mut().interact_size.y = 18.0;
         if !progress(viewer, ui) {
             ui.label(dim(ui, "Files come into the Hugging Face cache, where other programs find them too."));
         }
+        ui.separator();
+        let height = (ui.ctx().content_rect().height() - 160.0).max(160.0);
+        ScrollArea::vertical().max_height(height).min_scrolled_height(height.min(540.0)).show(ui, |ui| {
+            for (name, parts) in SETS {
+                set(viewer, ui, name, parts);
+                ui.add_space(10.0);
+            }
+        });
     });
     viewer.state.downloads &= open;
 }
@@ -105,8 +107,9 @@ fn set(viewer: &mut Viewer, ui: &mut egui::Ui, name: &str, parts: &[Part]) {
                 _ => (icon::ICON_DOWNLOAD.codepoint, ui.visuals().weak_text_color()),
             };
             ui.label(RichText::new(mark).color(colour));
-            let licence = format!("{}\n{}", part.licence(), part.repository().page());
-            ui.label(part.title()).on_hover_text(licence);
+            ui.label(part.title());
+            let page = part.repository().page();
+            ui.hyperlink_to(RichText::new("page").small(), &page).on_hover_text(page);
             ui.with_layout(Layout::right_to_left(Align::Center), |ui| {
                 if !found.as_ref().is_none_or(Found::is_whole) {
                     get(viewer, ui, &format!("Get {}", size(part.size())), &[part]);
@@ -116,7 +119,7 @@ fn set(viewer: &mut Viewer, ui: &mut egui::Ui, name: &str, parts: &[Part]) {
         ui.horizontal(|ui| {
             ui.add_space(24.0);
             let now = if is_needed { "; needed by what is chosen now" } else { "" };
-            ui.label(dim(ui, format!("{}{now}. {}", part.purpose(), part.licence())));
+            ui.label(dim(ui, format!("{}{now}  \u{b7}  {}", part.purpose(), part.licence())));
         });
         let about = match found {
             Some(Found { place: Some(place), missing }) if missing.is_empty() => Some(place.display().to_string()),
