@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 fn main() {
     println!("cargo:rerun-if-env-changed=LIBTORCH");
+    println!("cargo:rerun-if-env-changed=COZ_RUN_PATH");
     let libtorch = std::env::var_os("LIBTORCH").map(PathBuf::from).unwrap_or_default();
     let Ok(lib) = libtorch.join("lib").canonicalize() else {
         println!("cargo:warning=libtorch is not at {}: run `cargo xtask setup` once", libtorch.display());
@@ -28,7 +29,9 @@ fn main() {
         .compile("coz_shim");
     println!("cargo:rustc-link-search=native={}", lib.display());
     if std::env::var("CARGO_CFG_TARGET_FAMILY").as_deref() == Ok("unix") {
-        println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.display());
+        // An archive for other machines names another one.
+        let path = std::env::var("COZ_RUN_PATH").unwrap_or_else(|_| lib.display().to_string());
+        println!("cargo:rustc-link-arg=-Wl,-rpath,{path}");
     }
     if std::env::var("CARGO_CFG_TARGET_OS").as_deref() == Ok("linux") {
         println!("cargo:rustc-link-arg=-Wl,--no-as-needed");

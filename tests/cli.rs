@@ -198,9 +198,15 @@ const REFERENCE: &str = "-i samples -o inference_results/coz_vlmprompt --rec_typ
     --pretrained_model_name_or_path stabilityai/stable-diffusion-3-medium-diffusers --ram_ft_path ckpt/DAPE/DAPE.pth \
     --ram_path ckpt/RAM/ram_swin_large_14m.pth --save_prompts";
 
-#[test]
-fn the_references_command_works_as_it_is() {
-    let folder = Folder::new();
+/// The command for whole pictures in the reference's README.
+const REFERENCE_FULL: &str = "-i samples -o inference_results/coz_full --rec_type recursive_multiscale --prompt_type vlm \
+    --lora_path ckpt/SR_LoRA/model_20001.pkl --vae_path ckpt/SR_VAE/vae_encoder_20001.pt \
+    --vlm_lora_path ckpt/VLM_LoRA/checkpoint-10000 \
+    --pretrained_model_name_or_path stabilityai/stable-diffusion-3-medium-diffusers --ram_ft_path ckpt/DAPE/DAPE.pth \
+    --ram_path ckpt/RAM/ram_swin_large_14m.pth";
+
+/// A folder to work in as the reference's README leaves it, with tiny models: two samples, `ckpt`, and the hub's cache.
+fn as_the_reference_has_it(folder: &Folder, width: u32, height: u32) {
     let model = folder.path("hub/models--stabilityai--stable-diffusion-3-medium-diffusers/snapshots/main");
     random::write(&model, Size::Tiny, &mut |_| {}).unwrap();
     let vlm = folder.path("hub/models--Qwen--Qwen2.5-VL-3B-Instruct/snapshots/main");
@@ -209,8 +215,51 @@ fn the_references_command_works_as_it_is() {
     std::fs::rename(model.join("ckpt"), folder.path("ckpt")).unwrap();
     std::fs::create_dir(folder.path("samples")).unwrap();
     for name in ["samples/a.png", "samples/b.png"] {
-        folder.photo(name, 150, 110);
+        folder.photo(name, width, height);
     }
+}
+
+#[test]
+fn the_references_command_for_whole_pictures_works_as_it_is() {
+    let folder = Folder::new();
+    as_the_reference_has_it(&folder, 44, 30);
+    let out = folder.path("inference_results/coz_full");
+    let words = || {
+        let mut files: Vec<_> = std::fs::read_dir(out.join("per-sample/a/txt")).unwrap().flatten().collect();
+        files.sort_by_key(|file| file.file_name());
+        files.iter().map(|file| std::fs::read_to_string(file.path()).unwrap()).collect::<Vec<_>>()
+    };
+    let tiles = ["--latent_tiled_size", "8", "--latent_tiled_overlap", "2", "--vae_encoder_tiled_size", "64"];
+    let tiled = [&tiles[..], &["--vae_decoder_tiled_size", "8", "--save_prompts"]].concat();
+    let tags = [&tiled[..], &["--prompt_type", "dape", "--prompt", "fur"]].concat();
+    for (more, count) in [(&["--save_prompts"][..], 1), (&tiled, 12), (&tags, 12)] {
+        _ = std::fs::remove_dir_all(&out);
+        let told: Vec<&str> = REFERENCE_FULL.split_whitespace().filter(|word| more != tags || *word != "vlm").collect();
+        let told = told.into_iter().filter(|word| more != tags || *word != "--prompt_type");
+        let run = coz(["full"])
+            .args(told)
+            .args(["--device", "cpu"])
+            .args(more)
+            .env("XDG_DATA_HOME", folder.path("data"))
+            .env("HF_HUB_CACHE", folder.path("hub"))
+            .current_dir(folder.root())
+            .output()
+            .unwrap();
+        assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+        for name in ["a", "b"] {
+            let made = codec::open(&out.join(format!("per-sample/{name}/1.png"))).unwrap();
+            assert_eq!((made.width(), made.height()), (176, 120));
+        }
+        let words = words();
+        assert_eq!(words.len(), count);
+        assert!(words.iter().all(|words| more != tags || words.ends_with(", fur,")), "{words:?}");
+    }
+}
+
+#[test]
+fn the_references_command_works_as_it_is() {
+    let folder = Folder::new();
+    as_the_reference_has_it(&folder, 150, 110);
     let run = |more: &[&str]| {
         let run = coz(["zoom"])
             .args(REFERENCE.split_whitespace())

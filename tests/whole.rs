@@ -145,3 +145,29 @@ fn a_folder_is_enlarged_several_at_a_time_and_one_bad_picture_ends_nothing() {
         String::from_utf8_lossy(&replayed.stderr)
     );
 }
+
+#[test]
+fn a_thousand_pictures_with_a_bomb_among_them() {
+    let folder = Folder::new();
+    let small = Picture::from_fn(6, 5, |x, y| [(x * 40) as u8, (y * 50) as u8, 99]);
+    for i in 0..1000 {
+        codec::save(&small, &folder.path(&format!("in/{i:04}.png"))).unwrap();
+    }
+    let mut bomb = std::fs::read(folder.path("in/0500.png")).unwrap();
+    bomb[16..24].copy_from_slice(&[0x7f, 0xff, 0xff, 0xff, 0x7f, 0xff, 0xff, 0xff]);
+    std::fs::write(folder.path("in/0500.png"), &bomb).unwrap();
+    // As long as a name may be, and what people call their pictures.
+    for name in ["x".repeat(251), "Größe 狐 🦊 'a' \"b\" $(c)".to_owned()] {
+        codec::save(&small, &folder.path(&format!("in/{name}.png"))).unwrap();
+    }
+    let (input, out) = (folder.path("in"), folder.path("out"));
+    let run = coz(["full", "-i", input.to_str().unwrap(), "-o", out.to_str().unwrap(), "--rec_type", "bicubic"])
+        .args(["--jobs", "2"])
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&run.stderr).into_owned();
+    assert_eq!(run.status.code(), Some(1), "{told}");
+    assert!(told.contains("0500.png") && told.contains("1001 of 1002 pictures done"), "{told}");
+    let made = std::fs::read_dir(out.join("per-scale/scale1")).unwrap().count();
+    assert_eq!(made, 1001);
+}

@@ -332,14 +332,7 @@ impl Worker {
         let xmp = provenance::packet(&chain.recipe);
         tree.state(i, &made.picture, chain.has_inputs.then_some(&*made.enlarged), Some(&xmp))?;
         if self.save_prompts && chain.has_inputs {
-            match &made.making.whole {
-                Some(whole) if !whole.prompts.is_empty() => {
-                    for (tile, prompt) in whole.prompts.iter().enumerate() {
-                        tree.prompt(&format!("{}_{tile}", i - 1), prompt)?;
-                    }
-                }
-                _ => tree.prompt(&(i - 1).to_string(), &made.making.prompt)?,
-            }
+            tree.prompts(i - 1, &made.making)?;
         }
         self.states.push(StateSummary {
             file: tree.state_file(i),

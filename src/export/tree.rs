@@ -10,6 +10,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use super::strip::strip;
+use crate::history::Making;
 use crate::image::{ImageError, Picture, codec};
 
 /// Writes one photo's chain, state by state as they arrive.
@@ -50,10 +51,16 @@ impl Tree {
         codec::save_with(picture, &scale.join(format!("{}.png", self.stem)), xmp)
     }
 
-    /// Writes the words of step `i`, counted from 0; `i_n` for those of its tile `n`.
-    pub fn prompt(&self, i: &str, prompt: &str) -> Result<(), ImageError> {
-        let file = self.sample_folder().join("txt").join(format!("{i}.txt"));
-        codec::write_whole(&file, |out| out.write_all(prompt.as_bytes()))
+    /// Writes the words of step `i`, counted from 0; those of a whole picture's tile `n` as `i_n.txt`.
+    pub fn prompts(&self, i: usize, making: &Making) -> Result<(), ImageError> {
+        let write = |name: String, prompt: &str| {
+            codec::write_whole(&self.sample_folder().join("txt").join(name), |out| out.write_all(prompt.as_bytes()))
+        };
+        let tiles = making.whole.as_ref().map(|whole| whole.prompts.as_slice()).unwrap_or_default();
+        for (tile, prompt) in tiles.iter().enumerate() {
+            write(format!("{i}_{tile}.txt"), prompt)?;
+        }
+        if tiles.is_empty() { write(format!("{i}.txt"), &making.prompt) } else { Ok(()) }
     }
 
     /// Whether all of it is there: what is written last, and state `last`.

@@ -58,6 +58,7 @@ pub struct Remote {
     api: Api,
     agent: Agent,
     token: Option<String>,
+    patience: Patience,
 }
 
 /// What the hub says of a repository (`api/models/ID?blobs=true`).
@@ -113,15 +114,20 @@ impl Remote {
             .timeout_recv_response(Some(patience.connection))
             .timeout_recv_body(Some(patience.connection))
             .build();
-        Ok(Self { api: builder.build().map_err(failed)?, agent: config.into(), token })
+        Ok(Self { api: builder.build().map_err(failed)?, agent: config.into(), token, patience })
     }
 
     /// The repository's files.
     pub fn list(&self, repository: &Repository) -> Result<Listing, HubError> {
         let request = self.api.repo(repository.at(None)).info_request().query("blobs", "true");
         let url = request.uri_ref().map(ToString::to_string).unwrap_or_default();
-        let mut response =
-            request.config().http_status_as_error(false).build().call().map_err(|error| unreachable(&url, error))?;
+        let mut response = request
+            .config()
+            .http_status_as_error(false)
+            .timeout_global(Some(self.patience.connection))
+            .build()
+            .call()
+            .map_err(|error| unreachable(&url, error))?;
         self.check(&url, *repository, &response)?;
         let info: Info = response
             .body_mut()

@@ -473,7 +473,7 @@ fn export(input: &ExportInput) -> Result<String, crate::image::ImageError> {
             for (i, state) in chain.iter().enumerate() {
                 tree.state(i, &state.picture, None, Some(&xmp(input, &chain[..=i])))?;
                 if let (Some(making), Some(i)) = (&state.making, i.checked_sub(1)) {
-                    tree.prompt(&i.to_string(), &making.prompt)?;
+                    tree.prompts(i, making)?;
                 }
             }
             // States differ in size here: the photo keeps its own.

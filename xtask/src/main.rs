@@ -1,6 +1,7 @@
 //! The two commands a newcomer needs, `cargo xtask run` and `cargo xtask test`, and what they are made of.
 
 mod check;
+mod dist;
 mod libtorch;
 mod measure;
 mod packages;
@@ -21,6 +22,7 @@ cargo xtask bench         measure resizing, canvas and one step
 cargo xtask measure       measure the viewer on a virtual screen: start, memory, rest, films
 cargo xtask make-random-models DIR [--full|--tiny]
                           models of the published layouts without their weights, to measure and try with
+cargo xtask dist          an archive to install from: program, launcher, menu entry, icon
 cargo xtask show PHOTO    make the README's pictures and a film from a photo";
 
 fn main() -> ExitCode {
@@ -37,6 +39,7 @@ fn main() -> ExitCode {
         "show" if rest.len() == 1 => {
             set_up(packages::TEST).and_then(|()| release()).and_then(|()| show::all(&root(), Path::new(&rest[0])))
         }
+        "dist" => set_up(packages::BUILD).and_then(|()| dist::all(&root())),
         "check" => set_up(packages::BUILD).and_then(|()| check::all(&root())),
         "test" => set_up(packages::TEST).and_then(|()| check::all(&root())).and_then(|()| cargo(&["test"], rest)),
         _ => {

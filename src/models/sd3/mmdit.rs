@@ -48,7 +48,8 @@ pub struct Config {
 }
 
 impl Config {
-    fn width(&self) -> i64 {
+    /// Channels of a token.
+    pub fn width(&self) -> i64 {
         self.attention_head_dim * self.num_attention_heads
     }
 

@@ -78,6 +78,9 @@ pub struct Osediff {
     vae_config: vae::Config,
     /// What the sides of a picture must be divisible by: a patch of the latent, in pixels.
     multiple: u32,
+    /// Side of a patch in pixels of the latent, and channels of the transformer.
+    patch: u32,
+    width: u64,
     /// Of the transformer; the VAE's own is next to it.
     kind: Kind,
     vae_kind: Kind,
@@ -130,7 +133,7 @@ impl Osediff {
         let loras = files.lora.as_deref().map(Weights::open).transpose()?;
         let weights = Weights::open_folder(&folder("transformer"), "diffusion_pytorch_model")?;
         let mmdit_config: mmdit::Config = config(&folder("transformer"))?;
-        let patch = mmdit_config.patch_size;
+        let (patch, width) = (mmdit_config.patch_size.clamp(1, 64) as u32, mmdit_config.width().max(1) as u64);
         let mmdit = Part::new(vec![weights.clone()], move |reading, told| {
             let mut loader = Loader::new(&weights, "", devices.picture, kind).reading(reading).telling(told);
             let loras = loras.as_ref().map(AdaLoras::read).transpose()?.unwrap_or_default();
@@ -155,7 +158,9 @@ impl Osediff {
             mmdit,
             vae,
             vae_config,
-            multiple: (patch.clamp(1, 64) as u32) << halvings,
+            multiple: patch << halvings,
+            patch,
+            width,
             kind,
             vae_kind,
             devices,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tch::{Device, Kind, TchError, Tensor};
 
-use super::{Embeds, MODEL, Osediff, PROMPTS, Posterior, TIME, levels, noisy};
+use super::{CLIP_TOKENS, Embeds, MODEL, Osediff, PROMPTS, Posterior, T5_TOKENS, TIME, levels, noisy};
 use crate::image::Picture;
 use crate::image::tensor::{levels_from_picture, picture_from_tensor_truncated};
 use crate::models::accelerator;
@@ -86,15 +86,11 @@ impl Osediff {
     /// Sides that the picture is padded to.
     fn sides(&self, picture: &Picture, tiling: &Tiling) -> [u32; 2] {
         let up = |by: u32| [picture.width(), picture.height()].map(|side| side.next_multiple_of(by.max(1)));
-        let (reduction, patch) = (self.reduction(), self.multiple / self.reduction().max(1));
+        let reduction = self.multiple / self.patch;
         let [width, height] = up(reduction);
         let is_cut = (width / reduction) * (height / reduction) > tiling.latent * tiling.latent;
         // Tiles have sides of whole patches by themselves; a latent that is not cut needs them.
-        if is_cut || patch <= 1 { [width, height] } else { up(self.multiple) }
-    }
-
-    fn reduction(&self) -> u32 {
-        1 << self.vae_config.halvings()
+        if is_cut { [width, height] } else { up(self.multiple) }
     }
 
     /// Has the whole picture encoded.
@@ -129,8 +125,7 @@ impl Osediff {
         let z =
             noisy(&whole.posterior, input.seed, self.devices.picture)?.f_mul_scalar(self.vae_config.scaling_factor)?;
         let (_, _, height, width) = z.size4()?;
-        let patch = self.multiple / self.reduction().max(1);
-        let cuts = Cuts::of([width, height], &input.tiling, patch.max(1).into());
+        let cuts = Cuts::of([width, height], &input.tiling, self.patch.into());
         Ok((z, cuts))
     }
 
@@ -148,12 +143,13 @@ impl Osediff {
             // The shift is not added here: so does the reference.
             let latent = cuts.part(&z, corner)?.f_div_scalar(self.vae_config.scaling_factor)?.f_contiguous()?;
             let of = cuts.corners.len();
-            let mut shown = Canvas::new(cuts.side.map(|side| side as u32 * self.reduction()));
+            let mut shown = Canvas::new(cuts.side.map(|side| side as u32 * self.multiple / self.patch));
             let vae = self.vae.read(progress)?;
             let mut between = |fraction: f32| progress.at(Stage::Encoding, (n as f32 + fraction) / of as f32);
             let mut made = |at: [i64; 2], piece: Tensor| shown.take(at, &piece).map(|_| ());
             vae.decoder.forward_tiled(&latent, self.vae_kind, tiles, &mut between, &mut made)?;
             pictures.push(Arc::new(shown.picture));
+            progress.seen(Seen::Tiles { done: n + 1, of });
         }
         self.see_no_more();
         Ok(pictures)
@@ -236,6 +232,8 @@ impl Osediff {
         };
         vae.decoder.forward_tiled(&latent, kind, tiles, &mut between, &mut made)?;
         self.see_no_more();
+        // Too large to be kept for a second time that may never come.
+        self.whole = None;
         Ok(whole.picture)
     }
 
@@ -248,8 +246,9 @@ impl Osediff {
         }
         let Some(free) = free_memory(device) else { return 1 };
         // About forty numbers for each token and channel are alive at a time.
-        let tokens = (cuts.side[0] * cuts.side[1]) as u64 / 4 + 600;
-        let each = tokens * 1536 * 40 * self.kind.elt_size_in_bytes() as u64;
+        let patches = (cuts.side[0] * cuts.side[1]) as u64 / u64::from(self.patch * self.patch);
+        let tokens = patches + (CLIP_TOKENS + T5_TOKENS) as u64;
+        let each = tokens * self.width * 40 * self.kind.elt_size_in_bytes() as u64;
         ((free / 2 / each.max(1)) as usize).clamp(1, BATCH)
     }
 }

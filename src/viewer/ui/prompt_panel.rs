@@ -6,6 +6,7 @@ use egui_material_icons::icons as icon;
 use super::compare::count;
 use super::{dim, heading, icon_button};
 use crate::export::stills::magnification_label;
+use crate::history::ScaleState;
 use crate::prompt::Extractor;
 use crate::viewer::actions::{Action, Against, CompareMode};
 use crate::viewer::state::Document;
@@ -129,6 +130,7 @@ fn this_state(viewer: &mut Viewer, ui: &mut egui::Ui) {
     } else if state.making.is_some() {
         ui.add_space(4.0);
         let entered = words(ui, &mut document.edited.prompt, "Prompt of this state", "No words");
+        tiles(document.history.current(), ui);
         ui.horizontal(|ui| {
             let width = (ui.available_width() - 72.0) / 2.0;
             for (action, tip) in [
@@ -148,6 +150,19 @@ fn this_state(viewer: &mut Viewer, ui: &mut egui::Ui) {
     variants(viewer, ui);
     pinned(viewer, ui);
     compare(viewer, ui);
+}
+
+/// The words of a whole picture's tiles.
+fn tiles(state: &ScaleState, ui: &mut egui::Ui) {
+    let whole = state.making.as_ref().and_then(|making| making.whole.as_ref());
+    let Some(whole) = whole.filter(|whole| !whole.prompts.is_empty()) else { return };
+    ui.collapsing(format!("Words of {} tiles", whole.prompts.len()), |ui| {
+        ScrollArea::vertical().max_height(160.0).id_salt("tiles").show(ui, |ui| {
+            for (number, prompt) in (1..).zip(&whole.prompts) {
+                ui.label(dim(ui, format!("{number}. {prompt}")));
+            }
+        });
+    });
 }
 
 fn agreement(document: &Document, with_parent: Option<f64>, ui: &mut egui::Ui) {
