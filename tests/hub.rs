@@ -517,7 +517,7 @@ fn only_what_is_needed_is_asked_for_and_it_is_a_model() {
     // And it is found by its name, in place.
     folder.photo("photo.png", 96, 96);
     let photo = folder.path("photo.png");
-    let run =
+    let zoom = || {
         coz(["zoom", "-i", photo.to_str().unwrap(), "-o", folder.path("out").to_str().unwrap(), "--device", "cpu"])
             .args(["--pretrained_model_name_or_path", "stabilityai/stable-diffusion-3-medium-diffusers"])
             .args(["--rec_num", "1", "--process_size", "64"])
@@ -526,21 +526,13 @@ fn only_what_is_needed_is_asked_for_and_it_is_a_model() {
             .env("XDG_CONFIG_HOME", world.folder.path("config"))
             .current_dir(folder.root())
             .output()
-            .unwrap();
+            .unwrap()
+    };
     // The LoRA of this hub is noise; that it is looked at shows that it was found.
-    let told = String::from_utf8_lossy(&run.stderr).into_owned();
+    let told = String::from_utf8_lossy(&zoom().stderr).into_owned();
     assert!(told.contains("model_20001.pkl"), "{told}");
     std::fs::remove_dir_all(world.cache().join("spaces--alexnasa--Chain-of-Zoom")).unwrap();
-    let run =
-        coz(["zoom", "-i", photo.to_str().unwrap(), "-o", folder.path("out").to_str().unwrap(), "--device", "cpu"])
-            .args(["--pretrained_model_name_or_path", "stabilityai/stable-diffusion-3-medium-diffusers"])
-            .args(["--rec_num", "1", "--process_size", "64"])
-            .env("HF_HUB_CACHE", world.cache())
-            .env("XDG_DATA_HOME", world.folder.path("data"))
-            .env("XDG_CONFIG_HOME", world.folder.path("config"))
-            .current_dir(folder.root())
-            .output()
-            .unwrap();
+    let run = zoom();
     assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
 }
 

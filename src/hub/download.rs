@@ -93,6 +93,7 @@ struct Order {
 /// The first thing that went wrong; what came so far is kept, and the next download goes on from there.
 pub fn download(parts: &[Part], transfer: &Transfer, patience: Patience) -> Result<(), HubError> {
     let remote = Remote::of_user(patience)?;
+    let carrier = Carrier { remote: &remote, transfer, patience };
     let mut listings: BTreeMap<Repository, Listing> = BTreeMap::new();
     let mut orders: Vec<Order> = Vec::new();
     for part in parts {
@@ -100,7 +101,7 @@ pub fn download(parts: &[Part], transfer: &Transfer, patience: Patience) -> Resu
         let listing = match listings.get(&repository) {
             Some(listing) => listing,
             None => {
-                let listing = again_and_again(transfer, patience, &mut || remote.list(&repository))?;
+                let listing = carrier.again_and_again(&mut || remote.list(&repository))?;
                 listings.entry(repository).or_insert(listing)
             }
         };
@@ -129,8 +130,7 @@ pub fn download(parts: &[Part], transfer: &Transfer, patience: Patience) -> Resu
                 while guard(&first_error).is_none() {
                     let Some(order) = guard(&queue).pop_front() else { break };
                     guard(&transfer.names).push(order.file.name.clone());
-                    let done =
-                        store(order.repository).and_then(|store| fetch(order, &store, &remote, transfer, patience));
+                    let done = store(order.repository).and_then(|store| carrier.fetch(order, &store));
                     guard(&transfer.names).retain(|name| *name != order.file.name);
                     if let Err(error) = done {
                         guard(&first_error).get_or_insert(error);
@@ -163,108 +163,11 @@ fn has_room(store: &Store, needed: u64) -> Result<(), HubError> {
     }
 }
 
-/// Tries until it succeeds, or until it failed too often in a way that may pass.
-fn again_and_again<T>(
-    transfer: &Transfer,
+/// What brings files.
+struct Carrier<'a> {
+    remote: &'a Remote,
+    transfer: &'a Transfer,
     patience: Patience,
-    attempt: &mut dyn FnMut() -> Result<T, HubError>,
-) -> Result<T, HubError> {
-    let mut tries = 0;
-    loop {
-        if transfer.stopped() {
-            return Err(HubError::Cancelled);
-        }
-        let error = match attempt() {
-            Ok(done) => return Ok(done),
-            Err(error) => error,
-        };
-        tries += 1;
-        let passes = match error {
-            HubError::Status { status, .. } => matches!(status, 408 | 425 | 429 | 500..=599),
-            HubError::Unreachable { .. } => true,
-            _ => false,
-        };
-        if !passes || tries >= patience.tries {
-            return Err(error);
-        }
-        transfer.pause((patience.pause * 2u32.saturating_pow(tries - 1)).min(LONGEST_PAUSE))?;
-    }
-}
-
-/// One file, to its place.
-fn fetch(
-    order: &Order,
-    store: &Store,
-    remote: &Remote,
-    transfer: &Transfer,
-    patience: Patience,
-) -> Result<(), HubError> {
-    let file = &order.file;
-    let before = store.come(file);
-    if !store.has(file) {
-        store.make_blobs()?;
-        let _claim = store.claim(file, &transfer.stop)?;
-        // Another program may have brought it meanwhile.
-        if !store.has(file) {
-            bring(order, store, remote, transfer, patience)?;
-        } else {
-            transfer.done.fetch_add(file.size - before, Ordering::Relaxed);
-        }
-    }
-    store.show(&order.commit, file)
-}
-
-/// All its bytes into the cache.
-fn bring(
-    order: &Order,
-    store: &Store,
-    remote: &Remote,
-    transfer: &Transfer,
-    patience: Patience,
-) -> Result<(), HubError> {
-    let (path, file) = (store.incomplete(&order.file), &order.file);
-    let url = remote.url(order.repository, &order.commit, file);
-    let failed = |source| HubError::Write { file: path.clone(), source };
-    let mut part =
-        OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
-    let mut have = part.metadata().map_err(failed)?.len();
-    if have > file.size {
-        empty(&mut part).map_err(failed)?;
-        have = 0;
-    }
-    let mut is_resumed = have > 0;
-    loop {
-        while have < file.size {
-            let before = have;
-            let mut attempt = || -> Result<(), HubError> {
-                let since = have;
-                let came = some(order, &url, &mut part, &mut have, remote, transfer).map_err(|error| match error {
-                    Failure::Hub(error) => error,
-                    Failure::Disk(source) => failed(source),
-                });
-                // As long as something comes there is no reason to give up.
-                if have > since { Ok(()) } else { came }
-            };
-            again_and_again(transfer, patience, &mut attempt)?;
-            is_resumed |= before > 0;
-        }
-        part.seek(SeekFrom::Start(0)).map_err(failed)?;
-        let mut hasher = file.hash.hasher(file.size);
-        hasher.read(&mut part).map_err(failed)?;
-        if hasher.is(&file.hash) {
-            break;
-        }
-        transfer.done.fetch_sub(have, Ordering::Relaxed);
-        empty(&mut part).map_err(failed)?;
-        have = 0;
-        if !std::mem::take(&mut is_resumed) {
-            fs::remove_file(&path).map_err(failed)?;
-            return Err(HubError::Hash { url, expected: file.hash.name().to_owned() });
-        }
-        // Pieces of different downloads may not belong together: once more, in one.
-    }
-    part.sync_all().map_err(failed)?;
-    fs::rename(&path, store.blob(file)).map_err(failed)
 }
 
 enum Failure {
@@ -272,48 +175,127 @@ enum Failure {
     Disk(std::io::Error),
 }
 
-/// As many of its bytes as one connection brings.
-fn some(
-    order: &Order,
-    url: &str,
-    part: &mut File,
-    have: &mut u64,
-    remote: &Remote,
-    transfer: &Transfer,
-) -> Result<(), Failure> {
-    let size = order.file.size;
-    let (start, mut body) = remote.bytes(url, order.repository, *have).map_err(Failure::Hub)?;
-    if start < *have {
-        // A hub that knows no ranges begins anew.
-        transfer.done.fetch_sub(*have, Ordering::Relaxed);
-        empty(part).map_err(Failure::Disk)?;
-        *have = 0;
-    }
-    part.seek(SeekFrom::Start(*have)).map_err(Failure::Disk)?;
-    let mut buffer = vec![0; CHUNK];
-    loop {
-        if transfer.stopped() {
-            return Err(Failure::Hub(HubError::Cancelled));
-        }
-        let n = match body.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(n) => n,
-            Err(error) => {
-                return Err(Failure::Hub(HubError::Unreachable { url: url.to_owned(), details: error.to_string() }));
+impl Carrier<'_> {
+    /// Tries until it succeeds, or until it failed too often in a way that may pass.
+    fn again_and_again<T>(&self, attempt: &mut dyn FnMut() -> Result<T, HubError>) -> Result<T, HubError> {
+        let mut tries = 0;
+        loop {
+            if self.transfer.stopped() {
+                return Err(HubError::Cancelled);
             }
-        };
-        if *have + n as u64 > size {
-            let found = *have + n as u64;
-            return Err(Failure::Hub(HubError::Size { url: url.to_owned(), expected: size, found }));
+            let error = match attempt() {
+                Ok(done) => return Ok(done),
+                Err(error) => error,
+            };
+            tries += 1;
+            let passes = match error {
+                HubError::Status { status, .. } => matches!(status, 408 | 425 | 429 | 500..=599),
+                HubError::Unreachable { .. } => true,
+                _ => false,
+            };
+            if !passes || tries >= self.patience.tries {
+                return Err(error);
+            }
+            self.transfer.pause((self.patience.pause * 2u32.saturating_pow(tries - 1)).min(LONGEST_PAUSE))?;
         }
-        part.write_all(&buffer[..n]).map_err(Failure::Disk)?;
-        *have += n as u64;
-        transfer.done.fetch_add(n as u64, Ordering::Relaxed);
-        transfer.came.fetch_add(n as u64, Ordering::Relaxed);
     }
-    match *have < size {
-        true => Err(Failure::Hub(HubError::Unreachable { url: url.to_owned(), details: "broke off".into() })),
-        false => Ok(()),
+
+    /// One file, to its place.
+    fn fetch(&self, order: &Order, store: &Store) -> Result<(), HubError> {
+        let file = &order.file;
+        if !store.has(file) {
+            let before = store.come(file);
+            store.make_blobs()?;
+            let _claim = store.claim(file, &self.transfer.stop)?;
+            // Another program may have brought it meanwhile.
+            match store.has(file) {
+                true => _ = self.transfer.done.fetch_add(file.size - before, Ordering::Relaxed),
+                false => self.bring(order, store)?,
+            }
+        }
+        store.show(&order.commit, file)
+    }
+
+    /// All its bytes into the cache.
+    fn bring(&self, order: &Order, store: &Store) -> Result<(), HubError> {
+        let (path, file) = (store.incomplete(&order.file), &order.file);
+        let url = self.remote.url(order.repository, &order.commit, file);
+        let failed = |source| HubError::Write { file: path.clone(), source };
+        let mut options = OpenOptions::new();
+        let mut part = options.read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
+        let mut have = part.metadata().map_err(failed)?.len();
+        if have > file.size {
+            empty(&mut part).map_err(failed)?;
+            have = 0;
+        }
+        let mut is_resumed = have > 0;
+        loop {
+            while have < file.size {
+                is_resumed |= have > 0;
+                self.again_and_again(&mut || {
+                    let before = have;
+                    let came = self.some(order, &url, &mut part, &mut have).map_err(|error| match error {
+                        Failure::Hub(error) => error,
+                        Failure::Disk(source) => failed(source),
+                    });
+                    match came {
+                        // As long as something comes there is no reason to give up.
+                        Err(HubError::Unreachable { .. }) if have > before => Ok(()),
+                        came => came,
+                    }
+                })?;
+            }
+            part.seek(SeekFrom::Start(0)).map_err(failed)?;
+            let mut hasher = file.hash.hasher(file.size);
+            hasher.read(&mut part).map_err(failed)?;
+            if hasher.is(&file.hash) {
+                break;
+            }
+            self.transfer.done.fetch_sub(have, Ordering::Relaxed);
+            empty(&mut part).map_err(failed)?;
+            have = 0;
+            if !std::mem::take(&mut is_resumed) {
+                fs::remove_file(&path).map_err(failed)?;
+                return Err(HubError::Hash { url, expected: file.hash.name().to_owned() });
+            }
+            // Pieces of different downloads may not belong together: once more, in one.
+        }
+        part.sync_all().map_err(failed)?;
+        fs::rename(&path, store.blob(file)).map_err(failed)
+    }
+
+    /// As many of its bytes as one connection brings.
+    fn some(&self, order: &Order, url: &str, part: &mut File, have: &mut u64) -> Result<(), Failure> {
+        let (size, transfer) = (order.file.size, self.transfer);
+        let broken = |details: String| Failure::Hub(HubError::Unreachable { url: url.to_owned(), details });
+        let (start, mut body) = self.remote.bytes(url, order.repository, *have).map_err(Failure::Hub)?;
+        if start < *have {
+            // A hub that knows no ranges begins anew.
+            transfer.done.fetch_sub(*have, Ordering::Relaxed);
+            empty(part).map_err(Failure::Disk)?;
+            *have = 0;
+        }
+        part.seek(SeekFrom::Start(*have)).map_err(Failure::Disk)?;
+        let mut buffer = vec![0; CHUNK];
+        loop {
+            if transfer.stopped() {
+                return Err(Failure::Hub(HubError::Cancelled));
+            }
+            let n = match body.read(&mut buffer) {
+                Ok(0) if *have < size => return Err(broken("broke off".into())),
+                Ok(0) => return Ok(()),
+                Ok(n) => n as u64,
+                Err(error) => return Err(broken(error.to_string())),
+            };
+            if *have + n > size {
+                let found = *have + n;
+                return Err(Failure::Hub(HubError::Size { url: url.to_owned(), expected: size, found }));
+            }
+            part.write_all(&buffer[..n as usize]).map_err(Failure::Disk)?;
+            *have += n;
+            transfer.done.fetch_add(n, Ordering::Relaxed);
+            transfer.came.fetch_add(n, Ordering::Relaxed);
+        }
     }
 }
 
