@@ -142,7 +142,7 @@ impl Hub {
         for piece in rest.chunks(if manners.slow.is_some() { 1000 } else { 1 << 16 }) {
             stream.write_all(piece)?;
             *self.sent.lock().unwrap() += piece.len();
-            manners.slow.map(std::thread::sleep);
+            std::thread::sleep(manners.slow.unwrap_or_default());
         }
         Ok(())
     }

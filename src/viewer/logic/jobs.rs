@@ -466,7 +466,7 @@ impl Viewer {
         }
         let state = &mut self.state;
         let windows = [&mut state.help, &mut state.film_options, &mut state.models, &mut state.downloads];
-        if windows.into_iter().fold(false, |was, open| std::mem::take(open) || was) {
+        if windows.map(std::mem::take).contains(&true) {
             return;
         }
         if let Some(document) = &mut self.state.document {

@@ -242,12 +242,10 @@ impl Viewer {
                     self.look_for_models();
                 }
             }
-            Action::Download(parts) => {
-                if self.state.transfer.is_none() {
-                    let transfer = Arc::<Transfer>::default();
-                    self.state.transfer = Some(transfer.clone());
-                    self.tasks.download(parts, transfer);
-                }
+            Action::Download(parts) if self.state.transfer.is_none() => {
+                let transfer = Arc::<Transfer>::default();
+                self.state.transfer = Some(transfer.clone());
+                self.tasks.download(parts, transfer);
             }
             Action::StopDownload => {
                 if let Some(transfer) = &self.state.transfer {
