@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use indicatif::{BinaryBytes, HumanDuration, ProgressBar, ProgressStyle};
+use indicatif::{DecimalBytes, HumanDuration, ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use crate::hub::{self, Found, Part, Patience, Store, Transfer};
@@ -132,7 +132,7 @@ fn print(line: &Line) {
     };
     let needed = if line.needed { ", needed now" } else { "" };
     let mark = if line.found.is_whole() { "+" } else { "-" };
-    println!("{mark} {:<9} {} ({}{needed})", line.part.name(), line.title, BinaryBytes(line.size));
+    println!("{mark} {:<9} {} ({}{needed})", line.part.name(), line.title, DecimalBytes(line.size));
     println!("            {}", line.purpose);
     println!("            {}; {}", line.licence, line.page);
     println!("            {state}");
@@ -144,7 +144,8 @@ fn download(parts: Vec<Part>, patience: Patience) -> anyhow::Result<ExitCode> {
     let transfer = Arc::new(Transfer::default());
     let interrupted = super::interruption();
     let bar = ProgressBar::new(0);
-    if let Ok(style) = ProgressStyle::with_template("{wide_bar} {binary_bytes}/{binary_total_bytes} {prefix}\n{msg}") {
+    if let Ok(style) = ProgressStyle::with_template("{wide_bar} {decimal_bytes}/{decimal_total_bytes} {prefix}\n{msg}")
+    {
         bar.set_style(style);
     }
     let seen = transfer.clone();
@@ -158,7 +159,7 @@ fn download(parts: Vec<Part>, patience: Patience) -> anyhow::Result<ExitCode> {
         bar.set_message(transfer.names().join(", "));
         if let Some((speed, left)) = transfer.pace() {
             let left = HumanDuration(Duration::from_secs_f64(left.min(1e9)));
-            bar.set_prefix(format!("{}/s, {left} left", BinaryBytes(speed as u64)));
+            bar.set_prefix(format!("{}/s, {left} left", DecimalBytes(speed as u64)));
         }
         std::thread::sleep(Duration::from_millis(100));
     }

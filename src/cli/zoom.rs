@@ -61,7 +61,7 @@ pub struct Arguments {
     sd3: Sd3Arguments,
     /// Options of the reference that are for whole pictures
     #[command(flatten)]
-    idle: Idle,
+    idle: TileOptions,
 }
 
 impl Arguments {
@@ -124,7 +124,7 @@ fn crop_box(text: &str) -> Result<Region, String> {
 
 /// What the reference's command takes and only whole pictures need.
 #[derive(Args)]
-struct Idle {
+struct TileOptions {
     #[arg(long, alias = "vae_encoder_tiled_size", hide = true)]
     vae_encoder_tiled_size: Option<String>,
     #[arg(long, alias = "vae_decoder_tiled_size", hide = true)]
@@ -135,7 +135,7 @@ struct Idle {
     latent_tiled_overlap: Option<String>,
 }
 
-impl Idle {
+impl TileOptions {
     /// Those that were given.
     fn given(&self) -> Vec<&'static str> {
         let all = [

@@ -197,9 +197,7 @@ impl Part {
                     let small =
                         ["config.json", "tokenizer.json", "preprocessor_config.json"].map(|name| folder.join(name));
                     let mut missing: Vec<PathBuf> = small.into_iter().filter(|file| !file.is_file()).collect();
-                    if Weights::find(&folder, "model").is_none() {
-                        missing.push(folder.join("model.safetensors"));
-                    }
+                    missing.extend(Weights::missing(&folder, "model"));
                     Found { place: Some(folder), missing }
                 }
                 Err(_) => nothing,

@@ -110,6 +110,7 @@ fn the_command_makes_the_same_picture_and_takes_any_size() {
     codec::save(&case.photo, &folder.path("in/photo.png")).unwrap();
     // Sides that suit neither the autoencoder nor the transformer.
     codec::save(&case.photo.crop(0, 0, 37, 53), &folder.path("in/odd.png")).unwrap();
+    codec::save(&case.photo.crop(0, 0, 100, 2), &folder.path("in/thin.png")).unwrap();
     let [upscale, seed, latent, overlap, encoder, decoder, _] = case.options[..] else { panic!() };
     let files = files();
     let run = coz(["full", "-i", folder.path("in").to_str().unwrap(), "-o", folder.path("out").to_str().unwrap()])
@@ -134,6 +135,8 @@ fn the_command_makes_the_same_picture_and_takes_any_size() {
     assert_eq!(made("per-sample/photo/0"), case.photo);
     let odd = made("per-sample/odd/1");
     assert_eq!((odd.width(), odd.height()), (148, 212));
+    let thin = made("per-sample/thin/1");
+    assert_eq!((thin.width(), thin.height()), (400, 8));
     let words = std::fs::read_to_string(folder.path("out/per-sample/photo/txt/0.txt")).unwrap();
     assert_eq!(words, PROMPT);
 }

@@ -251,6 +251,7 @@ fn shards_are_one_file() {
     }
     let index = |map: &BTreeMap<String, &str>| serde_json::json!({ "metadata": {}, "weight_map": map }).to_string();
     std::fs::write(folder.path("a.safetensors.index.json"), index(&map)).unwrap();
+    assert_eq!(Weights::missing(folder.root(), "a"), Vec::<PathBuf>::new());
     let sharded = Weights::open_folder(folder.root(), "a").unwrap();
     let vae = Vae::load(&mut loader(&sharded), None, &config("vae")).unwrap();
     let cases = cases();
@@ -259,6 +260,8 @@ fn shards_are_one_file() {
         &vae.decoder.forward::<TchError>(&cases["vae.latent"], &mut |_| Ok(())).unwrap(),
         &cases["vae.decoded"],
     );
+    std::fs::rename(folder.path("a-00002-of-00002.safetensors"), folder.path("elsewhere")).unwrap();
+    assert_eq!(Weights::missing(folder.root(), "a"), [folder.path("a-00002-of-00002.safetensors")]);
     map.insert("x".into(), "../../etc/passwd");
     std::fs::write(folder.path("a.safetensors.index.json"), index(&map)).unwrap();
     assert!(Weights::open_folder(folder.root(), "a").err().unwrap().to_string().contains("no file of this folder"));

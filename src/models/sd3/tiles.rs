@@ -135,7 +135,13 @@ impl Work<'_> {
     fn reduced(&self, size: i64) -> Result<Tensor, TchError> {
         let [width, height] = self.sides()?;
         let scale = size as f64 / width.max(height) as f64;
-        let small = self.input.f_internal_upsample_nearest_exact2d_vec(None::<&[i64]>, [scale, scale])?;
+        let least = self.ops.reduction(self.range.clone()).max(1.0) as i64;
+        let size = [height, width].map(|side| (side as f64 * scale) as i64);
+        let small = match size.iter().all(|&side| side >= least) {
+            true => self.input.f_internal_upsample_nearest_exact2d_vec(None::<&[i64]>, [scale, scale])?,
+            // Of a stripe nothing would be left.
+            false => self.input.f_internal_upsample_nearest_exact2d(size.map(|side| side.max(least)), None, None)?,
+        };
         let small = self.wide(&small)?;
         let (mean, deviation, least, largest) = self.extent()?;
         let over = [0i64, 2, 3].as_slice();

@@ -116,6 +116,25 @@ pub struct Weights {
 /// the system takes the memory back whenever it wants.
 static LENT: Mutex<Vec<Arc<Source>>> = Mutex::new(Vec::new());
 
+/// The names of the files that an index names.
+fn shards(index: &Path) -> Result<Vec<String>, WeightsError> {
+    #[derive(serde::Deserialize)]
+    struct Index {
+        weight_map: BTreeMap<String, String>,
+    }
+    let text = std::fs::read(index).map_err(|source| WeightsError::Io { file: index.to_owned(), source })?;
+    let wrong = |found: String| WeightsError::Format { file: index.to_owned(), found };
+    let map: Index = serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
+    let mut names: Vec<String> = map.weight_map.into_values().collect();
+    names.sort();
+    names.dedup();
+    // A name that leads out of the folder is no shard of it.
+    match names.iter().find(|name| Path::new(name).components().count() != 1 || name.starts_with("..")) {
+        Some(name) => Err(wrong(format!("it names {name:?}, which is no file of this folder"))),
+        None => Ok(names),
+    }
+}
+
 impl Weights {
     /// Opens a safetensors or `torch.save` file; which it is, its content says. No code in it is ever run.
     pub fn open(file: &Path) -> Result<Self, WeightsError> {
@@ -150,6 +169,19 @@ impl Weights {
         endings.iter().map(|ending| folder.join(format!("{stem}.{ending}"))).find(|file| file.is_file())
     }
 
+    /// What of them is not there: the file, or shards that an index names.
+    pub fn missing(folder: &Path, stem: &str) -> Vec<PathBuf> {
+        match Self::find(folder, stem) {
+            None => vec![folder.join(format!("{stem}.safetensors"))],
+            Some(index) if index.extension().is_some_and(|ending| ending == "json") => {
+                // What is wrong with an index shows when it is opened.
+                let shards = shards(&index).unwrap_or_default();
+                shards.iter().map(|name| folder.join(name)).filter(|file| !file.is_file()).collect()
+            }
+            Some(_) => Vec::new(),
+        }
+    }
+
     /// Opens what [`Weights::find`] finds.
     pub fn open_folder(folder: &Path, stem: &str) -> Result<Self, WeightsError> {
         let Some(file) = Self::find(folder, stem) else {
@@ -164,22 +196,7 @@ impl Weights {
     }
 
     fn open_shards(folder: &Path, index: &Path) -> Result<Self, WeightsError> {
-        #[derive(serde::Deserialize)]
-        struct Index {
-            weight_map: BTreeMap<String, String>,
-        }
-        let text = std::fs::read(index).map_err(|source| WeightsError::Io { file: index.to_owned(), source })?;
-        let wrong = |found: String| WeightsError::Format { file: index.to_owned(), found };
-        let map: Index = serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
-        let mut names: Vec<&String> = map.weight_map.values().collect();
-        names.sort();
-        names.dedup();
-        // A name that leads out of the folder is no shard of it.
-        if let Some(name) =
-            names.iter().find(|name| Path::new(name).components().count() != 1 || name.starts_with(".."))
-        {
-            return Err(wrong(format!("it names {name:?}, which is no file of this folder")));
-        }
+        let names = shards(index)?;
         let shards = names.iter().map(|name| Self::open(&folder.join(name))).collect::<Result<Vec<_>, _>>()?;
         let mut places = BTreeMap::new();
         for (i, shard) in shards.iter().enumerate() {

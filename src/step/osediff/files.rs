@@ -124,9 +124,6 @@ impl Sd3Files {
     /// What of it is not there, by name; nothing where it can be loaded.
     pub fn missing(&self) -> Vec<PathBuf> {
         let part = |name: &str| self.model.join(name);
-        let weights = |name: &str, stem: &str| {
-            Weights::find(&part(name), stem).is_none().then(|| part(name).join(format!("{stem}.safetensors")))
-        };
         let texts = ["text_encoder", "text_encoder_2", "text_encoder_3"];
         let mut wanted: Vec<PathBuf> = ["tokenizer", "tokenizer_2"]
             .iter()
@@ -136,8 +133,9 @@ impl Sd3Files {
         wanted.extend(texts.iter().chain(&["transformer", "vae"]).map(|name| part(name).join("config.json")));
         wanted.extend(self.lora.iter().chain(&self.vae).cloned());
         let mut missing: Vec<PathBuf> = wanted.into_iter().filter(|file| !file.is_file()).collect();
-        missing.extend(texts.iter().filter_map(|name| weights(name, "model")));
-        missing.extend(["transformer", "vae"].iter().filter_map(|name| weights(name, "diffusion_pytorch_model")));
+        missing.extend(texts.iter().flat_map(|name| Weights::missing(&part(name), "model")));
+        let pictures = ["transformer", "vae"];
+        missing.extend(pictures.iter().flat_map(|name| Weights::missing(&part(name), "diffusion_pytorch_model")));
         missing
     }
 }

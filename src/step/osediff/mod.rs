@@ -81,6 +81,8 @@ pub struct Osediff {
     /// Side of a patch in pixels of the latent, and channels of the transformer.
     patch: u32,
     width: u64,
+    /// Side of a latent that it has positions for.
+    longest: i64,
     /// Of the transformer; the VAE's own is next to it.
     kind: Kind,
     vae_kind: Kind,
@@ -134,6 +136,7 @@ impl Osediff {
         let weights = Weights::open_folder(&folder("transformer"), "diffusion_pytorch_model")?;
         let mmdit_config: mmdit::Config = config(&folder("transformer"))?;
         let (patch, width) = (mmdit_config.patch_size.clamp(1, 64) as u32, mmdit_config.width().max(1) as u64);
+        let longest = mmdit_config.pos_embed_max_size.saturating_mul(patch.into());
         let mmdit = Part::new(vec![weights.clone()], move |reading, told| {
             let mut loader = Loader::new(&weights, "", devices.picture, kind).reading(reading).telling(told);
             let loras = loras.as_ref().map(AdaLoras::read).transpose()?.unwrap_or_default();
@@ -161,6 +164,7 @@ impl Osediff {
             multiple: patch << halvings,
             patch,
             width,
+            longest,
             kind,
             vae_kind,
             devices,

@@ -35,14 +35,9 @@ struct Cuts {
 }
 
 impl Cuts {
-    /// Of a latent of so many columns and rows; columns of tiles from the left, each from the top. A latent of no more
-    /// pixels than a tile is not cut.
-    fn of(size: [i64; 2], tiling: &Tiling, patch: i64) -> Self {
-        let tile = i64::from(tiling.latent);
-        if size[0] * size[1] <= tile * tile {
-            return Self { side: size, corners: vec![[0, 0]] };
-        }
-        let tile = tile.min(size[0]).min(size[1]);
+    /// Of a latent of so many columns and rows; columns of tiles from the left, each from the top.
+    fn of(size: [i64; 2], tiling: &Tiling, patch: i64, longest: i64) -> Self {
+        let tile = i64::from(tiling.latent).min(longest).min(size[0]).min(size[1]);
         let tile = (tile / patch * patch).max(patch);
         // Tiles that shrank to a narrow picture may be smaller than the overlap.
         let stride = match tile - i64::from(tiling.overlap) {
@@ -87,10 +82,18 @@ impl Osediff {
     fn sides(&self, picture: &Picture, tiling: &Tiling) -> [u32; 2] {
         let up = |by: u32| [picture.width(), picture.height()].map(|side| side.next_multiple_of(by.max(1)));
         let reduction = self.multiple / self.patch;
-        let [width, height] = up(reduction);
-        let is_cut = (width / reduction) * (height / reduction) > tiling.latent * tiling.latent;
         // Tiles have sides of whole patches by themselves; a latent that is not cut needs them.
-        if is_cut { [width, height] } else { up(self.multiple) }
+        let sides = up(reduction);
+        match self.is_cut(sides.map(|side| i64::from(side / reduction)), tiling) {
+            true => sides.map(|side| side.max(self.multiple)),
+            false => up(self.multiple),
+        }
+    }
+
+    /// A latent of no more pixels than a tile is not cut, unless it is longer than the model has positions for.
+    fn is_cut(&self, [width, height]: [i64; 2], tiling: &Tiling) -> bool {
+        let tile = i64::from(tiling.latent);
+        width * height > tile * tile || width.max(height) > self.longest
     }
 
     /// Has the whole picture encoded.
@@ -125,7 +128,11 @@ impl Osediff {
         let z =
             noisy(&whole.posterior, input.seed, self.devices.picture)?.f_mul_scalar(self.vae_config.scaling_factor)?;
         let (_, _, height, width) = z.size4()?;
-        let cuts = Cuts::of([width, height], &input.tiling, self.patch.into());
+        let size = [width, height];
+        let cuts = match self.is_cut(size, &input.tiling) {
+            true => Cuts::of(size, &input.tiling, self.patch.into(), self.longest),
+            false => Cuts { side: size, corners: vec![[0, 0]] },
+        };
         Ok((z, cuts))
     }
 
