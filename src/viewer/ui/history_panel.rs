@@ -127,7 +127,11 @@ fn paint(
             line(37.0, format!("{} x {}", state.picture.width(), state.picture.height()), 11.0, palette.dim);
         }
         Some(making) => {
-            let words = if making.prompt.is_empty() { "no words".into() } else { making.prompt.replace('\n', " ") };
+            let words = match (&making.whole, making.prompt.as_str()) {
+                (Some(whole), "") if !whole.prompts.is_empty() => format!("words of {} tiles", whole.prompts.len()),
+                (_, "") => "no words".into(),
+                (_, words) => words.replace('\n', " "),
+            };
             line(12.0, format!("{}  ·  {:.1} s", Document::title(state), making.elapsed.as_secs_f64()), 13.0, text);
             line(29.0, words, 11.0, palette.dim);
             line(44.0, format!("{}  ·  seed {}", model_name(state), making.seed), 11.0, palette.dim);

@@ -1,7 +1,7 @@
 //! The window with the models: which there are, what is found of them, in which numbers they compute, what stays in
 //! memory.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use egui::{Align2, Grid, Label, RichText, Window};
 
@@ -120,8 +120,7 @@ fn words(viewer: &mut Viewer, ui: &mut egui::Ui) {
             }
             match found {
                 Some(Ok(place)) => {
-                    let name = place.file_name().unwrap_or(place.as_os_str()).to_string_lossy().into_owned();
-                    ui.label(dim(ui, name)).on_hover_text(place.display().to_string());
+                    ui.label(dim(ui, name_of(&place))).on_hover_text(place.display().to_string());
                 }
                 Some(Err(problem)) => {
                     ui.label(dim(ui, "not found")).on_hover_text(problem.details);
@@ -129,6 +128,16 @@ fn words(viewer: &mut Viewer, ui: &mut egui::Ui) {
                 None => {}
             }
         });
+    }
+}
+
+/// What a model's folder or file is called; in the hub's cache the model, not the commit.
+fn name_of(place: &Path) -> String {
+    let of = |path: &Path| path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+    let snapshots = place.parent().filter(|parent| parent.ends_with("snapshots"));
+    match snapshots.and_then(Path::parent).map(of) {
+        Some(repository) => repository.trim_start_matches("models--").replace("--", "/"),
+        None => of(place),
     }
 }
 
