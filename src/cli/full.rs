@@ -78,7 +78,7 @@ struct TileArguments {
     #[arg(long, alias = "vae_decoder_tiled_size", default_value_t = Tiling::default().decoder, value_parser = clap::value_parser!(u32).range(2..=4096))]
     vae_decoder_tiled_size: u32,
     /// How tiles of the autoencoder know of each other
-    #[arg(long, value_enum, default_value_t = VaeMode::Fast)]
+    #[arg(long, alias = "vae_mode", value_enum, default_value_t = VaeMode::Fast)]
     vae_mode: VaeMode,
 }
 

@@ -113,22 +113,23 @@ fn the_command_makes_the_same_picture_and_takes_any_size() {
     codec::save(&case.photo.crop(0, 0, 100, 2), &folder.path("in/thin.png")).unwrap();
     let [upscale, seed, latent, overlap, encoder, decoder, _] = case.options[..] else { panic!() };
     let files = files();
-    let run = coz(["full", "-i", folder.path("in").to_str().unwrap(), "-o", folder.path("out").to_str().unwrap()])
-        .args(["--pretrained_model_name_or_path", files.model.to_str().unwrap()])
-        .args([
-            "--lora_path",
-            files.lora.unwrap().to_str().unwrap(),
-            "--vae_path",
-            files.vae.unwrap().to_str().unwrap(),
-        ])
-        .args(["--rec_type", "recursive_multiscale", "--prompt_type", "null", "--prompt", PROMPT, "--save_prompts"])
-        .args(["--upscale", &upscale.to_string(), "--seed", &seed.to_string()])
-        .args(["--latent_tiled_size", &latent.to_string(), "--latent_tiled_overlap", &overlap.to_string()])
-        .args(["--vae_encoder_tiled_size", &encoder.to_string(), "--vae_decoder_tiled_size", &decoder.to_string()])
-        .args(["--mixed_precision", "fp32", "--device", "cpu", "--memory", "streamed"])
-        .output()
-        .unwrap();
-    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    let (lora, vae) = (files.lora.unwrap(), files.vae.unwrap());
+    let run = |output: &str, more: &[&str]| {
+        let run = coz(["full", "-i", folder.path("in").to_str().unwrap(), "-o", folder.path(output).to_str().unwrap()])
+            .args(["--pretrained_model_name_or_path", files.model.to_str().unwrap()])
+            .args(["--lora_path", lora.to_str().unwrap(), "--vae_path", vae.to_str().unwrap()])
+            .args(["--rec_type", "recursive_multiscale", "--prompt_type", "null", "--prompt", PROMPT, "--save_prompts"])
+            .args(["--upscale", &upscale.to_string(), "--seed", &seed.to_string()])
+            .args(["--latent_tiled_size", &latent.to_string(), "--latent_tiled_overlap", &overlap.to_string()])
+            .args(["--vae_encoder_tiled_size", &encoder.to_string(), "--vae_decoder_tiled_size", &decoder.to_string()])
+            .args(["--mixed_precision", "fp32", "--device", "cpu", "--memory", "streamed"])
+            .args(more)
+            .output()
+            .unwrap();
+        assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    };
+    run("out", &[]);
+    run("exact", &["--vae_mode", "exact"]);
     let made = |name: &str| codec::open(&folder.path(&format!("out/{name}.png"))).unwrap();
     near("the command's", &made("per-sample/photo/1"), &case.result);
     assert_eq!(made("per-scale/scale1/photo"), made("per-sample/photo/1"));
@@ -139,6 +140,8 @@ fn the_command_makes_the_same_picture_and_takes_any_size() {
     assert_eq!((thin.width(), thin.height()), (400, 8));
     let words = std::fs::read_to_string(folder.path("out/per-sample/photo/txt/0.txt")).unwrap();
     assert_eq!(words, PROMPT);
+    let exact = codec::open(&folder.path("exact/per-sample/photo/1.png")).unwrap();
+    assert!(exact != made("per-sample/photo/1") && (exact.width(), exact.height()) == (400, 240));
 }
 
 #[test]
