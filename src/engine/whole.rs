@@ -99,7 +99,9 @@ fn words(
     progress: &mut Progress,
     written: &mut dyn FnMut(&str),
 ) -> Result<Vec<String>, StepError> {
-    let scale = f64::from(SHOWN) / f64::from(source.short_side());
+    let longest = source.width().max(source.height());
+    // A stripe would become vast.
+    let scale = (f64::from(SHOWN) / f64::from(source.short_side())).min(f64::from(LARGEST) / f64::from(longest));
     let side = |length: u32| ((f64::from(length) * scale) as u32).max(1);
     let previous = Arc::new(resize(source, side(source.width()), side(source.height()), Filter::Lanczos));
     let of = tiles.len();

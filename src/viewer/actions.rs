@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use egui::{Key, KeyboardShortcut, Modifiers};
+use egui::{Key, KeyboardShortcut};
 
 use crate::history::{Direction, StateId};
 use crate::hub::Part;
@@ -379,70 +379,6 @@ impl Action {
         let words: Vec<&str> =
             label.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty()).collect();
         words.join("_")
-    }
-
-    /// Its usual keys, the first one to be shown.
-    pub fn shortcuts(&self) -> Vec<KeyboardShortcut> {
-        use Action::*;
-        let key = |key| KeyboardShortcut::new(Modifiers::NONE, key);
-        let command = |key| KeyboardShortcut::new(Modifiers::COMMAND, key);
-        let shifted = |key| KeyboardShortcut::new(Modifiers::COMMAND | Modifiers::SHIFT, key);
-        let alt = |key| KeyboardShortcut::new(Modifiers::ALT, key);
-        match self {
-            Open => vec![command(Key::O)],
-            Save => vec![command(Key::S)],
-            Export(ExportKind::Session) => vec![shifted(Key::S)],
-            Export(ExportKind::State) => vec![command(Key::E)],
-            Export(ExportKind::Chain) => vec![shifted(Key::E)],
-            ToggleFilm => vec![command(Key::M)],
-            ToggleModels => vec![key(Key::M)],
-            PlayFilm => vec![key(Key::P)],
-            Copy => vec![command(Key::C)],
-            Close => vec![command(Key::W)],
-            Quit => vec![command(Key::Q)],
-            Run => vec![key(Key::Enter), command(Key::Enter)],
-            Enqueue => vec![key(Key::Q)],
-            RunAgain => vec![command(Key::R)],
-            EnlargeWhole => vec![key(Key::W)],
-            Regenerate => vec![key(Key::R)],
-            Variants => vec![key(Key::V)],
-            Cancel => vec![key(Key::Escape)],
-            Go(Direction::Parent) => vec![key(Key::ArrowLeft)],
-            Go(Direction::Child) => vec![key(Key::ArrowRight)],
-            Go(Direction::PreviousSibling) => vec![key(Key::ArrowUp)],
-            Go(Direction::NextSibling) => vec![key(Key::ArrowDown)],
-            Go(Direction::Back) => vec![alt(Key::ArrowLeft)],
-            Go(Direction::Forward) => vec![alt(Key::ArrowRight)],
-            Go(Direction::Photo) => vec![key(Key::Home)],
-            Go(Direction::Deepest) => vec![key(Key::End)],
-            Delete => vec![key(Key::Delete)],
-            Undo => vec![command(Key::Z)],
-            Redo => vec![shifted(Key::Z), command(Key::Y)],
-            Fit => vec![key(Key::Num0), command(Key::Num0)],
-            OneToOne => vec![key(Key::Num1)],
-            TwoToOne => vec![key(Key::Num2)],
-            ZoomIn => vec![key(Key::Plus), key(Key::Equals)],
-            ZoomOut => vec![key(Key::Minus)],
-            Use(Tool::Zoom) => vec![key(Key::Z)],
-            Use(Tool::Hand) => vec![key(Key::H)],
-            Compare(CompareMode::Split) => vec![key(Key::S)],
-            Compare(CompareMode::Lens) => vec![key(Key::G)],
-            NextReference => vec![key(Key::B)],
-            HoldReference => vec![key(Key::C)],
-            HoldHeat => vec![key(Key::X)],
-            HoldPhoto => vec![key(Key::E)],
-            EarlierPrompt => vec![alt(Key::ArrowUp)],
-            LaterPrompt => vec![alt(Key::ArrowDown)],
-            RollSeed => vec![key(Key::D)],
-            ToggleSeedLock => vec![key(Key::L)],
-            ToggleAskFirst => vec![key(Key::A)],
-            TogglePanels => vec![key(Key::Tab)],
-            ToggleInfo => vec![key(Key::I)],
-            ToggleFullscreen => vec![key(Key::F11)],
-            TogglePalette => vec![command(Key::P)],
-            ToggleHelp => vec![key(Key::F1), key(Key::Questionmark)],
-            _ => vec![],
-        }
     }
 
     /// Whether it lasts as long as its key is held; such keys do nothing when pressed.
