@@ -1,7 +1,7 @@
 //! Links the program to the libtorch that `cargo xtask setup` has put in place.
 //!
-//! The CUDA half of libtorch registers itself when it is loaded, and no symbol of it is ever named, so
-//! a linker drops it as not needed and CUDA is never found (tch-rs issue 980). It is asked for here by name.
+//! On Linux the CUDA half of libtorch is not linked but loaded where there is a driver (`src/models/accelerator`): the
+//! same program runs with libtorch's CPU half alone. `libtorch.so`, which needs both, is never linked then either.
 //! What the bindings of libtorch lack is compiled beside it (`src/models/accelerator/shim.cpp`).
 //! The run path lets the built program start from any folder with no variable set.
 
@@ -10,6 +10,8 @@ use std::path::PathBuf;
 fn main() {
     println!("cargo:rerun-if-env-changed=LIBTORCH");
     println!("cargo:rerun-if-env-changed=COZ_RUN_PATH");
+    // `.libtorch` may lead elsewhere after a set-up.
+    println!("cargo:rerun-if-changed=.libtorch/version.py");
     let libtorch = std::env::var_os("LIBTORCH").map(PathBuf::from).unwrap_or_default();
     let Ok(lib) = libtorch.join("lib").canonicalize() else {
         println!("cargo:warning=libtorch is not at {}: run `cargo xtask setup` once", libtorch.display());
@@ -34,11 +36,7 @@ fn main() {
         println!("cargo:rustc-link-arg=-Wl,-rpath,{path}");
     }
     if std::env::var("CARGO_CFG_TARGET_OS").as_deref() == Ok("linux") {
-        println!("cargo:rustc-link-arg=-Wl,--no-as-needed");
-        for name in ["torch_cuda", "torch"] {
-            if lib.join(format!("lib{name}.so")).exists() {
-                println!("cargo:rustc-link-arg=-l{name}");
-            }
-        }
+        // What torch-sys names and nothing uses is left out, also by linkers that are not told so.
+        println!("cargo:rustc-link-arg=-Wl,--as-needed");
     }
 }

@@ -4,16 +4,31 @@ use std::process::Command;
 
 use crate::samples::{Folder, coz};
 
+#[cfg(target_os = "linux")]
 #[test]
-fn depends_on_the_cuda_half_of_libtorch_where_there_is_one() {
-    let library = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(".libtorch/lib/libtorch_cuda.so");
-    if !cfg!(target_os = "linux") || !library.exists() {
-        return;
-    }
+fn needs_only_the_cpu_half_of_libtorch() {
     let program = std::fs::read(env!("CARGO_BIN_EXE_coz")).unwrap();
-    // The names of needed libraries stand in the dynamic string table, each ended by a zero.
-    let named = |name: &[u8]| program.windows(name.len()).any(|window| window == name);
-    assert!(named(b"\0libtorch_cuda.so\0"), "the linker dropped libtorch_cuda.so: see build.rs");
+    // The names of needed libraries stand in the dynamic string table, each between zeros.
+    let needs = |name: &str| {
+        let name = format!("\0{name}\0");
+        program.windows(name.len()).any(|window| window == name.as_bytes())
+    };
+    assert!(needs("libtorch_cpu.so"));
+    assert!(!needs("libtorch.so"), "libtorch.so needs the CUDA half: see build.rs");
+}
+
+/// In a process of its own, since what is loaded stays.
+#[cfg(target_os = "linux")]
+#[test]
+fn the_cuda_half_is_loaded_where_it_is() {
+    let library = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(".libtorch/lib/libtorch_cuda.so");
+    match chain_of_zoom::models::accelerator::load_cuda() {
+        Ok(()) => assert!(library.exists(), "loaded from elsewhere than .libtorch"),
+        Err(error) => {
+            assert!(!library.exists(), "{error}");
+            assert!(error.contains("libtorch_cuda.so"), "{error}");
+        }
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::process::{Command, ExitCode};
 
 use crate::hub;
 use crate::settings::{Folders, Settings};
-use crate::step;
+use crate::step::{self, CudaSupport};
 
 /// Runs the command.
 pub fn run() -> anyhow::Result<ExitCode> {
@@ -16,8 +16,15 @@ pub fn run() -> anyhow::Result<ExitCode> {
     if let Some(free) = step::free_memory_of_machine() {
         line("memory", &format!("{:.1} GB free", free as f64 / 1e9));
     }
-    let count = step::cuda_devices();
-    line("cuda", &format!("{count} devices usable"));
+    match step::cuda_support() {
+        CudaSupport::NoDriver => line("cuda", "0 devices usable (no NVIDIA driver)"),
+        CudaSupport::NoLibraries(error) => {
+            line("cuda", "0 devices usable: there is an NVIDIA driver, but libtorch's CUDA half is not here");
+            line("", &format!("({error})"));
+            line("", "run `cargo xtask setup` (an installed program: `coz --fetch-libtorch`), which adds it");
+        }
+        CudaSupport::Loaded => line("cuda", &format!("{} devices usable", step::cuda_devices())),
+    }
     for device in cuda_memory() {
         line("", &device);
     }

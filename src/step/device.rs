@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Cuda, Device};
 
 use super::StepError;
+use crate::models::accelerator;
 
 /// `auto`, `cpu`, `cuda`, `cuda:n`, or two devices: `cuda:n,cuda:m`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,6 +111,7 @@ impl DeviceChoice {
 
 /// How many CUDA devices libtorch can use.
 pub fn cuda_devices() -> usize {
+    accelerator::cuda_support();
     if Cuda::is_available() { usize::try_from(Cuda::device_count()).unwrap_or(0) } else { 0 }
 }
 

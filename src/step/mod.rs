@@ -13,7 +13,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use tch::TchError;
 
-pub use crate::models::accelerator::give_back;
+pub use crate::models::accelerator::{CudaSupport, cuda_support, give_back};
 pub use crate::models::heap::use_large_pages;
 pub use device::{DeviceChoice, cpu_threads, cuda_devices, libtorch_version};
 pub(crate) use memory::Part;
@@ -219,6 +219,11 @@ pub trait SuperResolver: Send {
         self.restore(&StepInput { cut: source, enlarged, prompt: String::new(), seed }, progress)
     }
 
+    /// Seconds that a cut of this size will take; `None` for models that cannot tell quickly.
+    fn estimate_secs(&mut self, _width: u32, _height: u32) -> Result<Option<f64>, StepError> {
+        Ok(None)
+    }
+
     /// Makes room for another model, unless its plan is to stay.
     fn rest(&mut self) {}
 
@@ -288,6 +293,15 @@ impl Backbone {
             Backbone::File(file) => file.file_stem().unwrap_or(file.as_os_str()).to_string_lossy().into_owned(),
             Backbone::Sd3(_) => "Chain-of-Zoom SD3".into(),
         }
+    }
+
+    /// The network of a file, or the built-in one; `None` for models of other kinds.
+    pub fn network(&self, device: DeviceChoice) -> Result<Option<Network>, StepError> {
+        Ok(match self {
+            Backbone::BuiltIn => Some(Network::built_in(device.resolve()?.picture)?),
+            Backbone::File(file) => Some(Network::open(file, device.resolve()?.picture)?),
+            Backbone::Nearest | Backbone::Bicubic | Backbone::Sd3(_) => None,
+        })
     }
 
     /// Whether its results depend on the prompt.

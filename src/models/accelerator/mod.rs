@@ -1,6 +1,9 @@
 //! What libtorch knows of a CUDA device and its bindings do not tell: memory, capability, streams. `shim.cpp` calls
 //! libtorch's own interface for accelerators (`ATen/DeviceAccelerator.h`), which exists in builds without CUDA too.
 
+use std::ffi::{CStr, c_char};
+use std::sync::OnceLock;
+
 use tch::{Cuda, Device};
 
 /// Bytes on a device.
@@ -12,7 +15,20 @@ pub struct Memory {
     pub peak: u64,
 }
 
+/// What there is to compute on NVIDIA devices with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CudaSupport {
+    /// No NVIDIA driver is installed.
+    NoDriver,
+    /// There is a driver, but libtorch's CUDA half cannot be loaded: what the system says.
+    NoLibraries(String),
+    /// Both are there.
+    Loaded,
+}
+
 unsafe extern "C" {
+    fn coz_accelerator_has_driver() -> bool;
+    fn coz_accelerator_load_cuda(error: *mut c_char, length: usize) -> bool;
     fn coz_accelerator_memory(device: i32, memory: *mut [u64; 2]) -> bool;
     fn coz_accelerator_give_back();
     fn coz_accelerator_compute_beside(device: i32) -> bool;
@@ -23,6 +39,33 @@ fn number(device: Device) -> Option<i32> {
         Device::Cuda(number) => i32::try_from(number).ok(),
         _ => None,
     }
+}
+
+/// Loads libtorch's CUDA half where there is an NVIDIA driver. Must be called before any other use of libtorch, which
+/// asks once whether there is CUDA; later calls tell the same again.
+pub fn cuda_support() -> &'static CudaSupport {
+    static SUPPORT: OnceLock<CudaSupport> = OnceLock::new();
+    SUPPORT.get_or_init(|| {
+        // SAFETY: only looks for a library.
+        if !unsafe { coz_accelerator_has_driver() } {
+            return CudaSupport::NoDriver;
+        }
+        load_cuda().map_or_else(CudaSupport::NoLibraries, |()| CudaSupport::Loaded)
+    })
+}
+
+/// Loads libtorch's CUDA half, driver or not.
+///
+/// # Errors
+/// What the system says.
+pub fn load_cuda() -> Result<(), String> {
+    let mut error: [c_char; 512] = [0; 512];
+    // SAFETY: at most so many bytes are written, the last one a zero; loading the library only registers its kernels.
+    if unsafe { coz_accelerator_load_cuda(error.as_mut_ptr(), error.len()) } {
+        return Ok(());
+    }
+    // SAFETY: it ends with a zero, see above.
+    Err(unsafe { CStr::from_ptr(error.as_ptr()) }.to_string_lossy().into_owned())
 }
 
 /// The device's memory; `None` for the processor and where the device does not tell.

@@ -5,6 +5,11 @@
 #include <c10/core/impl/VirtualGuardImpl.h>
 
 #include <cstdint>
+#include <cstdio>
+
+#ifdef __linux__
+#include <dlfcn.h>
+#endif
 
 namespace {
 // The statistics' sum over small and large allocations.
@@ -22,6 +27,27 @@ bool succeeds(F&& call) {
 } // namespace
 
 extern "C" {
+
+// Whether an NVIDIA driver is installed.
+bool coz_accelerator_has_driver() {
+#ifdef __linux__
+  return dlopen("libcuda.so.1", RTLD_LAZY) != nullptr;
+#else
+  return false;
+#endif
+}
+
+// Loads the CUDA half of libtorch, which registers itself with the other. `error` holds what went wrong, in at most
+// `length` bytes. Elsewhere than on Linux it is linked.
+bool coz_accelerator_load_cuda(char* error, size_t length) {
+#ifdef __linux__
+  if (dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_GLOBAL) == nullptr) {
+    std::snprintf(error, length, "%s", dlerror());
+    return false;
+  }
+#endif
+  return true;
+}
 
 // Bytes that are free, and the most that tensors have used.
 bool coz_accelerator_memory(int32_t device, uint64_t memory[2]) {

@@ -1,9 +1,11 @@
-//! Reading weights: safetensors and `torch.save` files, mapped into memory, by name, with a strict report.
+//! Reading weights: safetensors, `torch.save` and ncnn files, mapped into memory, by name, with a strict report.
 //!
 //! A network asks a [`Loader`] for each tensor by its checkpoint key and shape. What is missing, misshapen or left
 //! over is collected and reported all at once, with the file: a network is either loaded whole or not at all.
 
+mod convert;
 mod loader;
+mod ncnn;
 mod pickle;
 mod torch_save;
 
@@ -27,7 +29,7 @@ pub enum WeightsError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// Neither safetensors nor something `torch.save` wrote.
+    /// Neither safetensors, nor something `torch.save` wrote, nor a pair of ncnn's.
     #[error("{} is no model file: {found}", file.display())]
     Format {
         /// The file.
@@ -110,6 +112,7 @@ unsafe impl Sync for Source {}
 pub struct Weights {
     file: PathBuf,
     source: Arc<Source>,
+    output_scale: f64,
 }
 
 /// Files that tensors share memory with; they stay mapped until the program ends. Only addresses are taken up thereby:
@@ -136,12 +139,16 @@ fn shards(index: &Path) -> Result<Vec<String>, WeightsError> {
 }
 
 impl Weights {
-    /// Opens a safetensors or `torch.save` file; which it is, its content says. No code in it is ever run.
+    /// Opens a safetensors or `torch.save` file, or either of ncnn's pair; which it is, its content says. No code in it is
+    /// ever run.
     pub fn open(file: &Path) -> Result<Self, WeightsError> {
         let io = |source| WeightsError::Io { file: file.to_owned(), source };
         let opened = std::fs::File::open(file).map_err(io)?;
         if opened.metadata().map_err(io)?.len() == 0 {
             return Err(WeightsError::Format { file: file.to_owned(), found: "it is empty".into() });
+        }
+        if file.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("param")) {
+            return Self::open_ncnn(file);
         }
         let mut start = [0; 40];
         let length = std::io::Read::read(&mut &opened, &mut start).map_err(io)?;
@@ -149,12 +156,52 @@ impl Weights {
             let found = "it is a Git LFS pointer, not the weights themselves: run `git lfs pull` in its folder";
             return Err(WeightsError::Format { file: file.to_owned(), found: found.into() });
         }
+        // The published models of Hugging Face end in `.bin` too; those are `torch.save` files.
+        let is_torch = matches!(start, [b'P', b'K', ..] | [0x80, 2..=5, ..]);
+        if !is_torch && file.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("bin")) {
+            return Self::open_ncnn(file);
+        }
         // SAFETY: the map is read-only and private to this process. A file cut short by another program while it is
         // mapped would fault; model files are written whole and renamed into place, and this holds for every reader
         // of mapped weights.
         let map = unsafe { memmap2::Mmap::map(&opened) }.map_err(io)?;
         let tensors = index(&map).map_err(|found| WeightsError::Format { file: file.to_owned(), found })?;
-        Ok(Self { file: file.to_owned(), source: Arc::new(Source::Mapped(map, tensors)) })
+        Ok(Self::from_source(file, Source::Mapped(map, tensors)))
+    }
+
+    /// Opens ncnn's pair of files by the name of either.
+    fn open_ncnn(file: &Path) -> Result<Self, WeightsError> {
+        let (param, bin) = ncnn::pair(file);
+        let io = |file: &Path| {
+            let file = file.to_owned();
+            move |source| WeightsError::Io { file, source }
+        };
+        for (here, other) in [(&param, &bin), (&bin, &param)] {
+            if here.is_file() && !other.is_file() {
+                let found = format!("an ncnn model is a pair of files, and {} is missing", other.display());
+                return Err(WeightsError::Format { file: here.clone(), found });
+            }
+        }
+        let text = std::fs::read(&param).map_err(io(&param))?;
+        let wrong = |file: &Path, found: String| WeightsError::Format { file: file.to_owned(), found };
+        let text = String::from_utf8(text).map_err(|_| {
+            wrong(&param, "it is no text; ncnn's binary .param.bin files are not read: convert it again".into())
+        })?;
+        let graph = ncnn::Graph::parse(&text).map_err(|found| wrong(&param, found))?;
+        let opened = std::fs::File::open(&bin).map_err(io(&bin))?;
+        // SAFETY: as in `open`.
+        let map = unsafe { memmap2::Mmap::map(&opened) }.map_err(io(&bin))?;
+        let tensors = graph.tensors(&map).map_err(|found| wrong(&bin, found))?;
+        Ok(Self { output_scale: graph.output_scale, ..Self::from_source(&bin, Source::Mapped(map, tensors)) })
+    }
+
+    fn from_source(file: &Path, source: Source) -> Self {
+        Self { file: file.to_owned(), source: Arc::new(source), output_scale: 1.0 }
+    }
+
+    /// What the network's output is to be resized by (bicubic, without antialias): 1, but for ncnn's graphs that end so.
+    pub fn output_scale(&self) -> f64 {
+        self.output_scale
     }
 
     /// The weights in a Hugging Face folder: `{stem}.safetensors`, its `.fp16` variant, or the index of shards.
@@ -202,18 +249,18 @@ impl Weights {
         for (i, shard) in shards.iter().enumerate() {
             places.extend(shard.shapes().into_keys().map(|name| (name.to_owned(), i)));
         }
-        Ok(Self { file: index.to_owned(), source: Arc::new(Source::Sharded(shards, places)) })
+        Ok(Self::from_source(index, Source::Sharded(shards, places)))
     }
 
     /// Weights that are part of the program; `name` stands for the file in messages.
     pub fn embedded(name: &str, bytes: &'static [u8]) -> Result<Self, WeightsError> {
         let tensors = index(bytes).map_err(|found| WeightsError::Format { file: name.into(), found })?;
-        Ok(Self { file: name.into(), source: Arc::new(Source::Embedded(bytes, tensors)) })
+        Ok(Self::from_source(Path::new(name), Source::Embedded(bytes, tensors)))
     }
 
     /// Tensors that are in memory already, in training for example: networks share them, so gradients flow.
     pub fn from_tensors(tensors: BTreeMap<String, Tensor>) -> Self {
-        Self { file: "memory".into(), source: Arc::new(Source::Memory(tensors)) }
+        Self::from_source(Path::new("memory"), Source::Memory(tensors))
     }
 
     /// Named in messages as if they came from `file`: tensors that were changed on their way.
