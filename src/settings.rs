@@ -58,6 +58,8 @@ pub struct Settings {
     pub process_size: u32,
     /// The super-resolution model.
     pub backbone: Backbone,
+    /// It is to be the best one on this machine; where nothing is said, unless another than the built-in was chosen.
+    pub auto_backbone: Option<bool>,
     /// What finds words for a step.
     pub extractor: Extractor,
     /// Where such models are, where the user has said so.
@@ -121,6 +123,7 @@ impl Default for Settings {
         Self {
             process_size: 512,
             backbone: Backbone::default(),
+            auto_backbone: None,
             extractor: Extractor::default(),
             places: Places::default(),
             message: String::new(),
@@ -197,6 +200,11 @@ impl Settings {
         self
     }
 
+    /// Whether the best model on this machine is to be used.
+    pub fn is_auto_backbone(&self) -> bool {
+        self.auto_backbone.unwrap_or(self.backbone == Backbone::BuiltIn)
+    }
+
     /// Puts words at the end of the prompt history.
     pub fn remember_prompt(&mut self, prompt: &str) {
         if !prompt.trim().is_empty() {
@@ -235,5 +243,15 @@ mod tests {
     fn unknown_and_missing_entries_are_harmless() {
         let settings: Settings = toml::from_str("seed = 7\nfrom_the_future = true\n").expect("unknown is ignored");
         assert_eq!(settings, Settings { seed: 7, ..Settings::default() });
+    }
+
+    #[test]
+    fn the_best_model_is_used_unless_another_was_chosen() {
+        let auto = |text: &str| toml::from_str::<Settings>(text).expect("it is a settings file").is_auto_backbone();
+        assert!(auto(""));
+        assert!(auto("backbone = \"builtin\""), "files of before the choice existed name the default too");
+        assert!(!auto("backbone = \"bicubic\""));
+        assert!(!auto("backbone = \"builtin\"\nauto_backbone = false"));
+        assert!(auto("auto_backbone = true\n[backbone]\nfile = \"/x.safetensors\""));
     }
 }

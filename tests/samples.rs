@@ -43,5 +43,8 @@ pub fn photo(width: u32, height: u32) -> Picture {
 pub fn coz<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_coz"));
     command.args(arguments).env_remove("LD_LIBRARY_PATH");
+    for variable in ["XDG_CONFIG_HOME", "XDG_DATA_HOME", "HF_HOME"] {
+        command.env(variable, "/nonexistent");
+    }
     command
 }

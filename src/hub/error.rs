@@ -70,6 +70,14 @@ pub enum HubError {
         /// Announced.
         expected: String,
     },
+    /// pip does not bring a package, or not what it should be.
+    #[error("pip download {package}: {details}")]
+    Package {
+        /// With its version.
+        package: String,
+        /// What pip said, or what was found.
+        details: String,
+    },
     /// There is not enough room.
     #[error("{needed} bytes are needed in {}, {free} are free", folder.display())]
     Disk {
@@ -122,6 +130,11 @@ impl From<HubError> for Problem {
             }
             HubError::Status { .. } | HubError::Unreachable { .. } | HubError::Nonsense { .. } => {
                 "Check the network, a proxy, and HF_ENDPOINT; then go on: what came so far is kept.".into()
+            }
+            HubError::Package { .. } => {
+                "It needs Python 3 with pip (Debian: apt-get install python3-pip) and a network; \
+                 then try again. The built-in model works without it."
+                    .into()
             }
             HubError::Size { .. } | HubError::Hash { .. } => {
                 "Nothing of it was kept. Try again later, or another HF_ENDPOINT.".into()

@@ -4,6 +4,7 @@
 mod download;
 mod error;
 mod parts;
+mod realesrgan;
 mod remote;
 mod store;
 
@@ -19,6 +20,7 @@ use crate::step::{Backbone, Precision, Sd3Files};
 pub use download::{Transfer, download};
 pub use error::HubError;
 pub use parts::{Found, Part, Repository};
+pub use realesrgan::{model_file, realesrgan};
 pub use remote::Patience;
 pub use store::Store;
 
@@ -26,6 +28,15 @@ pub use store::Store;
 pub const SD3: &str = "stabilityai/stable-diffusion-3-medium-diffusers";
 /// The published model that its prompts were trained with.
 pub const VLM: &str = "Qwen/Qwen2.5-VL-3B-Instruct";
+
+/// The super-resolution models on this machine, the best first: Chain-of-Zoom's own where all its files are here,
+/// Real-ESRGAN's, the built-in.
+pub fn backbones() -> Vec<Backbone> {
+    let is_whole = |files: &Sd3Files| files.lora.is_some() && files.vae.is_some() && files.missing().is_empty();
+    let sd3 = sd3(None).ok().map(with_training).filter(is_whole).map(Backbone::Sd3);
+    let files = realesrgan::installed().into_iter().map(Backbone::File);
+    sd3.into_iter().chain(files).chain([Backbone::BuiltIn]).collect()
+}
 
 /// The model behind a path or a name such as [`SD3`]; where none is told, the one in the settings, else that one.
 ///

@@ -9,13 +9,15 @@ use hf_hub::{Repo, RepoType};
 use serde::Serialize;
 
 use super::remote::RemoteFile;
-use super::{SD3, VLM, extractor, folder, sd3, with_training};
+use super::{SD3, VLM, extractor, folder, realesrgan, sd3, with_training};
 use crate::models::Weights;
 use crate::prompt::{Extractor, ExtractorKind, Places};
 use crate::step::{Backbone, Precision};
 
 /// Where the files of Chain-of-Zoom's own training are published with its demonstration.
 pub(super) const TRAINED: Repository = Repository { id: "alexnasa/Chain-of-Zoom", is_space: true };
+/// Where Real-ESRGAN's network is mirrored, for machines without pip.
+const REAL_ESRGAN: Repository = Repository { id: "lllyasviel/Annotators", is_space: false };
 /// Where RAM is published.
 pub(super) const RAM: Repository = Repository { id: "xinyu1205/recognize-anything", is_space: true };
 
@@ -45,6 +47,9 @@ impl Repository {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Part {
+    /// Real-ESRGAN's networks.
+    #[serde(rename = "realesrgan")]
+    RealEsrgan,
     /// Stable Diffusion 3 medium.
     Sd3,
     /// The LoRA of its transformer.
@@ -81,12 +86,22 @@ impl Found {
 
 impl Part {
     /// All of them, in the order in which they are of use.
-    pub const ALL: [Self; 8] =
-        [Self::Sd3, Self::Lora, Self::Encoder, Self::Vlm, Self::VlmLora, Self::Ram, Self::Dape, Self::Tags];
+    pub const ALL: [Self; 9] = [
+        Self::RealEsrgan,
+        Self::Sd3,
+        Self::Lora,
+        Self::Encoder,
+        Self::Vlm,
+        Self::VlmLora,
+        Self::Ram,
+        Self::Dape,
+        Self::Tags,
+    ];
 
     /// As it is called in commands.
     pub fn name(self) -> &'static str {
         match self {
+            Self::RealEsrgan => "realesrgan",
             Self::Sd3 => "sd3",
             Self::Lora => "lora",
             Self::Encoder => "encoder",
@@ -101,6 +116,7 @@ impl Part {
     /// As people know it.
     pub fn title(self) -> &'static str {
         match self {
+            Self::RealEsrgan => "Real-ESRGAN",
             Self::Sd3 => "Stable Diffusion 3 medium",
             Self::Lora => "Chain-of-Zoom LoRA",
             Self::Encoder => "Chain-of-Zoom VAE encoder",
@@ -115,6 +131,7 @@ impl Part {
     /// What it is for.
     pub fn purpose(self) -> &'static str {
         match self {
+            Self::RealEsrgan => "sharp detail on any processor; two more networks for drawings",
             Self::Sd3 => "restores what was zoomed into",
             Self::Lora => "teaches Stable Diffusion 3 to restore in one step",
             Self::Encoder => "shows it blurred pictures as it was trained to see them",
@@ -129,6 +146,7 @@ impl Part {
     /// Under which terms it is published.
     pub fn licence(self) -> &'static str {
         match self {
+            Self::RealEsrgan => "BSD-3-Clause",
             Self::Sd3 => "Stability AI Community License, to be accepted on its page",
             Self::Vlm => "Qwen Research License: not for commercial use",
             Self::Ram | Self::Dape | Self::Tags => "Apache-2.0",
@@ -139,6 +157,7 @@ impl Part {
     /// Bytes of it, about, before the hub has told.
     pub fn size(self) -> u64 {
         match self {
+            Self::RealEsrgan => realesrgan::SIZE,
             Self::Sd3 => 15_900_000_000,
             Self::Lora => 6_000_000,
             Self::Encoder => 72_000_000,
@@ -153,6 +172,7 @@ impl Part {
     /// Where it is published.
     pub fn repository(self) -> Repository {
         match self {
+            Self::RealEsrgan => REAL_ESRGAN,
             Self::Sd3 => Repository { id: SD3, is_space: false },
             Self::Vlm => Repository { id: VLM, is_space: false },
             Self::Ram | Self::Tags => RAM,
@@ -163,6 +183,9 @@ impl Part {
     /// Whether steps with this model and these words use it.
     pub fn is_needed_by(self, backbone: &Backbone, words: ExtractorKind) -> bool {
         match self {
+            Self::RealEsrgan => {
+                matches!(backbone, Backbone::File(file) if realesrgan::realesrgan().as_ref() == Some(file))
+            }
             Self::Sd3 | Self::Lora | Self::Encoder => matches!(backbone, Backbone::Sd3(_)),
             Self::Vlm => matches!(words, ExtractorKind::Vlm | ExtractorKind::Tuned),
             Self::VlmLora => words == ExtractorKind::Tuned,
@@ -183,6 +206,7 @@ impl Part {
             _ => None,
         };
         match self {
+            Self::RealEsrgan => file(realesrgan::realesrgan()),
             Self::Sd3 => match sd3(None) {
                 Ok(files) => {
                     let missing = crate::step::Sd3Files { lora: None, vae: None, ..files.clone() }.missing();
@@ -252,6 +276,7 @@ impl Part {
                 needed.extend(others.iter().chain(&templates).filter_map(|name| named(name)));
                 needed.extend(weights(files, "", "model")?);
             }
+            Self::RealEsrgan => needed.push(must(realesrgan::MIRRORED.into())?),
             Self::Lora => needed.push(must("ckpt/SR_LoRA/model_20001.pkl".into())?),
             Self::Encoder => needed.push(must("ckpt/SR_VAE/vae_encoder_20001.pt".into())?),
             Self::VlmLora => {

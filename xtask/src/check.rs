@@ -21,7 +21,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("problem", &["image", "models", "step", "session", "film"]),
     ("engine", &["image", "digest", "region", "prompt", "step", "history", "problem"]),
     ("settings", &["image", "prompt", "step", "film"]),
-    ("hub", &["models", "prompt", "step", "problem", "settings"]),
+    ("hub", &["image", "models", "prompt", "step", "problem", "settings"]),
     ("train", &["image", "models"]),
     ("random", &["models"]),
     (
@@ -50,7 +50,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("eframe", &["viewer"]),
     ("wgpu", &["canvas", "film/studio.rs", "viewer", "cli/doctor.rs"]),
     ("openh264", &["film"]),
-    ("zip", &["session", "models", "random"]),
+    ("zip", &["hub", "session", "models", "random"]),
     ("rfd", &["viewer"]),
     ("clap", &["cli"]),
     ("hf_hub", &["hub"]),
