@@ -50,7 +50,7 @@ pub struct BatchArguments {
     jobs: u32,
     /// Print a summary as JSON instead of progress bars
     #[arg(long)]
-    json: bool,
+    pub json: bool,
     /// Options of the reference that change nothing here
     #[command(flatten)]
     idle: Idle,
@@ -256,6 +256,11 @@ pub struct Chain<'a> {
 }
 
 impl Worker {
+    /// Prints a line beside the progress bar.
+    pub fn say(&self, line: &str) {
+        self.bar.suspend(|| eprintln!("{line}"));
+    }
+
     /// Begins with the first state.
     pub fn begin<'a>(
         &mut self,

@@ -3,8 +3,10 @@
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use indicatif::HumanDuration;
 
 use super::batch::{self, BatchArguments, Task, Worker};
 use super::prompt::PromptArguments;
@@ -12,12 +14,15 @@ use super::sd3::Sd3Arguments;
 use super::zoom::Align;
 use crate::engine::{Job, Restorer};
 use crate::export::tree::Tree;
+use crate::hub;
 use crate::image::codec;
 use crate::problem::Problem;
 use crate::prompt::Extractor;
 use crate::region::Region;
-use crate::step::{Backbone, Tiling, Whole};
+use crate::step::{Backbone, DeviceChoice, StepError, Tiling, Whole};
 
+/// The model, where none is told.
+const DEFAULT: &str = "builtin";
 /// New tokens for a tile, where none are told.
 const TOKENS: u32 = 16;
 
@@ -40,14 +45,17 @@ pub struct Arguments {
     /// Enlargement
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=16))]
     upscale: u32,
+    /// Enlargement instead, as Real-ESRGAN's command has it: native (the network's own) or a number such as 2 or 3.5
+    #[arg(long, value_name = "native|N", conflicts_with = "upscale", value_parser = outscale)]
+    outscale: Option<Outscale>,
     /// Colour matching to the plainly enlarged picture
     #[arg(long, alias = "align_method", value_enum, default_value_t = Align::Nofix)]
     align_method: Align,
     /// Seed of the noise, for models that draw some
     #[arg(long, default_value_t = 42)]
     seed: u64,
-    /// Super-resolution model: builtin, nearest, bicubic, sd3, or an ESRGAN-family file (.pth, .safetensors) [default: sd3
-    /// where one of its files is told, else builtin]
+    /// Super-resolution model: auto (the best that is here), builtin, realesrgan, sd3, nearest, bicubic, or an ESRGAN-family
+    /// file (.pth, .safetensors, .param with its .bin) [default: sd3 where one of its files is told, else builtin]
     #[arg(long)]
     backbone: Option<String>,
     #[command(flatten)]
@@ -106,64 +114,145 @@ enum RecursionType {
     RecursiveMultiscale,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Outscale {
+    /// What the network makes, as it is.
+    Native,
+    /// Its result is resized to this many times the picture.
+    Factor(f64),
+}
+
+fn outscale(text: &str) -> Result<Outscale, String> {
+    match text.parse() {
+        _ if text == "native" => Ok(Outscale::Native),
+        Ok(factor) if (0.1..=16.0).contains(&factor) => Ok(Outscale::Factor(factor)),
+        _ => Err(format!("expected native or a number from 0.1 to 16, found {text:?}")),
+    }
+}
+
+impl Arguments {
+    /// How many times larger results are.
+    fn factor(&self, model: &Backbone) -> Result<f64, Problem> {
+        match self.outscale {
+            None => Ok(f64::from(self.upscale)),
+            Some(Outscale::Factor(factor)) => Ok(factor),
+            Some(Outscale::Native) => match model.network(DeviceChoice::Cpu)? {
+                Some(network) => Ok(f64::from(network.scale())),
+                None => {
+                    let details = format!("{} has no scale of its own", model.name());
+                    Err(Problem::new("The enlargement is not clear", details, "Say how much, such as --upscale 4."))
+                }
+            },
+        }
+    }
+}
+
 /// Runs the command.
 pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let (model, extractor) = match arguments.rec_type {
         RecursionType::Nearest => (Backbone::Nearest, Extractor::Own),
         RecursionType::Bicubic => (Backbone::Bicubic, Extractor::Own),
         _ => {
-            let model = arguments.sd3.model(arguments.backbone.as_deref())?;
+            let model = arguments.sd3.model(arguments.backbone.as_deref(), DEFAULT)?;
             (model, arguments.words.extractor(arguments.sd3.precision())?)
         }
     };
+    let factor = arguments.factor(&model)?;
+    let is_default = arguments.backbone.is_none() && model == Backbone::BuiltIn && !arguments.batch.json;
+    let pace = if is_default { Some(Pace::measure(arguments.batch.device)?) } else { None };
     let task = Task {
         steps: arguments.rec_num,
         model: model.name(),
         idle: arguments.process_size.map(|_| "--process_size").into_iter().collect(),
-        each: &|worker, file, tree| enlarge(arguments, &model, &extractor, worker, file, tree),
+        each: &|worker, file, tree| {
+            let run = Run { arguments, model: &model, factor, extractor: &extractor, pace: pace.as_ref() };
+            run.enlarge(worker, file, tree)
+        },
     };
     batch::run(&arguments.batch, &task)
 }
 
-/// One picture, into its folders.
-fn enlarge(
-    arguments: &Arguments,
-    model: &Backbone,
-    extractor: &Extractor,
-    worker: &mut Worker,
-    file: &Path,
-    tree: &Tree,
-) -> Result<(), Problem> {
-    let first = Arc::new(codec::open(file)?);
-    let restores = !matches!(arguments.rec_type, RecursionType::Nearest | RecursionType::Bicubic);
-    let mut chain = worker.begin(tree, first.clone(), true, restores)?;
-    let (width, height) = (first.width(), first.height());
-    let tiles = &arguments.tiles;
-    let tiling = Tiling {
-        latent: tiles.latent_tiled_size,
-        overlap: tiles.latent_tiled_overlap,
-        encoder: tiles.vae_encoder_tiled_size,
-        decoder: tiles.vae_decoder_tiled_size,
-        exact: tiles.vae_mode == VaeMode::Exact,
-    };
-    let larger = |side: u32| side.saturating_mul(arguments.upscale);
-    let job = Job {
-        source: first,
-        regions: vec![Region { x: 0, y: 0, width, height }; arguments.rec_num as usize],
-        size: (larger(width), larger(height)),
-        prompt: arguments.words.prompt.clone(),
-        found: None,
-        extractor: extractor.clone(),
-        asking: arguments.words.asking(arguments.rec_type == RecursionType::RecursiveMultiscale, TOKENS),
-        whole: Some(Whole { tiling, prompts: Vec::new() }),
-        seed: arguments.seed,
-        restorer: Restorer {
-            backbone: model.clone(),
-            device: worker.device,
-            memory: arguments.sd3.memory(),
-            align: arguments.align_method.into(),
-        },
-    };
-    worker.run(job, &mut chain)?;
-    chain.finish(height)
+/// How fast the built-in network is, and how fast Real-ESRGAN, in seconds a pixel of the picture.
+struct Pace {
+    builtin: f64,
+    /// `None` where it is not on this machine.
+    realesrgan: Option<f64>,
+}
+
+impl Pace {
+    fn measure(device: DeviceChoice) -> Result<Self, Problem> {
+        const SIDE: u32 = 1000;
+        let of = |model: Backbone| -> Result<f64, StepError> {
+            let network = model.network(device)?;
+            let secs = network.map_or(Ok(0.0), |network| network.estimate_secs(SIDE, SIDE))?;
+            Ok(secs / f64::from(SIDE * SIDE))
+        };
+        // A damaged file is told when it is asked for.
+        let realesrgan = hub::realesrgan().and_then(|file| of(Backbone::File(file)).ok());
+        Ok(Self { builtin: of(Backbone::BuiltIn)?, realesrgan })
+    }
+
+    /// What a picture of so many pixels takes, and how to have more.
+    fn line(&self, pixels: f64) -> String {
+        let duration = |pace: f64| HumanDuration(Duration::from_secs_f64((pace * pixels).max(1.0)));
+        let more = match self.realesrgan {
+            Some(pace) => format!("--backbone realesrgan, about {}", duration(pace)),
+            None => "`coz models download realesrgan` (45 MB), then --backbone realesrgan".into(),
+        };
+        format!("about {} with the built-in model; more detail: {more}", duration(self.builtin))
+    }
+}
+
+/// What is the same for all pictures.
+struct Run<'a> {
+    arguments: &'a Arguments,
+    model: &'a Backbone,
+    factor: f64,
+    extractor: &'a Extractor,
+    /// Where the model was not chosen, what it costs to choose another.
+    pace: Option<&'a Pace>,
+}
+
+impl Run<'_> {
+    /// One picture, into its folders.
+    fn enlarge(&self, worker: &mut Worker, file: &Path, tree: &Tree) -> Result<(), Problem> {
+        let (arguments, model) = (self.arguments, self.model);
+        let first = Arc::new(codec::open(file)?);
+        let restores = !matches!(arguments.rec_type, RecursionType::Nearest | RecursionType::Bicubic);
+        let mut chain = worker.begin(tree, first.clone(), true, restores)?;
+        let (width, height) = (first.width(), first.height());
+        if let Some(pace) = self.pace {
+            let name = file.file_name().unwrap_or_default().to_string_lossy();
+            worker.say(&format!("{name}: {}", pace.line(f64::from(width) * f64::from(height))));
+        }
+        let tiles = &arguments.tiles;
+        let tiling = Tiling {
+            latent: tiles.latent_tiled_size,
+            overlap: tiles.latent_tiled_overlap,
+            encoder: tiles.vae_encoder_tiled_size,
+            decoder: tiles.vae_decoder_tiled_size,
+            exact: tiles.vae_mode == VaeMode::Exact,
+        };
+        let larger = |side: u32| ((f64::from(side) * self.factor) as u32).max(1);
+        let job = Job {
+            source: first,
+            regions: vec![Region { x: 0, y: 0, width, height }; arguments.rec_num as usize],
+            size: (larger(width), larger(height)),
+            prompt: arguments.words.prompt.clone(),
+            found: None,
+            extractor: self.extractor.clone(),
+            asking: arguments.words.asking(arguments.rec_type == RecursionType::RecursiveMultiscale, TOKENS),
+            whole: Some(Whole { tiling, prompts: Vec::new() }),
+            seed: arguments.seed,
+            preview: false,
+            restorer: Restorer {
+                backbone: model.clone(),
+                device: worker.device,
+                memory: arguments.sd3.memory(),
+                align: arguments.align_method.into(),
+            },
+        };
+        worker.run(job, &mut chain)?;
+        chain.finish(height)
+    }
 }

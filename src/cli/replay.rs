@@ -143,6 +143,7 @@ fn again(
         asking: Asking::default(),
         whole: making.whole.clone(),
         seed: making.seed,
+        preview: false,
         restorer: Restorer { backbone, device, memory: MemoryPlan::Auto, align },
     });
     let mut outcome = None;

@@ -39,12 +39,18 @@ impl Sd3Arguments {
         self.pretrained_model_name_or_path.is_some() || self.lora_path.is_some() || self.vae_path.is_some()
     }
 
-    /// The model asked for by name or file; without one, its own where that is told, else the built-in one.
-    pub fn model(&self, backbone: Option<&str>) -> Result<Backbone, Problem> {
-        match backbone.unwrap_or(if self.is_told() { "sd3" } else { "builtin" }) {
-            "sd3" => self.files().map(Backbone::Sd3),
+    /// The model asked for by name or file; without one, Chain-of-Zoom's own where one of its files is told, else the
+    /// command's default.
+    pub fn model(&self, backbone: Option<&str>, default: &str) -> Result<Backbone, Problem> {
+        let name = backbone.unwrap_or(if self.is_told() { "sd3" } else { default });
+        let model = match name {
+            "sd3" => return self.files().map(Backbone::Sd3),
             other => super::backbone(other)
-                .map_err(|details| Problem::new("The model is not clear", details, "See `coz zoom --help`.")),
+                .map_err(|details| Problem::new("The model is not clear", details, "See `coz zoom --help`."))?,
+        };
+        match model {
+            Backbone::Sd3(_) => self.files().map(Backbone::Sd3),
+            other => Ok(other),
         }
     }
 

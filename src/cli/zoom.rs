@@ -17,6 +17,8 @@ use crate::prompt::Extractor;
 use crate::region::Region;
 use crate::step::Backbone;
 
+/// The model, where none is told.
+const DEFAULT: &str = "auto";
 /// New tokens for a step, where none are told.
 const TOKENS: u32 = 32;
 
@@ -51,8 +53,8 @@ pub struct Arguments {
     /// Box of step I, in pixels of the state it is cut from, instead of the centre; repeat for each step
     #[arg(long, alias = "crop_box", value_name = "X,Y,W,H", value_parser = crop_box)]
     crop_box: Vec<Region>,
-    /// Super-resolution model: builtin, nearest, bicubic, sd3, or an ESRGAN-family file (.pth, .safetensors) [default: sd3
-    /// where one of its files is told, else builtin]
+    /// Super-resolution model: auto (the best that is here), builtin, realesrgan, sd3, nearest, bicubic, or an ESRGAN-family
+    /// file (.pth, .safetensors, .param with its .bin) [default: sd3 where one of its files is told, else auto]
     #[arg(long)]
     backbone: Option<String>,
     #[command(flatten)]
@@ -150,7 +152,7 @@ impl TileOptions {
 
 /// Runs the command.
 pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let (model, extractor) = (arguments.sd3.model(arguments.backbone.as_deref())?, arguments.extractor()?);
+    let (model, extractor) = (arguments.sd3.model(arguments.backbone.as_deref(), DEFAULT)?, arguments.extractor()?);
     let task = Task {
         steps: steps(arguments),
         model: model.name(),
@@ -188,6 +190,7 @@ fn zoom(
             asking: arguments.words.asking(arguments.rec_type == RecursionType::RecursiveMultiscale, TOKENS),
             whole: None,
             seed: arguments.seed,
+            preview: false,
             restorer: Restorer {
                 backbone: match arguments.rec_type {
                     RecursionType::Nearest => Backbone::Nearest,
