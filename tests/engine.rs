@@ -28,6 +28,7 @@ fn job(regions: Vec<Region>, size: u32, backbone: Backbone) -> Job {
         asking: Asking::default(),
         whole: None,
         seed: 7,
+        preview: false,
         restorer: Restorer { backbone, device: DeviceChoice::Cpu, memory: MemoryPlan::Auto, align: AlignMethod::NoFix },
     }
 }
@@ -245,4 +246,57 @@ fn work_ahead_is_used_and_never_in_the_way() {
     let told = |job: JobId| events.iter().any(|event| matches!(event, Event::Prepared { job: other } if *other == job));
     assert!(!told(bad) && !events.iter().any(|event| matches!(event, Event::Finished { job, .. } if *job == bad)));
     assert!(matches!(events.last(), Some(Event::Finished { done: Done::Completed, .. })));
+}
+
+#[test]
+fn a_preview_comes_before_the_result_of_a_slower_model() {
+    let mut engine = engine();
+    let regions = vec![Region::square(100, 60, 32), Region::square(40, 40, 32)];
+    let id = engine.run(job(regions.clone(), 128, Backbone::BuiltIn));
+    let builtin = until_finished(&engine, id).0;
+
+    let network = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/parity/networks/rrdb_x4.pth");
+    for (backbone, expected) in [
+        (Backbone::File(network), &["enlarged", "preview", "made", "enlarged", "preview", "made"][..]),
+        (Backbone::BuiltIn, &["enlarged", "made", "enlarged", "made"]),
+        (Backbone::Bicubic, &["enlarged", "made", "enlarged", "made"]),
+    ] {
+        let id = engine.run(Job { preview: true, ..job(regions.clone(), 128, backbone) });
+        let (mut seen, mut previews) = (Vec::new(), Vec::new());
+        loop {
+            match engine.events().recv_timeout(Duration::from_secs(120)).expect("the engine answers") {
+                Event::Enlarged { job, .. } if job == id => seen.push("enlarged"),
+                Event::Preview { job, picture, .. } if job == id => {
+                    seen.push("preview");
+                    previews.push(picture);
+                }
+                Event::Made { job, .. } if job == id => seen.push("made"),
+                Event::Finished { job, .. } if job == id => break,
+                _ => {}
+            }
+        }
+        assert_eq!(seen, expected);
+        if let Some(first) = previews.first() {
+            assert_eq!(*first, builtin[0].picture, "it is what the built-in network makes of the same region");
+        }
+    }
+}
+
+#[test]
+fn steps_of_networks_are_estimated() {
+    let engine = engine();
+    let restorer = |backbone| job(vec![], 128, backbone).restorer;
+    // What cannot be loaded is not estimated, and ends nothing.
+    engine.estimate(restorer(Backbone::File("/no/such/model.pth".into())), (512, 512));
+    engine.estimate(restorer(Backbone::Bicubic), (512, 512));
+    engine.estimate(restorer(Backbone::BuiltIn), (512, 512));
+    loop {
+        if let Event::Estimated { backbone, secs } =
+            engine.events().recv_timeout(Duration::from_secs(120)).expect("the engine answers")
+        {
+            assert_eq!(backbone, Backbone::BuiltIn);
+            assert!(secs > 0.0 && secs < 600.0, "{secs}");
+            break;
+        }
+    }
 }

@@ -200,6 +200,7 @@ fn memory_runs_out_and_the_next_try_works() {
             asking: Asking::default(),
             whole: None,
             seed: 1,
+            preview: false,
             restorer: Restorer {
                 backbone: Backbone::Sd3(Sd3Files { precision: Precision::Fp32, ..files.clone() }),
                 device: DeviceChoice::Cpu,

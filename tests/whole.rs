@@ -28,6 +28,7 @@ fn job(model: &Path, memory: MemoryPlan) -> Job {
         asking: Asking { both: true, max_new_tokens: 16, ..Asking::default() },
         whole: Some(Whole { tiling: TILING, prompts: vec![] }),
         seed: 1,
+        preview: false,
         restorer: Restorer {
             backbone: Backbone::Sd3(Sd3Files { precision: Precision::Fp32, ..Sd3Files::in_folder(model) }),
             device: DeviceChoice::Cpu,

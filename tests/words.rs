@@ -109,6 +109,7 @@ fn job(model: &Path, memory: MemoryPlan, extractor: Extractor) -> Job {
         asking: Asking { both: true, ..Asking::default() },
         whole: None,
         seed: 1,
+        preview: false,
         restorer: Restorer {
             backbone: Backbone::Sd3(sd3),
             device: DeviceChoice::Cpu,

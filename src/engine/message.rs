@@ -47,6 +47,8 @@ pub struct Job {
     pub whole: Option<Whole>,
     /// For models that draw noise.
     pub seed: u64,
+    /// What the built-in network makes of each region is sent first, where the model itself takes longer.
+    pub preview: bool,
     /// The model and its settings.
     pub restorer: Restorer,
 }
@@ -69,6 +71,8 @@ pub(super) enum Command {
     Propose(JobId, Job),
     /// Do what can be done before the box is asked for.
     Prepare(JobId, Job),
+    /// Load the model and tell how long a step of this width and height will take.
+    Estimate(Restorer, (u32, u32)),
     /// Leave.
     Quit,
 }
@@ -114,6 +118,13 @@ pub enum Event {
     },
     /// No model is open any more.
     Unloaded,
+    /// How long a step will take, measured on a small one.
+    Estimated {
+        /// The model.
+        backbone: Backbone,
+        /// For one step.
+        secs: f64,
+    },
     /// A step goes on.
     Progress {
         /// Whose.
@@ -132,6 +143,15 @@ pub enum Event {
         /// Which of its steps, from 0.
         step: usize,
         /// The enlarged region.
+        picture: Arc<Picture>,
+    },
+    /// The built-in network's result, to be shown until the model's own is there.
+    Preview {
+        /// Whose.
+        job: JobId,
+        /// Which of its steps, from 0.
+        step: usize,
+        /// Of the size of the result.
         picture: Arc<Picture>,
     },
     /// Words are being found.

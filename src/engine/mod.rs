@@ -68,6 +68,11 @@ impl Engine {
         id
     }
 
+    /// Has the model loaded and a step of this width and height estimated, where that takes but a moment.
+    pub fn estimate(&self, restorer: Restorer, size: (u32, u32)) {
+        _ = self.commands.send(Command::Estimate(restorer, size));
+    }
+
     /// The box that was being placed is no longer.
     pub fn drop_work_ahead(&mut self) {
         self.ahead = None;

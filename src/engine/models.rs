@@ -1,6 +1,6 @@
 //! The models that are open: one that finds words, one that restores. They share the memory, so they share its plan.
 
-use super::message::{Event, Job};
+use super::message::{Event, Job, Restorer};
 use super::worker::Outbox;
 use crate::digest;
 use crate::prompt::{Extractor, Prompter};
@@ -48,7 +48,7 @@ impl Models {
     /// Whether a job's models are open already.
     pub fn are_for(&self, job: &Job) -> bool {
         self.finder.as_ref().is_some_and(|finder| finder.is_for(job))
-            && self.restorer.as_ref().is_some_and(|loaded| loaded.is_for(job, self.beside(job)))
+            && self.restorer.as_ref().is_some_and(|loaded| loaded.is_for(&job.restorer, self.beside(job)))
     }
 
     /// Opens what a job needs; what is not needed any more goes first, because both need not fit at once.
@@ -58,14 +58,7 @@ impl Models {
             self.finder = Some(Finder::open(job)?);
         }
         let beside = self.beside(job);
-        if !self.restorer.as_ref().is_some_and(|loaded| loaded.is_for(job, beside)) {
-            if self.restorer.take().is_some() {
-                outbox.send(Event::Unloaded);
-            }
-            let loaded = Loaded::open(job, beside)?;
-            outbox.send(Event::Loaded { backbone: loaded.backbone.clone(), plan: loaded.resolver.plan() });
-            self.restorer = Some(loaded);
-        }
+        self.load(&job.restorer, beside, outbox)?;
         let (Some(finder), Some(loaded)) = (&mut self.finder, &mut self.restorer) else {
             return Err(StepError::Internal("the model went away".into()));
         };
@@ -75,6 +68,23 @@ impl Models {
             prompter.follow(plan);
         }
         Ok(Opened { prompter, loaded, together: plan == MemoryPlan::Resident })
+    }
+
+    /// Opens what restores, in place of another.
+    pub fn load(&mut self, restorer: &Restorer, beside: u64, outbox: &Outbox) -> Result<&mut Loaded, StepError> {
+        let loaded = match self.restorer.take() {
+            Some(loaded) if loaded.is_for(restorer, beside) => loaded,
+            other => {
+                if other.is_some() {
+                    drop(other);
+                    outbox.send(Event::Unloaded);
+                }
+                let loaded = Loaded::open(restorer, beside)?;
+                outbox.send(Event::Loaded { backbone: loaded.backbone.clone(), plan: loaded.resolver.plan() });
+                loaded
+            }
+        };
+        Ok(self.restorer.insert(loaded))
     }
 
     /// Gives all of them up.
@@ -103,8 +113,8 @@ impl Finder {
 }
 
 impl Loaded {
-    fn open(job: &Job, beside: u64) -> Result<Self, StepError> {
-        let (backbone, device, memory) = (job.restorer.backbone.clone(), job.restorer.device, job.restorer.memory);
+    fn open(restorer: &Restorer, beside: u64) -> Result<Self, StepError> {
+        let Restorer { backbone, device, memory, .. } = restorer.clone();
         let resolver = backbone.load(device, memory, beside)?;
         let sha256 = match &backbone {
             Backbone::File(file) => digest::sha256(file).ok(),
@@ -113,8 +123,7 @@ impl Loaded {
         Ok(Self { settled: backbone.settled(device), backbone, device, memory, beside, sha256, resolver })
     }
 
-    fn is_for(&self, job: &Job, beside: u64) -> bool {
-        let restorer = &job.restorer;
+    fn is_for(&self, restorer: &Restorer, beside: u64) -> bool {
         let same = (&self.backbone, self.device, self.memory) == (&restorer.backbone, restorer.device, restorer.memory);
         // Only a model with a plan minds what is beside it.
         same && (self.beside == beside || self.resolver.plan().is_none())

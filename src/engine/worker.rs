@@ -8,14 +8,19 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender};
 
 use super::Wake;
-use super::message::{Command, Done, Event, Job, JobId, Made};
+use super::message::{Command, Done, Event, Job, JobId, Made, Restorer};
 use super::models::{Loaded, Models, Opened};
 use crate::history::{self, Making};
 use crate::image::psnr::luma_psnr;
 use crate::image::{Filter, Picture, colour, resize};
 use crate::prompt::{PromptInput, joined};
-use crate::region::Region;
-use crate::step::{self, ModelUsed, Progress, Stage, StepError, StepInput, cuda_devices};
+use crate::region::{MAX_FACTOR, Region};
+use crate::step::{
+    self, Backbone, ModelUsed, Network, Progress, Stage, StepError, StepInput, SuperResolver, cuda_devices,
+};
+
+/// Regions of longer sides are not previewed: the built-in network would keep the model waiting.
+const PREVIEWED: u32 = 320;
 
 pub(super) struct Worker {
     pub(super) outbox: Outbox,
@@ -24,6 +29,8 @@ pub(super) struct Worker {
     /// The only work ahead that is still of use.
     wanted_ahead: Arc<AtomicU64>,
     ahead: Option<Ahead>,
+    /// The built-in network, for previews.
+    preview: Option<Network>,
 }
 
 /// How a step begins.
@@ -64,7 +71,7 @@ impl Outbox {
 impl Worker {
     pub(super) fn new(events: Sender<Event>, wake: Wake, wanted: Arc<AtomicU64>, wanted_ahead: Arc<AtomicU64>) -> Self {
         let outbox = Outbox { events, wake };
-        Self { outbox, wanted, models: Models::default(), wanted_ahead, ahead: None }
+        Self { outbox, wanted, models: Models::default(), wanted_ahead, ahead: None, preview: None }
     }
 
     pub(super) fn run(mut self, inbox: &Receiver<Command>) {
@@ -77,6 +84,7 @@ impl Worker {
                 Command::Run(id, job) => self.guarded(id, |worker| worker.chain(id, &job)),
                 Command::Propose(id, job) => self.guarded(id, |worker| worker.propose(id, &job)),
                 Command::Prepare(id, job) => self.guarded_ahead(id, &job),
+                Command::Estimate(restorer, size) => self.guarded_estimate(&restorer, size),
             }
         }
     }
@@ -110,6 +118,42 @@ impl Worker {
             Ok(_) => {}
             Err(_) => self.free(),
         }
+    }
+
+    /// Estimates a step of networks that are quickly loaded. What fails here fails again, and is told, when it is asked
+    /// for.
+    fn guarded_estimate(&mut self, restorer: &Restorer, (width, height): (u32, u32)) {
+        if !matches!(restorer.backbone, Backbone::BuiltIn | Backbone::File(_)) {
+            return;
+        }
+        let outcome = catch_unwind(AssertUnwindSafe(|| -> Result<Option<f64>, StepError> {
+            let loaded = self.models.load(restorer, 0, &self.outbox)?;
+            loaded.resolver.estimate_secs(width / MAX_FACTOR, height / MAX_FACTOR)
+        }));
+        match outcome {
+            Ok(Ok(Some(secs))) => {
+                self.outbox.send(Event::Estimated { backbone: restorer.backbone.clone(), secs });
+            }
+            Ok(Ok(None)) => {}
+            Ok(Err(_)) | Err(_) => self.free(),
+        }
+    }
+
+    /// The region by the built-in network, at the size of the result; `None` where the model is about as fast, and where
+    /// it fails: the model itself is still to come.
+    fn preview(&mut self, job: &Job, cut: &Arc<Picture>, enlarged: &Arc<Picture>) -> Option<Arc<Picture>> {
+        let is_slow = matches!(job.restorer.backbone, Backbone::File(_) | Backbone::Sd3(_));
+        let is_small = cut.width().max(cut.height()) <= PREVIEWED;
+        if !job.preview || !is_slow || !is_small {
+            return None;
+        }
+        let network = match self.preview.take() {
+            Some(network) => network,
+            None => Network::built_in(tch::Device::Cpu).ok()?,
+        };
+        let network = self.preview.insert(network);
+        let input = StepInput { cut: cut.clone(), enlarged: enlarged.clone(), prompt: String::new(), seed: 0 };
+        network.restore(&input, &mut Progress::new(&mut |_, _| true)).ok().map(Arc::new)
     }
 
     /// Gives up the models: makes room for another try.
@@ -206,6 +250,9 @@ impl Worker {
         let (picture, prompt, model) = if reduces_only(region, job) {
             (enlarged.clone(), String::new(), None)
         } else {
+            if let Some(picture) = self.preview(job, &cut, &enlarged) {
+                self.outbox.send(Event::Preview { job: id, step, picture });
+            }
             let are_open = self.models.are_for(job);
             if !are_open {
                 progress.at(Stage::Loading, 0.0)?;

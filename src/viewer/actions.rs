@@ -73,6 +73,8 @@ pub enum Action {
     Open,
     /// Open this picture or session.
     OpenFile(PathBuf),
+    /// Open the photo that the program brings along.
+    OpenSample,
     /// Open a session that was left behind.
     Restore(PathBuf),
     /// Throw away a session that was left behind.
@@ -187,6 +189,8 @@ pub enum Action {
     ToggleSeedLock,
     /// Use this super-resolution model.
     UseBackbone(Backbone),
+    /// Use the best super-resolution model on this machine.
+    UseBestBackbone,
     /// Ask for a model file.
     OpenModel,
     /// Ask for the folder of Stable Diffusion 3.
@@ -236,7 +240,7 @@ impl Action {
             Direction::Photo,
             Direction::Deepest,
         ];
-        let mut all = vec![Open, Save, Export(ExportKind::Session), Close];
+        let mut all = vec![Open, OpenSample, Save, Export(ExportKind::Session), Close];
         all.extend(exports.map(Export));
         all.extend([ToggleFilm, PlayFilm, StopExport, Copy, Quit]);
         all.extend([Run, EnlargeWhole, Regenerate, StopWords, Enqueue, ClearQueue, RunAgain, Variants, Cancel]);
@@ -256,6 +260,7 @@ impl Action {
             ToggleDownloads,
             StopDownload,
             LookForModels,
+            UseBestBackbone,
             OpenModel,
             OpenSd3,
             TogglePalette,
@@ -271,6 +276,7 @@ impl Action {
         match self {
             Open => "Open…",
             OpenFile(_) => "Open",
+            OpenSample => "Try the sample",
             Restore(_) => "Restore",
             DiscardLeft(_) => "Discard",
             Save => "Save the session",
@@ -348,6 +354,7 @@ impl Action {
             RollSeed => "Roll a new seed",
             ToggleSeedLock => "Keep the seed",
             UseBackbone(_) => "Use this model",
+            UseBestBackbone => "Use the best model on this machine",
             OpenModel => "Open a model file…",
             OpenSd3 => "Open Chain-of-Zoom SD3…",
             UseWords(ExtractorKind::Own) => "Words: my own",
@@ -402,6 +409,7 @@ impl Action {
         !matches!(
             self,
             Open | OpenFile(_)
+                | OpenSample
                 | Restore(_)
                 | DiscardLeft(_)
                 | Quit
@@ -421,6 +429,7 @@ impl Action {
                 | RollSeed
                 | ToggleSeedLock
                 | UseBackbone(_)
+                | UseBestBackbone
                 | OpenModel
                 | OpenSd3
                 | UseWords(_)

@@ -96,6 +96,7 @@ impl Viewer {
         if let Some(folder) = &keeps.sessions {
             tasks.look_for_left(folder.clone());
         }
+        tasks.look_for_backbones();
         Ok(Self {
             state: State::new(settings, keeps.settings),
             engine,

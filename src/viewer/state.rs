@@ -22,7 +22,7 @@ use crate::region::{Plan, Region, plan};
 use crate::session::autosave::Left;
 use crate::session::{Choices, Session};
 use crate::settings::Settings;
-use crate::step::{Backbone, MemoryPlan, Sd3Files, Stage};
+use crate::step::{Backbone, DeviceChoice, MemoryPlan, Sd3Files, Stage};
 
 /// All of it.
 pub struct State {
@@ -79,6 +79,10 @@ pub struct State {
     pub sd3: Option<FoundSd3>,
     /// What could find words, and where it is or what is missing; empty while it is looked for.
     pub words: Vec<(ExtractorKind, Result<PathBuf, Problem>)>,
+    /// The super-resolution models on this machine, the best first; empty while they are looked for.
+    pub backbones: Vec<Backbone>,
+    /// The model whose pace was asked for last, and where it runs.
+    pub(super) estimated: Option<(Backbone, DeviceChoice)>,
     /// The model that the engine has open, and its memory plan.
     pub loaded: Option<(Backbone, Option<MemoryPlan>)>,
     /// What was left of a job when the memory ran out.
@@ -270,7 +274,9 @@ pub struct Running {
     pub start: Instant,
     /// When the running step was.
     pub step_start: Instant,
-    /// The enlarged region, shown in place until the result is there; of a whole picture the pieces made so far too.
+    /// The overlay is the built-in network's result.
+    pub has_preview: bool,
+    /// The enlarged region or its preview, shown in place until the result is there; of a whole picture the pieces made so far too.
     pub overlays: Vec<Overlay>,
     /// Tiles of a whole picture that are done of the stage, and of how many.
     pub tiles: Option<(usize, usize)>,
@@ -307,6 +313,8 @@ impl State {
             transfer: None,
             sd3: None,
             words: Vec::new(),
+            backbones: Vec::new(),
+            estimated: None,
             loaded: None,
             starved: None,
             palette: None,
@@ -340,9 +348,29 @@ impl State {
             let (elapsed, done) = (running.step_start.elapsed().as_secs_f64(), f64::from(running.fraction));
             return (done > 0.05).then(|| elapsed / done * (1.0 - done));
         }
-        let pace = *self.pace.get(&self.settings.backbone.name())?;
+        let pace = self.step_secs()?;
         let ahead = running.asked.regions.len().saturating_sub(running.step) as f64;
         Some((pace * ahead - running.step_start.elapsed().as_secs_f64()).max(0.0))
+    }
+
+    /// Seconds that a step of the chosen model takes, as far as is known.
+    pub fn step_secs(&self) -> Option<f64> {
+        self.pace.get(&self.settings.backbone.name()).copied()
+    }
+
+    /// Whether a better model than the built-in is still to be got.
+    pub fn lacks_realesrgan(&self) -> bool {
+        self.backbones.first() == Some(&Backbone::BuiltIn)
+    }
+
+    /// Why the best model is that one.
+    pub fn reason(&self) -> &'static str {
+        match self.backbones.first() {
+            Some(Backbone::Sd3(_)) => "Chain-of-Zoom's own model, all of whose files are here",
+            Some(Backbone::File(_)) => "the sharpest on this machine",
+            Some(_) => "the only one on this machine",
+            None => "the best on this machine",
+        }
     }
 
     /// Where models run, for people.

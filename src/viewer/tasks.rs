@@ -24,6 +24,10 @@ use crate::session::autosave::{self, Left};
 use crate::session::{self, Choices, EXTENSION, Session};
 use crate::step::{Backbone, Precision, Sd3Files};
 
+/// The photo that the program brings along.
+const SAMPLE: &[u8] = include_bytes!("../../assets/sample.jpg");
+const SAMPLE_NAME: &str = "sample.jpg";
+
 /// What came of a task.
 pub(super) enum Outcome {
     /// More of a large picture is decoded.
@@ -44,6 +48,8 @@ pub(super) enum Outcome {
     Done(String),
     /// What there is of Chain-of-Zoom's own model.
     Sd3(FoundSd3),
+    /// The super-resolution models on this machine, the best first.
+    Backbones(Vec<Backbone>),
     /// What could find words.
     WordModels(Vec<(ExtractorKind, Result<PathBuf, Problem>)>),
     /// What can be got from the hub, and what of it is there.
@@ -153,6 +159,22 @@ impl Tasks {
         });
     }
 
+    /// Puts the sample photo into `folder`, where it can be linked to and opened again, and has it opened.
+    pub fn open_sample(&self, folder: PathBuf) {
+        self.spawn("sample", move || {
+            let file = folder.join(SAMPLE_NAME);
+            let is_there = std::fs::read(&file).is_ok_and(|bytes| bytes == SAMPLE);
+            let written = match is_there {
+                true => Ok(()),
+                false => codec::write_whole(&file, |out| std::io::Write::write_all(out, SAMPLE)),
+            };
+            Some(match written {
+                Ok(()) => Outcome::Chosen(Action::OpenFile(file)),
+                Err(error) => Outcome::Failed { problem: error.into(), opening: false },
+            })
+        });
+    }
+
     pub fn open_pasted(&self, image: Arc<egui::ColorImage>) {
         self.spawn("paste", move || {
             let [width, height] = image.size.map(|side| u32::try_from(side).unwrap_or(0));
@@ -250,7 +272,7 @@ impl Tasks {
         self.dialog(|dialog| {
             let dialog = dialog
                 .set_title("Open a super-resolution model of the ESRGAN family")
-                .add_filter("Models", &["pth", "safetensors", "pt"]);
+                .add_filter("Models", &["pth", "safetensors", "pt", "param", "bin"]);
             dialog.pick_file().map(|file| Action::UseBackbone(Backbone::File(file)))
         });
     }
@@ -278,6 +300,11 @@ impl Tasks {
                 },
             }))
         });
+    }
+
+    /// Looks for super-resolution models.
+    pub fn look_for_backbones(&self) {
+        self.spawn("models", || Some(Outcome::Backbones(hub::backbones())));
     }
 
     /// Looks for all that could find words.

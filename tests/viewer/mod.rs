@@ -2,6 +2,7 @@
 
 mod files;
 mod hands;
+mod models;
 mod trust;
 mod words;
 
@@ -23,7 +24,7 @@ use crate::samples::Folder;
 
 /// Small states make quick tests; nothing moves by itself.
 fn settings() -> Settings {
-    Settings { process_size: 128, motion: false, ..Settings::default() }
+    Settings { process_size: 128, motion: false, auto_backbone: Some(false), ..Settings::default() }
 }
 
 fn app(settings: Settings) -> Harness<'static, Viewer> {

@@ -62,6 +62,13 @@ impl Viewer {
                 self.tell(Message::Done(line));
             }
             Outcome::Sd3(found) => self.state.sd3 = Some(found),
+            Outcome::Backbones(found) => {
+                if let Some(best) = found.first().filter(|_| self.state.settings.is_auto_backbone()) {
+                    self.state.settings.auto_backbone = Some(true);
+                    self.state.settings.backbone = best.clone();
+                }
+                self.state.backbones = found;
+            }
             Outcome::WordModels(found) => self.state.words = found,
             Outcome::Parts(found) => self.state.parts = found,
             Outcome::Downloaded(done) => {
@@ -72,6 +79,7 @@ impl Viewer {
                     Err(error) => self.tell(Message::Problem(error.into())),
                 }
                 self.look_for_models();
+                self.tasks.look_for_backbones();
             }
             Outcome::Words(extractor) => self.use_words(extractor),
             Outcome::Exported => self.state.exporting = None,
@@ -103,6 +111,9 @@ impl Viewer {
         document.session_file = session_file;
         if let Some(Choices { process_size, backbone, align, seed, draft, pinned }) = choices {
             let settings = &mut self.state.settings;
+            if settings.backbone != backbone {
+                settings.auto_backbone = Some(false);
+            }
             (settings.process_size, settings.backbone, settings.align, settings.seed) =
                 (process_size, backbone, align, seed);
             self.state.draft = draft;

@@ -33,6 +33,11 @@ impl Viewer {
                 self.state.loaded = None;
                 return;
             }
+            Event::Estimated { backbone, secs } => {
+                // What steps have taken is better known.
+                self.state.pace.entry(backbone.name()).or_insert(secs);
+                return;
+            }
             _ => {}
         }
         let Some(running) = &mut self.state.running else { return };
@@ -55,6 +60,13 @@ impl Viewer {
             Event::Enlarged { job, step, picture } if job == wanted => {
                 if let Some(&region) = running.asked.regions.get(step) {
                     running.overlays = vec![Overlay { parent: running.parent, region, picture }];
+                }
+                running.has_preview = false;
+            }
+            Event::Preview { job, picture, .. } if job == wanted => {
+                if let [enlarged] = running.overlays.as_mut_slice() {
+                    enlarged.picture = picture;
+                    running.has_preview = true;
                 }
             }
             Event::Seen { job, step, seen } if job == wanted => match seen {
@@ -107,8 +119,11 @@ impl Viewer {
         if let Some(model) = made.making.model.as_ref().filter(|_| made.making.whole.is_none()) {
             self.state.pace.insert(model.name(), made.making.elapsed.as_secs_f64());
         }
-        let overlay = Overlay { parent: running.parent, region: made.making.region, picture: made.enlarged };
-        (running.overlays, running.tiles) = (Vec::new(), None);
+        // What was shown in its place so far: the new state fades in over it.
+        let before = running.overlays.first().filter(|_| running.has_preview).map(|overlay| overlay.picture.clone());
+        let picture = before.unwrap_or(made.enlarged);
+        let overlay = Overlay { parent: running.parent, region: made.making.region, picture };
+        (running.overlays, running.tiles, running.has_preview) = (Vec::new(), None, false);
         running.step_start = Instant::now();
         // Where the parent was deleted meanwhile there is no place for its child, nor for those after it.
         let Some(id) = document.history.add(running.parent, made.making, made.picture, made.thumbnail) else {
@@ -278,6 +293,7 @@ impl Viewer {
                 asking: Asking::default(),
                 whole: step.making.whole,
                 seed: step.making.seed,
+                preview: true,
                 restorer: Restorer {
                     backbone,
                     device: self.state.settings.device,
@@ -365,6 +381,7 @@ impl Viewer {
             },
             whole: None,
             seed: settings.seed,
+            preview: true,
             restorer: Restorer {
                 backbone: settings.backbone.clone(),
                 device: settings.device,
@@ -456,8 +473,25 @@ impl Viewer {
             start: Instant::now(),
             step_start: Instant::now(),
             overlays: Vec::new(),
+            has_preview: false,
             tiles: None,
         });
+    }
+
+    /// Has the chosen model loaded and a step estimated, while nothing else is to be done.
+    pub(super) fn estimate_soon(&mut self) {
+        let settings = &self.state.settings;
+        let restorer = Restorer {
+            backbone: settings.backbone.clone(),
+            device: settings.device,
+            memory: settings.memory,
+            align: settings.align,
+        };
+        let (wanted, side) = (Some((restorer.backbone.clone(), restorer.device)), settings.process_size);
+        if self.state.document.is_some() && self.state.running.is_none() && self.state.estimated != wanted {
+            self.state.estimated = wanted;
+            self.engine.estimate(restorer, (side, side));
+        }
     }
 
     pub(super) fn cancel(&mut self, context: &egui::Context) {

@@ -85,6 +85,7 @@ impl Viewer {
             document.edited = Edited { state: state.id, prompt };
         }
         self.examine_current();
+        self.estimate_soon();
         let restored_from = self.state.document.as_mut().and_then(|document| document.restored_from.take());
         self.keep_session(restored_from);
     }
@@ -93,6 +94,10 @@ impl Viewer {
         let motion = self.state.settings.motion;
         match action {
             Action::Open => self.tasks.ask_for_picture(),
+            Action::OpenSample => {
+                let data = self.autosave_folder.as_deref().and_then(std::path::Path::parent);
+                self.tasks.open_sample(data.map_or_else(std::env::temp_dir, Into::into));
+            }
             // A session that was left behind is opened by its folder.
             Action::OpenFile(path) | Action::Restore(path) => self.open_file(path),
             Action::DiscardLeft(folder) => self.discard_left(folder),
@@ -209,10 +214,14 @@ impl Viewer {
             Action::RollSeed => settings.seed = fastrand::u32(..).into(),
             Action::ToggleSeedLock => settings.seed_locked = !settings.seed_locked,
             Action::UseBackbone(backbone) => {
-                settings.backbone = backbone;
+                (settings.backbone, settings.auto_backbone) = (backbone, Some(false));
                 if self.state.models {
                     self.look_for_models();
                 }
+            }
+            Action::UseBestBackbone => {
+                settings.auto_backbone = Some(true);
+                self.tasks.look_for_backbones();
             }
             Action::UseWords(ExtractorKind::Own) => self.use_words(Extractor::Own),
             Action::UseWords(kind) => self.tasks.look_for_words(kind, settings.places.clone()),

@@ -85,6 +85,13 @@ pub fn progress(painter: &Painter, rect: Rect, fraction: f32) {
     painter.line_segment([from, from + vec2(rect.width() * fraction, 0.0)], Stroke::new(2.0, theme::ACCENT));
 }
 
+/// What is shown in the box is not the model's own result yet.
+pub fn preview(painter: &Painter, canvas: Rect, rect: Rect) {
+    if rect.width() > 64.0 {
+        label(painter, canvas, rect, "preview");
+    }
+}
+
 fn label(painter: &Painter, canvas: Rect, rect: Rect, text: &str) {
     let galley = painter.layout_no_wrap(text.into(), FontId::proportional(13.0), Color32::WHITE);
     let size = galley.size() + vec2(12.0, 6.0);

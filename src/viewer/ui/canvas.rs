@@ -346,6 +346,9 @@ fn running_box(viewer: &Viewer, Surface { painter, frame, layers, .. }: &Surface
         let rect = region_rect(layer, region, frame);
         boxes::outline(painter, rect);
         boxes::progress(painter, rect, running.fraction);
+        if running.has_preview {
+            boxes::preview(painter, frame.rect, rect);
+        }
     }
 }
 

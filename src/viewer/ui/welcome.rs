@@ -4,6 +4,7 @@ use egui::{Align2, CornerRadius, FontId, RichText, Stroke, StrokeKind, pos2, vec
 use egui_material_icons::icons as icon;
 
 use super::dim;
+use super::top_bar::get_realesrgan;
 use crate::viewer::actions::Action;
 use crate::viewer::{Viewer, theme};
 
@@ -31,16 +32,24 @@ pub fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
     );
     ui.painter().text(at(108.0), Align2::CENTER_CENTER, "Drop a photo here", FontId::proportional(13.0), text);
 
-    let button = egui::Rect::from_center_size(at(152.0), vec2(120.0, 32.0));
-    let open = egui::Button::new(RichText::new(Action::Open.label()).color(theme::ON_ACCENT)).fill(theme::ACCENT);
-    if ui.put(button, open).on_hover_text(viewer.state.bindings.tooltip(&Action::Open, ui.ctx())).clicked() {
-        viewer.actions.push(Action::Open);
+    let label = RichText::new(Action::Open.label()).color(theme::ON_ACCENT);
+    let open = egui::Button::new(label).fill(theme::ACCENT);
+    let sample = egui::Button::new(Action::OpenSample.label());
+    for (button, action, x) in [(open, Action::Open, -66.0), (sample, Action::OpenSample, 66.0)] {
+        let place = egui::Rect::from_center_size(at(152.0) + vec2(x, 0.0), vec2(120.0, 32.0));
+        if ui.put(place, button).on_hover_text(viewer.state.bindings.tooltip(&action, ui.ctx())).clicked() {
+            viewer.actions.push(action);
+        }
     }
     let below = egui::Rect::from_min_max(pos2(area.left(), area.bottom() + 16.0), pos2(area.right(), whole.bottom()));
     ui.scope_builder(egui::UiBuilder::new().max_rect(below), |ui| {
         ui.label(dim(ui, "Drag a box on the picture to zoom there; a click zooms 4x around the pointer."));
         ui.label(dim(ui, "The wheel travels through all you have made, from the photo to 256x and beyond."));
         ui.label(dim(ui, "Every result is a new state: go back, branch, run again. Nothing is lost."));
+        if viewer.state.lacks_realesrgan() {
+            ui.add_space(12.0);
+            ui.horizontal(|ui| get_realesrgan(viewer, ui));
+        }
         unsaved(viewer, ui);
         ui.add_space(12.0);
         for file in viewer.state.settings.recent.clone() {
