@@ -114,7 +114,19 @@ def has(folder, path):
 
 
 def pip(*arguments, **options):
+    if sys.platform.startswith("linux"):
+        options["preexec_fn"] = end_with_parent
     return subprocess.Popen([sys.executable, "-m", "pip", *arguments], stdin=subprocess.DEVNULL, **options)
+
+
+def end_with_parent():
+    """Has a child ended by SIGTERM when this process is killed."""
+    try:
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+    except (ImportError, OSError, AttributeError):
+        pass
 
 
 def check_pip():
