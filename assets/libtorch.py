@@ -168,7 +168,10 @@ def why(errors, status):
     if "No space left on device" in errors:
         return "the disk is full. Free some space, or set XDG_CACHE_HOME to a folder on another disk."
     if "from versions: none" in errors or "Connection" in errors or "timed out" in errors:
-        return "pip reaches no package index. Is there a network? (pip's settings: PIP_INDEX_URL, HTTPS_PROXY.)"
+        return (
+            "pip reaches no package index. Is there a network? "
+            "(pip's settings: PIP_INDEX_URL, PIP_CERT, HTTPS_PROXY.)"
+        )
     if "No matching distribution" in errors:
         return "the package index has none for this system and processor, or pip is older than 20.3."
     if status < 0:
