@@ -1,16 +1,27 @@
 #!/bin/sh
-# Starts Chain-of-Zoom with the libtorch it was built for: found on this machine, or fetched once into the user's cache
-# folder. `coz --fetch-libtorch` only fetches it.
+# Starts Chain-of-Zoom with the libtorch it was built for: brought along, found on this machine, or fetched once into the
+# user's cache folder. `coz --fetch-libtorch` only fetches it, with CUDA where there is an NVIDIA driver.
 set -eu
 
 version=2.11.0
 prefix=$(dirname "$(dirname "$(readlink -f "$0")")")
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/chain-of-zoom
 program=$prefix/lib/chain-of-zoom/coz
+bundled=$prefix/lib/chain-of-zoom/libtorch
 
-# Whether a folder is a libtorch of this version, with CUDA or without a device for it.
+# As libtorch.py does, for machines without Python: a driver that CUDA 13 works with.
+has_driver() {
+    if [ -r /proc/driver/nvidia/version ]; then
+        driver=$(sed -n '1s/^[^.]*[^.0-9]\([0-9]\{3,\}\)\..*/\1/p' /proc/driver/nvidia/version)
+        [ "${driver:-580}" -ge 580 ]
+    else
+        [ -e /usr/lib/wsl/lib/libcuda.so.1 ] || command -v nvidia-smi >/dev/null || /sbin/ldconfig -p | grep -q libcuda.so.1
+    fi
+}
+
+# Whether a folder is a libtorch of this version that has a library.
 is_right() {
-    [ -e "$1/lib/libtorch_cuda.so" ] || return 1
+    [ -e "$1/lib/$2" ] || return 1
     found=$(sed -n "s/^__version__ = ['\"]\([^'\"]*\).*/\1/p" "$1/version.py" 2>/dev/null || cat "$1/build-version" 2>/dev/null) || return 1
     case $found in
         "$version" | "$version"+*) return 0 ;;
@@ -18,38 +29,41 @@ is_right() {
     esac
 }
 
+# Sets `libtorch` to the first folder that is right and has this library.
 find_libtorch() {
-    of_python=$(python3 -c 'import importlib.util as u; print(u.find_spec("torch").submodule_search_locations[0])' 2>/dev/null) || of_python=
-    for folder in "${LIBTORCH:-}" "$prefix/lib/chain-of-zoom/libtorch" "$cache/torch-$version/torch" "$of_python"; do
-        if [ -n "$folder" ] && is_right "$folder"; then
-            libtorch=$folder
-            return 0
-        fi
+    for libtorch in "$bundled" "$cache/torch-$version-cpu/torch" "$cache/torch-$version/torch"; do
+        if is_right "$libtorch" "$1"; then return 0; fi
     done
-    return 1
+    libtorch=$(python3 -c 'import importlib.util as u; print(u.find_spec("torch").submodule_search_locations[0])' 2>/dev/null) &&
+        is_right "$libtorch" "$1"
 }
 
 fetch_libtorch() {
-    if ! python3 -m pip --version >/dev/null 2>&1; then
+    if ! command -v python3 >/dev/null; then
         echo "coz: libtorch $version is needed, and Python's pip fetches it. This installs that:" >&2
         echo "  sudo apt-get install python3-pip" >&2
-        echo "Or set LIBTORCH to a libtorch $version with CUDA that is here already." >&2
-        exit 1
+        echo "Or set LIBTORCH to a libtorch $version that is here already." >&2
+        return 1
     fi
-    mkdir -p "$cache"
-    free=$(df -Pk "$cache" | awk 'NR == 2 { print int($4 / 1000000) }')
-    if [ "$free" -lt 8 ]; then
-        echo "coz: libtorch needs 8 GB for a moment, and $cache has $free GB free" >&2
-        exit 1
+    libtorch=$(python3 "$prefix/share/chain-of-zoom/libtorch.py" --without-headers "$cache")
+}
+
+# Where it can be seen that something comes: in a terminal, also when started from a menu.
+fetch_in_sight() {
+    if [ ! -t 2 ] && [ -n "${DISPLAY:-}${WAYLAND_DISPLAY:-}" ] && command -v x-terminal-emulator >/dev/null; then
+        x-terminal-emulator -e "$0" --fetch-libtorch
+        find_libtorch "$1"
+    else
+        fetch_libtorch
     fi
-    echo "Fetching libtorch $version into $cache (4.7 GB, once)" >&2
-    part=$(mktemp -d "$cache/torch-$version.XXXXXX.part")
-    trap 'rm -rf "$part"' EXIT
-    python3 -m pip install --no-cache-dir --disable-pip-version-check --no-warn-script-location --target "$part" "torch==$version" >&2
-    # What stands under the final name is complete; where another start was faster, its own is as good.
-    mv -T "$part" "$cache/torch-$version" 2>/dev/null || true
-    trap - EXIT
-    rm -rf "$part"
+}
+
+# What came along has no CUDA. Said at the first start; nobody waits for gigabytes unasked.
+tell_of_cuda() {
+    if [ ! -e "$cache/told-of-cuda" ]; then
+        echo "coz: this runs on the CPU. For the NVIDIA card, fetch libtorch with CUDA (2.5 GB): coz --fetch-libtorch" >&2
+        { mkdir -p "$cache" && : >"$cache/told-of-cuda"; } 2>/dev/null || true
+    fi
 }
 
 # Libraries of the window are loaded when it opens; what is missing is better told before.
@@ -63,17 +77,24 @@ check_window() {
     [ -z "$missing" ] || echo "coz: for the window this is missing: sudo apt-get install$missing" >&2
 }
 
-if ! find_libtorch; then
-    if [ ! -t 2 ] && [ -n "${DISPLAY:-}${WAYLAND_DISPLAY:-}" ] && command -v x-terminal-emulator >/dev/null; then
-        # Started from a menu: where it can be seen that something comes.
-        x-terminal-emulator -e "$0" --fetch-libtorch
+if [ "${1:-}" = --fetch-libtorch ]; then
+    fetch_libtorch
+    exit
+fi
+if is_right "${LIBTORCH:-}" libtorch_cpu.so; then
+    libtorch=$LIBTORCH
+elif ! has_driver; then
+    find_libtorch libtorch_cpu.so || fetch_in_sight libtorch_cpu.so || exit 1
+elif ! find_libtorch libtorch_cuda.so; then
+    if is_right "$bundled" libtorch_cpu.so; then
+        libtorch=$bundled
+        tell_of_cuda
     else
-        fetch_libtorch
+        # Where that fails, the CPU does what it can.
+        fetch_in_sight libtorch_cuda.so || find_libtorch libtorch_cpu.so || exit 1
     fi
-    find_libtorch || { echo "coz: there is still no libtorch $version" >&2; exit 1; }
 fi
 case ${1:-} in
-    --fetch-libtorch) exit 0 ;;
     zoom | full | export | replay | models | doctor | bench | random-models | train | measure | help | -*) ;;
     *) check_window ;;
 esac

@@ -1,7 +1,11 @@
-//! libtorch: PyPI's PyTorch in the user's cache folder, once per machine, linked into the checkout as `.libtorch`.
+//! libtorch: `assets/libtorch.py` finds it or fetches it into the user's cache folder, once per machine; `.libtorch` in
+//! the checkout leads there.
 
+use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output, Stdio};
+use std::time::SystemTime;
 
 use anyhow::{Context, bail};
 
@@ -9,49 +13,76 @@ use crate::packages;
 
 /// What `tch 0.24` is made for; the two are pinned together.
 const VERSION: &str = "2.11.0";
-/// The unpacked packages take 4.7 GB, and their downloads are beside them for a moment.
-const NEEDED_GB: f64 = 8.0;
+/// How `libtorch.py` ends where Python has no pip.
+const NO_PIP: i32 = 3;
 
-/// Sees to it that `.libtorch` leads to a libtorch of the right version.
+/// Sees to it that `.libtorch` leads to a libtorch of the right version, with CUDA where there is an NVIDIA driver.
 pub fn ensure(root: &Path) -> anyhow::Result<()> {
     let link = root.join(".libtorch");
     // Cargo sets LIBTORCH to the link for this very process; anything else is the user's own.
     if let Some(own) = std::env::var_os("LIBTORCH").map(PathBuf::from).filter(|own| *own != link) {
         let found = version(&own).unwrap_or_else(|| "no libtorch".into());
-        if !is_right(&found) {
+        if found.split('+').next() != Some(VERSION) {
             bail!("LIBTORCH={} holds {found}, but {VERSION} is needed: unset it, or point it there", own.display());
         }
-        return relink(&link, &own);
+        return relink(root, &link, &own);
     }
-    if version(&link).is_some_and(|found| is_right(&found)) {
+    let libtorch = find(root, &[], Some(&link))?;
+    if libtorch == link {
         return Ok(());
     }
-    let installed = cache()?.join(format!("torch-{VERSION}"));
-    if !version(&installed.join("torch")).is_some_and(|found| is_right(&found)) {
-        install(&installed)?;
+    let before = fs::read_link(&link).ok();
+    relink(root, &link, &libtorch)?;
+    // With a driver now, the one without CUDA has served; another checkout's set-up leads its link anew.
+    let without_cuda = cache()?.join(format!("torch-{VERSION}-cpu"));
+    if libtorch.join("lib/libtorch_cuda.so").exists() && before == Some(without_cuda.join("torch")) {
+        fs::remove_dir_all(&without_cuda).with_context(|| format!("cannot remove {}", without_cuda.display()))?;
     }
-    relink(&link, &installed.join("torch"))
+    Ok(())
 }
 
-/// `2.11.0`, `2.11.0+cu130` and `2.11.0+cpu` are all right.
-fn is_right(found: &str) -> bool {
-    found.split('+').next() == Some(VERSION)
+/// The libtorch without CUDA, which an archive brings along.
+pub fn without_cuda(root: &Path) -> anyhow::Result<PathBuf> {
+    find(root, &["--cpu"], None)
+}
+
+/// What `libtorch.py` finds or fetches; `first` is taken where it is right for this machine.
+fn find(root: &Path, options: &[&str], first: Option<&Path>) -> anyhow::Result<PathBuf> {
+    let python = if cfg!(windows) { "python" } else { "python3" };
+    let mut command = Command::new(python);
+    command.arg(root.join("assets/libtorch.py")).args(options).arg(cache()?).args(first).stderr(Stdio::inherit());
+    let lacks_python = |outcome: &std::io::Result<Output>| match outcome {
+        Ok(output) => output.status.code() == Some(NO_PIP),
+        Err(error) => error.kind() == ErrorKind::NotFound,
+    };
+    let mut outcome = command.output();
+    if lacks_python(&outcome) {
+        packages::ensure(&["python3", "python3-pip"])?;
+        outcome = command.output();
+    }
+    let output = outcome.with_context(|| format!("cannot start {python}, which fetches libtorch"))?;
+    if !output.status.success() {
+        bail!("there is no libtorch {VERSION}: see above");
+    }
+    Ok(PathBuf::from(String::from_utf8(output.stdout).context("the folder of libtorch is not UTF-8")?.trim_end()))
 }
 
 /// Of the libtorch in a folder: `version.py` in PyPI's packages, `build-version` in the plain archives.
 fn version(libtorch: &Path) -> Option<String> {
-    let python = std::fs::read_to_string(libtorch.join("version.py")).ok();
+    let python = fs::read_to_string(libtorch.join("version.py")).ok();
     let told = python.as_deref().and_then(|text| text.lines().find_map(|line| line.strip_prefix("__version__ = ")));
-    let plain = || std::fs::read_to_string(libtorch.join("build-version")).ok();
+    let plain = || fs::read_to_string(libtorch.join("build-version")).ok();
     told.map(|version| version.trim_matches(['\'', '"']).to_owned()).or_else(|| Some(plain()?.trim().to_owned()))
 }
 
-fn relink(link: &Path, target: &Path) -> anyhow::Result<()> {
-    if std::fs::read_link(link).is_ok_and(|now| now == target) {
+fn relink(root: &Path, link: &Path, target: &Path) -> anyhow::Result<()> {
+    if fs::read_link(link).is_ok_and(|now| now == target) {
         return Ok(());
     }
     if link.symlink_metadata().is_ok() {
-        std::fs::remove_file(link).with_context(|| format!("cannot replace {}", link.display()))?;
+        fs::remove_file(link).with_context(|| format!("cannot replace {}", link.display()))?;
+        // Cargo sees the same LIBTORCH as before, and would not link anew what was linked to another libtorch.
+        fs::File::options().append(true).open(root.join("build.rs"))?.set_modified(SystemTime::now())?;
     }
     #[cfg(unix)]
     let linked = std::os::unix::fs::symlink(target, link);
@@ -73,54 +104,22 @@ fn cache() -> anyhow::Result<PathBuf> {
     Ok(cache.context("no home folder: set LIBTORCH to a libtorch of the right version")?.join("chain-of-zoom"))
 }
 
-/// Into a temporary folder first: what stands under the final name is complete.
-fn install(into: &Path) -> anyhow::Result<()> {
-    let folder = into.parent().context("the cache folder has no parent")?;
-    std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    if let Some(free) = free_gb(folder)
-        && free < NEEDED_GB
-    {
-        let folder = folder.display();
-        bail!("{folder} has {free:.1} GB free, but libtorch needs {NEEDED_GB} GB: free some, or set XDG_CACHE_HOME");
-    }
-    let python = if cfg!(windows) { "python" } else { "python3" };
-    let has_pip = || Command::new(python).args(["-m", "pip", "--version"]).output().is_ok_and(|o| o.status.success());
-    if !has_pip() {
-        packages::ensure(&["python3", "python3-pip"])?;
-        if !has_pip() {
-            bail!("{python} has no pip, which fetches libtorch: install it (Debian: apt-get install python3-pip)");
-        }
-    }
-    let part = folder.join(format!("torch-{VERSION}.{}.part", std::process::id()));
-    eprintln!("Fetching libtorch {VERSION} into {} (4.7 GB, once per machine)", into.display());
-    let fetched = crate::run(
-        Command::new(python)
-            .args([
-                "-m",
-                "pip",
-                "install",
-                "--no-cache-dir",
-                "--disable-pip-version-check",
-                "--no-warn-script-location",
-            ])
-            .args(["--root-user-action=ignore", "--target"])
-            .arg(&part)
-            .arg(format!("torch=={VERSION}")),
-    );
-    let done = fetched.and_then(|()| match std::fs::rename(&part, into) {
-        // Another checkout was faster; its libtorch is as good.
-        Err(_) if version(&into.join("torch")).is_some_and(|found| is_right(&found)) => Ok(()),
-        renamed => renamed.with_context(|| format!("cannot rename {} to {}", part.display(), into.display())),
-    });
-    if done.is_err() || part.exists() {
-        _ = std::fs::remove_dir_all(&part);
-    }
-    done.context("libtorch could not be fetched: is there a network, and enough disk? Run the command again then")
-}
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
 
-fn free_gb(folder: &Path) -> Option<f64> {
-    let output = Command::new("df").arg("-Pk").arg(folder).output().ok()?;
-    let text = String::from_utf8(output.stdout).ok()?;
-    let kilobytes: f64 = text.lines().nth(1)?.split_whitespace().nth(3)?.parse().ok()?;
-    Some(kilobytes * 1024.0 / 1e9)
+    use super::VERSION;
+
+    #[test]
+    fn one_version_everywhere() {
+        assert!(include_str!("../../assets/libtorch.py").contains(&format!("\nVERSION = \"{VERSION}\"\n")));
+        assert!(include_str!("../../assets/launcher.sh").contains(&format!("\nversion={VERSION}\n")));
+    }
+
+    #[test]
+    fn the_script_passes_its_tests() {
+        let tests = concat!(env!("CARGO_MANIFEST_DIR"), "/libtorch_test.py");
+        let status = Command::new("python3").arg(tests).status();
+        assert!(status.is_ok_and(|status| status.success()));
+    }
 }

@@ -17,20 +17,23 @@ const USAGE: &str = "\
 cargo xtask run [IMAGE]   set up what is missing, build, open the viewer
 cargo xtask test          set up what is missing, check, run all tests
 cargo xtask check         formatting, lints, import directions, documentation
-cargo xtask setup         libtorch and system packages, once per machine
+cargo xtask setup         libtorch, system packages, the program and the Real-ESRGAN models, once per machine
 cargo xtask bench         measure resizing, canvas and one step
 cargo xtask measure       measure the viewer on a virtual screen: start, memory, rest, films
 cargo xtask make-random-models DIR [--full|--tiny]
                           models of the published layouts without their weights, to measure and try with
-cargo xtask dist          an archive to install from: program, launcher, menu entry, icon
+cargo xtask dist          archives to install from: program, launcher, menu entry, icon; one with libtorch and models
 cargo xtask show PHOTO    make the README's pictures and a film from a photo";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let (command, rest) = arguments.split_first().map_or(("", &[][..]), |(first, rest)| (first.as_str(), rest));
     let outcome = match command {
-        "setup" => set_up(packages::WINDOW),
-        "run" => set_up(packages::WINDOW).and_then(|()| cargo(&["run", "--release", "--bin", "coz", "--"], rest)),
+        "setup" => set_up(packages::WINDOW).and_then(|()| release()).map(|()| models()),
+        "run" => set_up(packages::WINDOW)
+            .and_then(|()| release())
+            .map(|()| models())
+            .and_then(|()| cargo(&["run", "--release", "--bin", "coz", "--"], rest)),
         "bench" => set_up(packages::BUILD).and_then(|()| cargo(&["bench"], rest)),
         "make-random-models" => set_up(packages::BUILD)
             .and_then(|()| release())
@@ -41,7 +44,10 @@ fn main() -> ExitCode {
         }
         "dist" => set_up(packages::BUILD).and_then(|()| dist::all(&root())),
         "check" => set_up(packages::BUILD).and_then(|()| check::all(&root())),
-        "test" => set_up(packages::TEST).and_then(|()| check::all(&root())).and_then(|()| cargo(&["test"], rest)),
+        "test" => set_up(packages::TEST)
+            .and_then(|()| check::all(&root()))
+            .and_then(|()| cargo(&["test", "--quiet", "--package", "xtask"], &[]))
+            .and_then(|()| cargo(&["test"], rest)),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);
@@ -70,6 +76,14 @@ fn root() -> PathBuf {
 
 fn release() -> anyhow::Result<()> {
     cargo(&["build", "--release", "--bin", "coz"], &[])
+}
+
+/// Gets the Real-ESRGAN models, unless they are here; without them the built-in network does.
+fn models() {
+    let download = ["run", "--quiet", "--release", "--bin", "coz", "--", "models", "download", "realesrgan"];
+    if let Err(error) = cargo(&download, &[]) {
+        eprintln!("Going on without the Real-ESRGAN models, with the built-in network: {error:#}");
+    }
 }
 
 fn cargo(arguments: &[&str], rest: &[String]) -> anyhow::Result<()> {
