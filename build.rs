@@ -10,8 +10,6 @@ use std::path::PathBuf;
 fn main() {
     println!("cargo:rerun-if-env-changed=LIBTORCH");
     println!("cargo:rerun-if-env-changed=COZ_RUN_PATH");
-    // `.libtorch` may lead elsewhere after a set-up.
-    println!("cargo:rerun-if-changed=.libtorch/version.py");
     let libtorch = std::env::var_os("LIBTORCH").map(PathBuf::from).unwrap_or_default();
     let Ok(lib) = libtorch.join("lib").canonicalize() else {
         println!("cargo:warning=libtorch is not at {}: run `cargo xtask setup` once", libtorch.display());

@@ -366,10 +366,9 @@ impl State {
     /// Why the best model is that one.
     pub fn reason(&self) -> &'static str {
         match self.backbones.first() {
-            Some(Backbone::Sd3(_)) => "Chain-of-Zoom's own model, all of whose files are here",
-            Some(Backbone::File(_)) => "the sharpest on this machine",
-            Some(_) => "the only one on this machine",
-            None => "the best on this machine",
+            Some(Backbone::Sd3(_)) => "Best on this machine: all files of Chain-of-Zoom's own model are here",
+            Some(Backbone::File(_)) | None => "Best on this machine",
+            Some(_) => "The only one on this machine",
         }
     }
 

@@ -10,6 +10,7 @@ mod qwen;
 mod ram;
 mod resample;
 mod sd3;
+mod winograd;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -25,14 +25,9 @@ const FILES: [(&str, &str); 7] = [
 pub fn all(root: &Path) -> anyhow::Result<()> {
     let name = format!("chain-of-zoom-{}-{}-{}", version(root)?, std::env::consts::ARCH, std::env::consts::OS);
     let libtorch = libtorch::without_cuda(root)?;
-    // Where this machine has its libtorch is nobody else's business, and a program that is linked to the part for CUDA
-    // starts nowhere without it.
-    let mut build = Command::new(env!("CARGO"));
-    build.args(["build", "--release", "--bin", "coz"]).env("COZ_RUN_PATH", "$ORIGIN/libtorch/lib");
-    if root.join(".libtorch").canonicalize().ok() != libtorch.canonicalize().ok() {
-        build.env("LIBTORCH", &libtorch);
-    }
-    crate::run(&mut build)?;
+    // Where this machine has its libtorch is nobody else's business.
+    let build = ["build", "--release", "--bin", "coz"];
+    crate::run(Command::new(env!("CARGO")).args(build).env("COZ_RUN_PATH", "$ORIGIN/libtorch/lib"))?;
     let program = root.join("target/release/coz");
     let models = models(&program, &libtorch);
     let dist = root.join("target/dist");

@@ -15,6 +15,9 @@ pub fn all(root: &Path, photo: &Path) -> anyhow::Result<()> {
     let (folder, docs) = (root.join("target/show"), root.join("docs"));
     let home = folder.join("home");
     _ = std::fs::remove_dir_all(&home);
+    // The pictures are Real-ESRGAN's; without it they would be the built-in network's.
+    let models = ["models", "download", "realesrgan"];
+    crate::run(Command::new(&program).args(models).env("XDG_DATA_HOME", home.join("data")))?;
     let screen = Screen::new(1440, 900)?;
     let viewer = screen.viewer(&program, &home, &[photo])?;
     screen.wait(viewer.start, |seen| seen.get_pixel(20, 500).0 == [0x1e; 3])?;
@@ -81,7 +84,7 @@ pub fn all(root: &Path, photo: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A step has run and the camera has arrived.
+/// The steps of a box have run and the camera has arrived.
 fn settle() {
-    std::thread::sleep(Duration::from_millis(2500));
+    std::thread::sleep(Duration::from_secs(15));
 }

@@ -1,6 +1,7 @@
 //! Layers that several networks share. Each takes its tensors from a [`Loader`] under the checkpoint's own keys.
 
 mod streaming;
+pub mod winograd;
 
 use tch::{Kind, TchError, Tensor};
 

@@ -74,7 +74,8 @@ impl Viewer {
             Outcome::Downloaded(done) => {
                 self.state.transfer = None;
                 match done {
-                    Ok(()) => self.tell(Message::Done("The models are there: M chooses them".into())),
+                    Ok(()) => self
+                        .tell(Message::Done("Downloaded: the best model is used unless you chose another (M)".into())),
                     Err(HubError::Cancelled) => {}
                     Err(error) => self.tell(Message::Problem(error.into())),
                 }

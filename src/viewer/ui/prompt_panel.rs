@@ -109,7 +109,7 @@ fn model(viewer: &Viewer, ui: &mut egui::Ui) {
     let details: Vec<String> = reason.into_iter().chain(pace).collect();
     ui.label(settings.backbone.name());
     if !details.is_empty() {
-        ui.label(dim(ui, details.join("; ")));
+        ui.label(dim(ui, details.join(". ")));
     }
 }
 

@@ -3,11 +3,22 @@
 //!
 //! Three namings of the same layers are in circulation. All sizes are read off the tensors.
 
+mod tensors;
+mod winograd;
+
 use tch::{Device, Kind, TchError, Tensor};
 
+use super::layers::winograd::{Conv3x3, Simd};
 use super::weights::{Loader, Weights, WeightsError};
+use tensors::Conv;
 
 const NETWORK: &str = "RRDBNet";
+/// Slope of the leaky ReLUs.
+const SLOPE: f32 = 0.2;
+/// Weight of what a block adds to its input.
+const RESIDUAL: f32 = 0.2;
+/// With fewer channels libtorch's convolutions are as fast as ours.
+const WINOGRAD_CHANNELS: i64 = 16;
 
 /// Which program wrote the keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,51 +74,32 @@ impl Naming {
     }
 }
 
-struct Conv {
-    weight: Tensor,
-    bias: Tensor,
+/// The network's layers, whatever computes them.
+struct Layers<C> {
+    first: C,
+    blocks: Vec<Block<C>>,
+    after_blocks: C,
+    doublings: Vec<C>,
+    high_resolution: C,
+    last: C,
 }
 
-impl Conv {
-    fn load(loader: &mut Loader, key: &str, channels_in: i64, channels_out: i64) -> Result<Self, WeightsError> {
-        Ok(Self {
-            weight: loader.take(&format!("{key}.weight"), &[channels_out, channels_in, 3, 3])?,
-            bias: loader.take(&format!("{key}.bias"), &[channels_out])?,
-        })
-    }
+/// Three dense blocks of five convolutions, each of which sees all before it in its dense block.
+type Block<C> = [[C; 5]; 3];
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
-        x.f_conv2d(&self.weight, Some(&self.bias), [1, 1], [1, 1], [1, 1], 1)
-    }
-}
-
-fn leaky(x: Tensor) -> Result<Tensor, TchError> {
-    // leaky_relu with slope 0.2; the generated binding of it takes no slope.
-    x.f_maximum(&x.f_mul_scalar(0.2)?)
-}
-
-/// Five convolutions, each of which sees all before it.
-struct DenseBlock([Conv; 5]);
-
-impl DenseBlock {
-    fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
-        let mut seen = vec![x.shallow_clone()];
-        let [growing @ .., last] = &self.0;
-        for conv in growing {
-            seen.push(leaky(conv.forward(&Tensor::f_cat(&seen, 1)?)?)?);
-        }
-        last.forward(&Tensor::f_cat(&seen, 1)?)?.f_mul_scalar(0.2)?.f_add(x)
-    }
+/// What computes them.
+enum Kernel {
+    /// libtorch, on any device and in any dtype.
+    Tensors(Layers<Conv>),
+    /// Our own convolutions, on the CPU in float32.
+    Winograd(Box<Layers<Conv3x3>>),
 }
 
 /// `[B, 3, H, W]` in [0, 1] -> `[B, 3, scale * H, scale * W]`, not clamped.
 pub struct RrdbNet {
-    first: Conv,
-    blocks: Vec<[DenseBlock; 3]>,
-    after_blocks: Conv,
-    doublings: Vec<Conv>,
-    high_resolution: Conv,
-    last: Conv,
+    kernel: Kernel,
+    /// How many times the output is doubled.
+    doublings: usize,
     /// x1 and x2 models of Real-ESRGAN fold 4 x 4 or 2 x 2 pixels into channels first.
     unshuffle: i64,
 }
@@ -151,27 +143,33 @@ impl RrdbNet {
         let first = Conv::load(&mut loader, naming.first(), channels_in, features)?;
         let mut blocks = Vec::with_capacity(count);
         for i in 0..count {
-            let mut dense = |d: usize| -> Result<DenseBlock, WeightsError> {
+            let mut dense = |d: usize| -> Result<[Conv; 5], WeightsError> {
                 let mut conv = |c: usize| {
                     let channels_out = if c == 5 { features } else { growth };
                     let channels_in = features + growth * (c as i64 - 1);
                     Conv::load(&mut loader, &naming.block(i, d, c), channels_in, channels_out)
                 };
-                Ok(DenseBlock([conv(1)?, conv(2)?, conv(3)?, conv(4)?, conv(5)?]))
+                Ok([conv(1)?, conv(2)?, conv(3)?, conv(4)?, conv(5)?])
             };
             blocks.push([dense(1)?, dense(2)?, dense(3)?]);
         }
         let mut conv = |key: String, channels_out: i64| Conv::load(&mut loader, &key, features, channels_out);
-        let network = Self {
+        let layers = Layers {
             first,
             blocks,
             after_blocks: conv(naming.after_blocks(count), features)?,
             doublings: (1..=doublings).map(|i| conv(naming.doubling(i), features)).collect::<Result<_, _>>()?,
             high_resolution: conv(naming.high_resolution(doublings), features)?,
             last: conv(naming.last(doublings), 3)?,
-            unshuffle: ((channels_in / 3) as f64).sqrt().round().max(1.0) as i64,
         };
         loader.finish(NETWORK)?;
+        let unshuffle = ((channels_in / 3) as f64).sqrt().round().max(1.0) as i64;
+        let pays = device == Device::Cpu && kind == Kind::Float && features.min(growth) >= WINOGRAD_CHANNELS;
+        let kernel = match Simd::detect().first() {
+            Some(&simd) if pays => Kernel::Winograd(Box::new(layers.transformed(simd)?)),
+            _ => Kernel::Tensors(layers),
+        };
+        let network = Self { kernel, doublings, unshuffle };
         if network.unshuffle * network.unshuffle * 3 != channels_in || network.scale() < 1 {
             let problems = vec![format!("{channels_in} input channels with {doublings} doublings make no scale")];
             return Err(WeightsError::Mismatch { file: weights.file().to_owned(), network: NETWORK, problems });
@@ -181,7 +179,7 @@ impl RrdbNet {
 
     /// How many times larger the output is.
     pub fn scale(&self) -> i64 {
-        (1 << self.doublings.len()) / self.unshuffle
+        (1 << self.doublings) / self.unshuffle
     }
 
     /// `[B, 3, H, W]` -> `[B, 3, scale * H, scale * W]`. Before each block `keep_going(done, total)` is asked; where
@@ -197,28 +195,11 @@ impl RrdbNet {
         let folded =
             if fold > 1 { x.f_replication_pad2d(padding)?.f_pixel_unshuffle(fold)? } else { x.shallow_clone() };
 
-        let shallow = self.first.forward(&folded)?;
-        let mut deep = shallow.shallow_clone();
-        let total = self.blocks.len() + self.doublings.len();
-        for (i, dense_blocks) in self.blocks.iter().enumerate() {
-            if !keep_going(i, total) {
-                return Ok(None);
-            }
-            let mut inner = deep.shallow_clone();
-            for dense in dense_blocks {
-                inner = dense.forward(&inner)?;
-            }
-            deep = inner.f_mul_scalar(0.2)?.f_add(&deep)?;
-        }
-        let mut h = self.after_blocks.forward(&deep)?.f_add(&shallow)?;
-        for (i, conv) in self.doublings.iter().enumerate() {
-            if !keep_going(self.blocks.len() + i, total) {
-                return Ok(None);
-            }
-            let doubled = h.f_upsample_nearest2d([h.size()[2] * 2, h.size()[3] * 2], None, None)?;
-            h = leaky(conv.forward(&doubled)?)?;
-        }
-        let out = self.last.forward(&leaky(self.high_resolution.forward(&h)?)?)?;
+        let out = match &self.kernel {
+            Kernel::Tensors(layers) => layers.forward(&folded, keep_going)?,
+            Kernel::Winograd(layers) => layers.forward(&folded, keep_going)?,
+        };
+        let Some(out) = out else { return Ok(None) };
         Ok(Some(out.f_narrow(2, 0, height * self.scale())?.f_narrow(3, 0, width * self.scale())?))
     }
 }
