@@ -5,6 +5,7 @@
 
 use tch::{Device, Kind, TchError, Tensor};
 
+use super::layers::winograd::{Conv3x3, FeatureMap, Simd};
 use super::weights::{Loader, Weights, WeightsError};
 
 const NETWORK: &str = "SRVGGNetCompact";
@@ -19,6 +20,8 @@ pub struct SrvggNetCompact {
     convs: Vec<Conv>,
     /// One for each convolution but the last; empty where the activation is a plain ReLU.
     slopes: Vec<Tensor>,
+    /// The same by our own convolutions, activations included: on the CPU in float32, where nothing is trained.
+    winograd: Option<Vec<Conv3x3>>,
     scale: i64,
 }
 
@@ -65,7 +68,10 @@ impl SrvggNetCompact {
                 vec![format!("{} convolutions and {} activations do not alternate", convs.len(), slopes.len())];
             return Err(WeightsError::Mismatch { file: weights.file().to_owned(), network: NETWORK, problems });
         }
-        Ok(Self { convs, slopes, scale })
+        let is_trained = convs.iter().any(|conv| conv.weight.requires_grad());
+        let simd = Simd::for_convolutions(device, kind, features).filter(|_| !is_trained);
+        let winograd = simd.map(|simd| transformed(simd, &convs, &slopes)).transpose()?;
+        Ok(Self { convs, slopes, winograd, scale })
     }
 
     /// How many times larger the output is.
@@ -75,6 +81,16 @@ impl SrvggNetCompact {
 
     /// `[B, 3, H, W]` -> `[B, 3, scale * H, scale * W]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
+        let h = match &self.winograd {
+            Some(convs) => by_winograd(convs, x)?,
+            None => self.by_tensors(x)?,
+        };
+        let (height, width) = (x.size()[2] * self.scale, x.size()[3] * self.scale);
+        let base = x.f_upsample_nearest2d([height, width], None, None)?;
+        h.f_pixel_shuffle(self.scale)?.f_add(&base)
+    }
+
+    fn by_tensors(&self, x: &Tensor) -> Result<Tensor, TchError> {
         let mut h = x.shallow_clone();
         for (i, conv) in self.convs.iter().enumerate() {
             h = h.f_conv2d(&conv.weight, Some(&conv.bias), [1, 1], [1, 1], [1, 1], 1)?;
@@ -85,8 +101,33 @@ impl SrvggNetCompact {
                 };
             }
         }
-        let (height, width) = (x.size()[2] * self.scale, x.size()[3] * self.scale);
-        let base = x.f_upsample_nearest2d([height, width], None, None)?;
-        h.f_pixel_shuffle(self.scale)?.f_add(&base)
+        Ok(h)
     }
+}
+
+fn transformed(simd: Simd, convs: &[Conv], slopes: &[Tensor]) -> Result<Vec<Conv3x3>, TchError> {
+    let conv = |(i, conv): (usize, &Conv)| {
+        let (channels_out, channels_in) = (conv.weight.size()[0] as usize, conv.weight.size()[1] as usize);
+        let slopes = match slopes.get(i) {
+            _ if i + 1 == convs.len() => vec![1.0; channels_out],
+            Some(slopes) => Vec::<f32>::try_from(slopes)?,
+            None => vec![0.0; channels_out],
+        };
+        Conv3x3::new(simd, &conv.weight, &conv.bias, &slopes, &[channels_in])
+    };
+    convs.iter().enumerate().map(conv).collect()
+}
+
+/// `[B, 3, H, W]` -> `[B, C, H, W]`, the convolutions' result.
+fn by_winograd(convs: &[Conv3x3], x: &Tensor) -> Result<Tensor, TchError> {
+    let (mut images, mut out) = (Vec::new(), FeatureMap::default());
+    for i in 0..x.size()[0] {
+        let mut h = FeatureMap::from_tensor(&x.f_get(i)?)?;
+        for conv in convs {
+            conv.forward(&[&h], &mut out)?;
+            std::mem::swap(&mut h, &mut out);
+        }
+        images.push(h.to_tensor(0..h.height())?);
+    }
+    Tensor::f_stack(&images, 0)
 }

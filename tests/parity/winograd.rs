@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use chain_of_zoom::models::layers::winograd::{Conv3x3, FeatureMap, Simd, Sum};
-use chain_of_zoom::models::{RrdbNet, Weights};
+use chain_of_zoom::models::{Loader, RrdbNet, SrvggNetCompact, Weights};
 use tch::{Device, Kind, Tensor};
 
 const OPTIONS: (Kind, Device) = (Kind::Double, Device::Cpu);
@@ -135,4 +135,51 @@ fn our_rrdbnet_stops_between_blocks_and_strips() {
         });
         assert!(out.unwrap().is_none() && asked == last + 1);
     }
+}
+
+#[test]
+fn srvgg_is_the_same_by_both() {
+    for (features, inner, scale, has_slopes) in [(64, 3, 4, true), (20, 2, 2, false), (16, 1, 1, true)] {
+        let mut tensors = BTreeMap::new();
+        for i in 0..=inner {
+            let (channels_in, channels_out) =
+                (if i == 0 { 3 } else { features }, if i == inner { 3 * scale * scale } else { features });
+            let gain = 1.2 / (9.0 * channels_in as f64).sqrt();
+            let weight = numbers(&[channels_out, channels_in, 3, 3], i as f64) * gain;
+            tensors.insert(format!("body.{}.weight", 2 * i), weight.to_kind(Kind::Float));
+            tensors
+                .insert(format!("body.{}.bias", 2 * i), numbers(&[channels_out], i as f64).to_kind(Kind::Float) * 0.1);
+            if has_slopes && i < inner {
+                let slopes = numbers(&[features], i as f64).abs() * 0.3;
+                tensors.insert(format!("body.{}.weight", 2 * i + 1), slopes.to_kind(Kind::Float));
+            }
+        }
+        let weights = Weights::from_tensors(tensors);
+        let x = (numbers(&[2, 3, 21, 34], 7.0) * 0.25 + 0.5).clamp(0.0, 1.0);
+        let [ours, exact] = [Kind::Float, Kind::Double].map(|kind| {
+            let network = SrvggNetCompact::load(&weights, "", Device::Cpu, kind).unwrap();
+            tch::no_grad(|| network.forward(&x.to_kind(kind)).unwrap())
+        });
+        assert_eq!(ours.size(), [2, 3, 21 * scale, 34 * scale]);
+        let apart = largest(ours - &exact);
+        assert!(apart < 1e-5, "{features} channels: {apart}");
+    }
+}
+
+#[test]
+fn what_is_trained_stays_with_libtorch() {
+    let mut tensors = BTreeMap::new();
+    for (i, shape) in [[16, 3, 3, 3], [3, 16, 3, 3]].iter().enumerate() {
+        let weight = (numbers(shape, 1.0) * 0.1).to_kind(Kind::Float).set_requires_grad(true);
+        tensors.insert(format!("body.{}.weight", 2 * i), weight);
+        tensors.insert(format!("body.{}.bias", 2 * i), Tensor::zeros([shape[0]], (Kind::Float, Device::Cpu)));
+    }
+    let weights = Weights::from_tensors(tensors);
+    let network = SrvggNetCompact::load(&weights, "", Device::Cpu, Kind::Float).unwrap();
+    let loss =
+        network.forward(&Tensor::ones([1, 3, 8, 8], (Kind::Float, Device::Cpu))).unwrap().square().mean(Kind::Float);
+    loss.backward();
+    let gradient =
+        Loader::new(&weights, "", Device::Cpu, Kind::Float).take("body.0.weight", &[16, 3, 3, 3]).unwrap().grad();
+    assert!(largest(gradient) > 0.0);
 }

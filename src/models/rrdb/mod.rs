@@ -17,8 +17,6 @@ const NETWORK: &str = "RRDBNet";
 const SLOPE: f32 = 0.2;
 /// Weight of what a block adds to its input.
 const RESIDUAL: f32 = 0.2;
-/// With fewer channels libtorch's convolutions are as fast as ours.
-const WINOGRAD_CHANNELS: i64 = 16;
 
 /// Which program wrote the keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -164,10 +162,9 @@ impl RrdbNet {
         };
         loader.finish(NETWORK)?;
         let unshuffle = ((channels_in / 3) as f64).sqrt().round().max(1.0) as i64;
-        let pays = device == Device::Cpu && kind == Kind::Float && features.min(growth) >= WINOGRAD_CHANNELS;
-        let kernel = match Simd::detect().first() {
-            Some(&simd) if pays => Kernel::Winograd(Box::new(layers.transformed(simd)?)),
-            _ => Kernel::Tensors(layers),
+        let kernel = match Simd::for_convolutions(device, kind, features.min(growth)) {
+            Some(simd) => Kernel::Winograd(Box::new(layers.transformed(simd)?)),
+            None => Kernel::Tensors(layers),
         };
         let network = Self { kernel, doublings, unshuffle };
         if network.unshuffle * network.unshuffle * 3 != channels_in || network.scale() < 1 {

@@ -12,7 +12,7 @@ use std::ops::Range;
 use std::sync::{LazyLock, Mutex};
 
 use bytemuck::{Pod, Zeroable, cast_slice, cast_slice_mut};
-use tch::{Kind, TchError, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
 use kernels::{
     Aligned, PATCH, POINTS, TILE, multiply, multiply_add, patch_to_points, points_to_tile, transform_kernel,
@@ -43,6 +43,12 @@ enum Instructions {
 }
 
 impl Simd {
+    /// The fastest, where convolutions of so many channels in this dtype are faster by them than by libtorch.
+    pub fn for_convolutions(device: Device, kind: Kind, channels: i64) -> Option<Self> {
+        let pays = device == Device::Cpu && kind == Kind::Float && channels >= LINE as i64;
+        pays.then(|| Self::detect().first().copied()).flatten()
+    }
+
     /// All that this CPU has, the fastest first.
     pub fn detect() -> Vec<Self> {
         let mut found = Vec::new();
