@@ -88,9 +88,10 @@ impl From<StepError> for Problem {
             StepError::Weights(WeightsError::Io { .. }) => {
                 ("The model file cannot be opened", "Check the path and the file's permissions.")
             }
-            StepError::Weights(WeightsError::Format { .. }) => {
-                ("This is no model file", "Choose a .safetensors or .pth file; download it again if it is cut short.")
-            }
+            StepError::Weights(WeightsError::Format { .. }) => (
+                "This is no model file",
+                "Choose a .safetensors or .pth file, or ncnn's .param with its .bin; download it again if it is cut short.",
+            ),
             StepError::Weights(WeightsError::Mismatch { .. }) => (
                 "The model file does not fit",
                 "It may be of another model, or of another size of it: choose the one it belongs to.",

@@ -44,7 +44,7 @@ fn starts_from_any_folder_and_tells_what_a_bug_report_needs() {
     assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
     let report = String::from_utf8(run.stdout).unwrap();
     for wanted in
-        ["coz ", "libtorch ", "2.11.0", "threads ", "cuda ", "graphics ", "config ", "data ", "models ", "built-in x4"]
+        ["coz ", "libtorch ", "2.11.0", "threads ", "cuda ", "graphics ", "config ", "data ", "models ", "Built-in x4"]
     {
         assert!(report.contains(wanted), "{wanted:?} is missing in:\n{report}");
     }

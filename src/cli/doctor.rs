@@ -36,9 +36,6 @@ pub fn run() -> anyhow::Result<ExitCode> {
             line("config", &folders.config.display().to_string());
             line("data", &folders.data.display().to_string());
             line("models", &folders.models.display().to_string());
-            for file in models(&folders) {
-                line("", &file);
-            }
         }
         None => line("folders", "none: this user has no home"),
     }
@@ -51,8 +48,11 @@ pub fn run() -> anyhow::Result<ExitCode> {
         }
         Err(_) => line("sd3", &format!("not found ({})", hub::SD3)),
     }
+    for (i, backbone) in hub::backbones().iter().enumerate() {
+        line(if i == 0 { "best first" } else { "" }, &backbone.name());
+    }
     let (settings, problem) = Settings::load();
-    line("model", &settings.backbone.name());
+    line("model", &if settings.is_auto_backbone() { "the best".into() } else { settings.backbone.name() });
     if let Some(problem) = problem {
         line("settings", &problem);
     }
@@ -88,17 +88,4 @@ fn adapters() -> Vec<String> {
     };
     let found: Vec<String> = adapters.iter().map(|adapter| describe(adapter.get_info())).collect();
     if found.is_empty() { vec!["none: install a Vulkan driver (Debian: mesa-vulkan-drivers)".into()] } else { found }
-}
-
-fn models(folders: &Folders) -> Vec<String> {
-    let files = std::fs::read_dir(&folders.models).into_iter().flatten().flatten();
-    let mut found: Vec<String> = files
-        .filter_map(|entry| {
-            let megabytes = entry.metadata().ok()?.len() as f64 / 1e6;
-            Some(format!("{} ({megabytes:.1} MB)", entry.file_name().to_string_lossy()))
-        })
-        .collect();
-    found.sort();
-    found.insert(0, "built-in x4".into());
-    found
 }

@@ -170,7 +170,7 @@ fn download(parts: Vec<Part>, patience: Patience) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Ok(Err(hub::HubError::Cancelled)) => {
-            eprintln!("stopped; what came is kept");
+            eprintln!("stopped; what came from the hub is kept");
             Ok(ExitCode::from(super::INTERRUPTED))
         }
         Ok(Err(error)) => Err(Problem::from(error).into()),

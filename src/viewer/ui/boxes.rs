@@ -87,20 +87,34 @@ pub fn progress(painter: &Painter, rect: Rect, fraction: f32) {
 
 /// What is shown in the box is not the model's own result yet.
 pub fn preview(painter: &Painter, canvas: Rect, rect: Rect) {
+    let at = pos2(rect.center().x, rect.top().max(canvas.top()) + 8.0);
     if rect.width() > 64.0 {
-        label(painter, canvas, rect, "preview");
+        plate(painter, at, "preview");
     }
 }
 
 fn label(painter: &Painter, canvas: Rect, rect: Rect, text: &str) {
-    let galley = painter.layout_no_wrap(text.into(), FontId::proportional(13.0), Color32::WHITE);
-    let size = galley.size() + vec2(12.0, 6.0);
+    let size = lettering(painter, text).size() + PADDING;
     // Below the box; above where there is no room.
     let below = rect.bottom() + 8.0 + size.y <= canvas.bottom();
     let y = if below { rect.bottom() + 8.0 } else { (rect.top() - 8.0 - size.y).max(canvas.top() + 4.0) };
     let x = (rect.center().x - size.x / 2.0)
         .clamp(canvas.left() + 4.0, (canvas.right() - size.x - 4.0).max(canvas.left() + 4.0));
-    let plate = Rect::from_min_size(pos2(x, y), size);
+    plate(painter, pos2(x + size.x / 2.0, y), text);
+}
+
+/// Around the letters of a plate, both sides together.
+const PADDING: egui::Vec2 = vec2(12.0, 6.0);
+
+fn lettering(painter: &Painter, text: &str) -> std::sync::Arc<egui::Galley> {
+    painter.layout_no_wrap(text.into(), FontId::proportional(13.0), Color32::WHITE)
+}
+
+/// Text on a dark plate whose upper edge has its middle here.
+fn plate(painter: &Painter, center_top: egui::Pos2, text: &str) {
+    let galley = lettering(painter, text);
+    let size = galley.size() + PADDING;
+    let plate = Rect::from_min_size(center_top - vec2(size.x / 2.0, 0.0), size);
     painter.rect_filled(plate, CornerRadius::same(4), Color32::from_black_alpha(200));
     let at = Align2::CENTER_CENTER.align_size_within_rect(galley.size(), plate).min;
     painter.galley(at, galley, Color32::WHITE);
