@@ -301,3 +301,49 @@ fn the_references_command_works_as_it_is() {
     let wrong = coz(["zoom", "-i", "samples", "-o", "x", "--shard", "3/2"]).output().unwrap();
     assert_eq!(wrong.status.code(), Some(2));
 }
+
+#[test]
+fn networks_run_once_at_their_own_scale_or_at_another() {
+    let folder = Folder::new();
+    let photo = folder.photo("photo.png", 50, 33);
+    let full = |options: &[&str]| {
+        let out = folder.path("out");
+        let run = coz(["full", "-i", photo.to_str().unwrap(), "-o", out.to_str().unwrap(), "--device", "cpu"])
+            .args(options)
+            .output()
+            .unwrap();
+        let told = String::from_utf8_lossy(&run.stderr).into_owned();
+        let picture = codec::open(&out.join("per-sample/photo/1.png")).map(|made| (made.width(), made.height()));
+        (run.status.code(), told, picture.ok())
+    };
+    let pair = "tests/parity/ncnn/compact_x4_to_x2.param";
+    for (scale, expected) in [("native", (100, 66)), ("3.5", (175, 115)), ("4", (200, 132)), ("0.5", (25, 16))] {
+        let (code, told, size) = full(&["--backbone", pair, "--outscale", scale, "--mixed_precision", "fp32"]);
+        assert_eq!((code, size), (Some(0), Some(expected)), "{scale}: {told}");
+    }
+    let (code, told, size) = full(&["--outscale", "native", "--align_method", "wavelet"]);
+    assert_eq!((code, size), (Some(0), Some((200, 132))), "{told}");
+    assert!(told.contains("with the built-in model; more detail: `coz models download realesrgan`"), "{told}");
+    let (code, told, _) = full(&["--outscale", "native", "--backbone", "bicubic"]);
+    assert!(code == Some(1) && told.contains("Bicubic has no scale of its own"), "{told}");
+    for wrong in [&["--outscale", "2", "--upscale", "2"][..], &["--outscale", "0"], &["--outscale", "nativ"]] {
+        assert_eq!(full(wrong).0, Some(2), "{wrong:?}");
+    }
+}
+
+#[test]
+fn a_pair_of_files_restores_a_chain() {
+    let folder = Folder::new();
+    let photo = folder.photo("photo.png", 80, 80);
+    let zoom = |name: &str| {
+        let out = folder.path(name);
+        let pair = format!("tests/parity/ncnn/rrdb_x4_fp16.{name}");
+        let run = coz(["zoom", "-i", photo.to_str().unwrap(), "-o", out.to_str().unwrap(), "--process-size", "64"])
+            .args(["--rec-num", "2", "--backbone", &pair, "--device", "cpu"])
+            .output()
+            .unwrap();
+        assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+        codec::open(&out.join("per-sample/photo/2.png")).unwrap()
+    };
+    assert_eq!(zoom("param"), zoom("bin"), "either name opens the pair");
+}

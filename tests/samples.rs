@@ -42,7 +42,11 @@ pub fn photo(width: u32, height: u32) -> Picture {
 /// The program with these arguments, away from the user's own settings.
 pub fn coz<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_coz"));
-    command.args(arguments).env_remove("LD_LIBRARY_PATH");
+    command
+        .args(arguments)
+        .env_remove("LD_LIBRARY_PATH")
+        .env_remove("HF_HUB_CACHE")
+        .env_remove("HUGGINGFACE_HUB_CACHE");
     for variable in ["XDG_CONFIG_HOME", "XDG_DATA_HOME", "HF_HOME"] {
         command.env(variable, "/nonexistent");
     }
