@@ -59,10 +59,10 @@ fetch_in_sight() {
 }
 
 # What came along has no CUDA. Said at the first start; nobody waits for gigabytes unasked.
-tell_of_cuda() {
-    if [ ! -e "$cache/told-of-cuda" ]; then
+notify_cuda() {
+    if [ ! -e "$cache/notified-of-cuda" ]; then
         echo "coz: this runs on the CPU. For the NVIDIA card, fetch libtorch with CUDA (2.5 GB): coz --fetch-libtorch" >&2
-        { mkdir -p "$cache" && : >"$cache/told-of-cuda"; } 2>/dev/null || true
+        { mkdir -p "$cache" && : >"$cache/notified-of-cuda"; } 2>/dev/null || true
     fi
 }
 
@@ -88,7 +88,7 @@ elif ! has_driver; then
 elif ! find_libtorch libtorch_cuda.so; then
     if is_right "$bundled" libtorch_cpu.so; then
         libtorch=$bundled
-        tell_of_cuda
+        notify_cuda
     else
         # Where that fails, the CPU does what it can.
         fetch_in_sight libtorch_cuda.so || find_libtorch libtorch_cpu.so || exit 1

@@ -17,7 +17,6 @@ fn needs_only_the_cpu_half_of_libtorch() {
     assert!(!needs("libtorch.so"), "libtorch.so needs the CUDA half: see build.rs");
 }
 
-/// In a process of its own, since what is loaded stays.
 #[cfg(target_os = "linux")]
 #[test]
 fn the_cuda_half_is_loaded_where_it_is() {

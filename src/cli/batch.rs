@@ -257,7 +257,7 @@ pub struct Chain<'a> {
 
 impl Worker {
     /// Prints a line beside the progress bar.
-    pub fn say(&self, line: &str) {
+    pub fn print_line(&self, line: &str) {
         self.bar.suspend(|| eprintln!("{line}"));
     }
 

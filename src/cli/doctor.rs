@@ -21,7 +21,10 @@ pub fn run() -> anyhow::Result<ExitCode> {
         CudaSupport::NoLibraries(error) => {
             line("cuda", "0 devices usable: there is an NVIDIA driver, but libtorch's CUDA half is not here");
             line("", &format!("({error})"));
-            line("", "run `cargo xtask setup` (an installed program: `coz --fetch-libtorch`), which adds it");
+            line(
+                "",
+                "`cargo xtask setup` adds it (an installed program: `coz --fetch-libtorch`); CUDA 13 needs a driver 580 or later",
+            );
         }
         CudaSupport::Loaded => line("cuda", &format!("{} devices usable", step::cuda_devices())),
     }
@@ -36,6 +39,11 @@ pub fn run() -> anyhow::Result<ExitCode> {
             line("config", &folders.config.display().to_string());
             line("data", &folders.data.display().to_string());
             line("models", &folders.models.display().to_string());
+            let files = std::fs::read_dir(&folders.models).into_iter().flatten().flatten();
+            for file in files.filter(|entry| entry.path().is_file()) {
+                let megabytes = file.metadata().map_or(0.0, |metadata| metadata.len() as f64 / 1e6);
+                line("", &format!("{} ({megabytes:.1} MB)", file.file_name().to_string_lossy()));
+            }
         }
         None => line("folders", "none: this user has no home"),
     }

@@ -159,27 +159,33 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     };
     let factor = arguments.factor(&model)?;
     let is_default = arguments.backbone.is_none() && model == Backbone::BuiltIn && !arguments.batch.json;
-    let pace = if is_default { Some(Pace::measure(arguments.batch.device)?) } else { None };
+    let secs_per_pixel = if is_default { Some(SecsPerPixel::measure(arguments.batch.device)?) } else { None };
     let task = Task {
         steps: arguments.rec_num,
         model: model.name(),
         idle: arguments.process_size.map(|_| "--process_size").into_iter().collect(),
         each: &|worker, file, tree| {
-            let run = Run { arguments, model: &model, factor, extractor: &extractor, pace: pace.as_ref() };
+            let run = Run {
+                arguments,
+                model: &model,
+                factor,
+                extractor: &extractor,
+                secs_per_pixel: secs_per_pixel.as_ref(),
+            };
             run.enlarge(worker, file, tree)
         },
     };
     batch::run(&arguments.batch, &task)
 }
 
-/// How fast the built-in network is, and how fast Real-ESRGAN, in seconds a pixel of the picture.
-struct Pace {
+/// Seconds a pixel of the picture that the built-in network takes, and Real-ESRGAN.
+struct SecsPerPixel {
     builtin: f64,
     /// `None` where it is not on this machine.
     realesrgan: Option<f64>,
 }
 
-impl Pace {
+impl SecsPerPixel {
     fn measure(device: DeviceChoice) -> Result<Self, Problem> {
         const SIDE: u32 = 1000;
         let of = |model: Backbone| -> Result<f64, StepError> {
@@ -194,9 +200,9 @@ impl Pace {
 
     /// What a picture of so many pixels takes, and how to have more.
     fn line(&self, pixels: f64) -> String {
-        let duration = |pace: f64| HumanDuration(Duration::from_secs_f64((pace * pixels).max(1.0)));
+        let duration = |secs: f64| HumanDuration(Duration::from_secs_f64((secs * pixels).max(1.0)));
         let more = match self.realesrgan {
-            Some(pace) => format!("--backbone realesrgan, about {}", duration(pace)),
+            Some(secs) => format!("--backbone realesrgan, about {}", duration(secs)),
             None => "`coz models download realesrgan` (45 MB), then --backbone realesrgan".into(),
         };
         format!("about {} with the built-in model; more detail: {more}", duration(self.builtin))
@@ -210,7 +216,7 @@ struct Run<'a> {
     factor: f64,
     extractor: &'a Extractor,
     /// Where the model was not chosen, what it costs to choose another.
-    pace: Option<&'a Pace>,
+    secs_per_pixel: Option<&'a SecsPerPixel>,
 }
 
 impl Run<'_> {
@@ -221,9 +227,12 @@ impl Run<'_> {
         let restores = !matches!(arguments.rec_type, RecursionType::Nearest | RecursionType::Bicubic);
         let mut chain = worker.begin(tree, first.clone(), true, restores)?;
         let (width, height) = (first.width(), first.height());
-        if let Some(pace) = self.pace {
+        if let Some(secs_per_pixel) = self.secs_per_pixel {
             let name = file.file_name().unwrap_or_default().to_string_lossy();
-            worker.say(&format!("{name}: {}", pace.line(f64::from(width) * f64::from(height))));
+            // Every further step has a larger picture to enlarge.
+            let steps = (0..arguments.rec_num).map(|i| self.factor.powi(2 * i as i32)).sum::<f64>();
+            let line = secs_per_pixel.line(f64::from(width) * f64::from(height) * steps);
+            worker.print_line(&format!("{name}: {line}"));
         }
         let tiles = &arguments.tiles;
         let tiling = Tiling {

@@ -4,7 +4,7 @@ use super::message::{Event, Job, Restorer};
 use super::worker::Outbox;
 use crate::digest;
 use crate::prompt::{Extractor, Prompter};
-use crate::step::{Backbone, DeviceChoice, MemoryPlan, StepError, SuperResolver};
+use crate::step::{Backbone, DeviceChoice, MemoryPlan, StepError, SuperResolver, weights_file};
 
 /// Those opened last.
 #[derive(Default)]
@@ -117,7 +117,7 @@ impl Loaded {
         let Restorer { backbone, device, memory, .. } = restorer.clone();
         let resolver = backbone.load(device, memory, beside)?;
         let sha256 = match &backbone {
-            Backbone::File(file) => digest::sha256(file).ok(),
+            Backbone::File(file) => digest::sha256(&weights_file(file)).ok(),
             _ => None,
         };
         Ok(Self { settled: backbone.settled(device), backbone, device, memory, beside, sha256, resolver })

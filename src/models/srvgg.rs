@@ -17,12 +17,17 @@ struct Conv {
 
 /// `[B, 3, H, W]` in [0, 1] -> `[B, 3, scale * H, scale * W]`, not clamped.
 pub struct SrvggNetCompact {
-    convs: Vec<Conv>,
-    /// One for each convolution but the last; empty where the activation is a plain ReLU.
-    slopes: Vec<Tensor>,
-    /// The same by our own convolutions, activations included: on the CPU in float32, where nothing is trained.
-    winograd: Option<Vec<Conv3x3>>,
+    kernel: Kernel,
     scale: i64,
+}
+
+/// What computes the convolutions and activations.
+enum Kernel {
+    /// libtorch, on any device and in any dtype; the only one with gradients. There is a slope for each convolution but the
+    /// last, or none where the activation is a plain ReLU.
+    Tensors { convs: Vec<Conv>, slopes: Vec<Tensor> },
+    /// Our own convolutions, on the CPU in float32.
+    Winograd(Vec<Conv3x3>),
 }
 
 impl SrvggNetCompact {
@@ -69,9 +74,11 @@ impl SrvggNetCompact {
             return Err(WeightsError::Mismatch { file: weights.file().to_owned(), network: NETWORK, problems });
         }
         let is_trained = convs.iter().any(|conv| conv.weight.requires_grad());
-        let simd = Simd::for_convolutions(device, kind, features).filter(|_| !is_trained);
-        let winograd = simd.map(|simd| transformed(simd, &convs, &slopes)).transpose()?;
-        Ok(Self { convs, slopes, winograd, scale })
+        let kernel = match Simd::for_convolutions(device, kind, features).filter(|_| !is_trained) {
+            Some(simd) => Kernel::Winograd(transformed(simd, &convs, &slopes)?),
+            None => Kernel::Tensors { convs, slopes },
+        };
+        Ok(Self { kernel, scale })
     }
 
     /// How many times larger the output is.
@@ -81,28 +88,28 @@ impl SrvggNetCompact {
 
     /// `[B, 3, H, W]` -> `[B, 3, scale * H, scale * W]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
-        let h = match &self.winograd {
-            Some(convs) => by_winograd(convs, x)?,
-            None => self.by_tensors(x)?,
+        let h = match &self.kernel {
+            Kernel::Tensors { convs, slopes } => by_tensors(convs, slopes, x)?,
+            Kernel::Winograd(convs) => by_winograd(convs, x)?,
         };
         let (height, width) = (x.size()[2] * self.scale, x.size()[3] * self.scale);
         let base = x.f_upsample_nearest2d([height, width], None, None)?;
         h.f_pixel_shuffle(self.scale)?.f_add(&base)
     }
+}
 
-    fn by_tensors(&self, x: &Tensor) -> Result<Tensor, TchError> {
-        let mut h = x.shallow_clone();
-        for (i, conv) in self.convs.iter().enumerate() {
-            h = h.f_conv2d(&conv.weight, Some(&conv.bias), [1, 1], [1, 1], [1, 1], 1)?;
-            if i + 1 < self.convs.len() {
-                h = match self.slopes.get(i) {
-                    Some(slope) => h.f_prelu(slope)?,
-                    None => h.f_relu()?,
-                };
-            }
+fn by_tensors(convs: &[Conv], slopes: &[Tensor], x: &Tensor) -> Result<Tensor, TchError> {
+    let mut h = x.shallow_clone();
+    for (i, conv) in convs.iter().enumerate() {
+        h = h.f_conv2d(&conv.weight, Some(&conv.bias), [1, 1], [1, 1], [1, 1], 1)?;
+        if i + 1 < convs.len() {
+            h = match slopes.get(i) {
+                Some(slope) => h.f_prelu(slope)?,
+                None => h.f_relu()?,
+            };
         }
-        Ok(h)
     }
+    Ok(h)
 }
 
 fn transformed(simd: Simd, convs: &[Conv], slopes: &[Tensor]) -> Result<Vec<Conv3x3>, TchError> {

@@ -15,6 +15,7 @@ use tch::TchError;
 
 pub use crate::models::accelerator::{CudaSupport, cuda_support, give_back};
 pub use crate::models::heap::use_large_pages;
+pub use crate::models::weights::weights_file;
 pub use device::{DeviceChoice, cpu_threads, cuda_devices, libtorch_version};
 pub(crate) use memory::Part;
 pub use memory::{MemoryPlan, free_memory_of_machine, memory_of_process, peak_memory_of, peak_memory_of_process};

@@ -19,6 +19,8 @@ const BUILT_IN: &[u8] = include_bytes!("../../assets/builtin_x4.safetensors");
 const TILE: u32 = 160;
 /// Context around it that is computed and thrown away, so that no seam shows.
 const MARGIN: u32 = 16;
+/// No published network enlarges by more.
+const LARGEST_SCALE: u32 = 16;
 /// Side of the picture by which speed is measured, in pixels.
 const PROBE: i64 = 32;
 /// It is measured so often at most, and no more after so long.
@@ -63,8 +65,8 @@ impl Network {
             let (output_scale, name) = (weights.output_scale(), weights.file().display().to_string());
             let network = Self { kernel, output_scale, device, name };
             let scale = network.kernel_scale() * output_scale;
-            if (scale - f64::from(network.scale())).abs() > 1e-6 || network.scale() == 0 {
-                let found = format!("it enlarges by {scale}, expected a whole number");
+            if (scale - f64::from(network.scale())).abs() > 1e-6 || !(1..=LARGEST_SCALE).contains(&network.scale()) {
+                let found = format!("it enlarges by {scale}, expected a whole number from 1 to {LARGEST_SCALE}");
                 return Err(WeightsError::Format { file: weights.file().to_owned(), found }.into());
             }
             return Ok(network);

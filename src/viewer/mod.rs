@@ -153,6 +153,10 @@ impl eframe::App for Viewer {
         self.engine.cancel();
         self.keep_session(None);
         // The window is gone; here a moment of waiting is right.
+        if let Some(transfer) = &self.state.transfer {
+            transfer.stop.store(true, Ordering::Relaxed);
+            std::thread::sleep(STOPPING);
+        }
         if let Some(keeper) = self.keeper.take() {
             if !self.state.document.as_ref().is_some_and(state::Document::is_unsaved) {
                 keeper.forget();
@@ -164,6 +168,9 @@ impl eframe::App for Viewer {
         }
     }
 }
+
+/// What is on its way stops, and takes away what it has begun, within this time.
+const STOPPING: std::time::Duration = std::time::Duration::from_millis(300);
 
 /// How often a window that broke is replaced before the program gives up.
 const RESTARTS: u32 = 3;

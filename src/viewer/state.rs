@@ -81,8 +81,10 @@ pub struct State {
     pub words: Vec<(ExtractorKind, Result<PathBuf, Problem>)>,
     /// The super-resolution models on this machine, the best first; empty while they are looked for.
     pub backbones: Vec<Backbone>,
-    /// The model whose pace was asked for last, and where it runs.
-    pub(super) estimated: Option<(Backbone, DeviceChoice)>,
+    /// The open session has a model of its own, which is not the user's default.
+    pub(super) session_backbone: bool,
+    /// The model whose pace was asked for last, where it runs, and the side of its results.
+    pub(super) estimated: Option<(Backbone, DeviceChoice, u32)>,
     /// The model that the engine has open, and its memory plan.
     pub loaded: Option<(Backbone, Option<MemoryPlan>)>,
     /// What was left of a job when the memory ran out.
@@ -283,7 +285,8 @@ pub struct Running {
 }
 
 impl State {
-    pub(super) fn new(settings: Settings, keeps_settings: bool) -> Self {
+    pub(super) fn new(mut settings: Settings, keeps_settings: bool) -> Self {
+        settings.auto_backbone = Some(settings.is_auto_backbone());
         let bindings = Bindings::new(&settings.keys);
         Self {
             saved_settings: settings.clone(),
@@ -314,6 +317,7 @@ impl State {
             sd3: None,
             words: Vec::new(),
             backbones: Vec::new(),
+            session_backbone: false,
             estimated: None,
             loaded: None,
             starved: None,
@@ -356,6 +360,18 @@ impl State {
     /// Seconds that a step of the chosen model takes, as far as is known.
     pub fn step_secs(&self) -> Option<f64> {
         self.pace.get(&self.settings.backbone.name()).copied()
+    }
+
+    /// Whether the best model on this machine is the one in use.
+    pub fn uses_best(&self) -> bool {
+        self.settings.is_auto_backbone() && !self.session_backbone
+    }
+
+    /// Uses it, where the user has not chosen another.
+    pub(super) fn use_best(&mut self) {
+        if let Some(best) = self.backbones.first().filter(|_| self.uses_best()) {
+            self.settings.backbone = best.clone();
+        }
     }
 
     /// Whether a better model than the built-in is still to be got.

@@ -40,8 +40,8 @@ pub fn all(root: &Path) -> anyhow::Result<()> {
     let stage = fresh(&dist, &name)?;
     put_program(root, &program, &stage)?;
     put_libtorch(&libtorch, &stage)?;
-    match models {
-        Ok(models) => put_models(&models, &stage)?,
+    match models.and_then(|models| put_models(&models, &stage)) {
+        Ok(()) => {}
         Err(error) => eprintln!("{name} goes without the Real-ESRGAN models: {error:#}"),
     }
     pack(&dist, &name, "tar.xz")

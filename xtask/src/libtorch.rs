@@ -27,18 +27,15 @@ pub fn ensure(root: &Path) -> anyhow::Result<()> {
         }
         return relink(root, &link, &own);
     }
-    let libtorch = find(root, &[], Some(&link))?;
-    if libtorch == link {
-        return Ok(());
-    }
-    let before = fs::read_link(&link).ok();
-    relink(root, &link, &libtorch)?;
-    // With a driver now, the one without CUDA has served; another checkout's set-up leads its link anew.
-    let without_cuda = cache()?.join(format!("torch-{VERSION}-cpu"));
-    if libtorch.join("lib/libtorch_cuda.so").exists() && before == Some(without_cuda.join("torch")) {
-        fs::remove_dir_all(&without_cuda).with_context(|| format!("cannot remove {}", without_cuda.display()))?;
-    }
-    Ok(())
+    let without_cuda = cache()?.join(format!("torch-{VERSION}-cpu")).join("torch");
+    let libtorch = match find(root, &[], Some(&link)) {
+        Err(error) if version(&without_cuda).is_some() => {
+            eprintln!("{error:#}\nGoing on with the libtorch without CUDA that is here.");
+            without_cuda
+        }
+        found => found?,
+    };
+    if libtorch == link { Ok(()) } else { relink(root, &link, &libtorch) }
 }
 
 /// The libtorch without CUDA, which an archive brings along.
@@ -70,9 +67,9 @@ fn find(root: &Path, options: &[&str], first: Option<&Path>) -> anyhow::Result<P
 /// Of the libtorch in a folder: `version.py` in PyPI's packages, `build-version` in the plain archives.
 fn version(libtorch: &Path) -> Option<String> {
     let python = fs::read_to_string(libtorch.join("version.py")).ok();
-    let told = python.as_deref().and_then(|text| text.lines().find_map(|line| line.strip_prefix("__version__ = ")));
+    let line = python.as_deref().and_then(|text| text.lines().find_map(|line| line.strip_prefix("__version__ = ")));
     let plain = || fs::read_to_string(libtorch.join("build-version")).ok();
-    told.map(|version| version.trim_matches(['\'', '"']).to_owned()).or_else(|| Some(plain()?.trim().to_owned()))
+    line.map(|version| version.trim_matches(['\'', '"']).to_owned()).or_else(|| Some(plain()?.trim().to_owned()))
 }
 
 fn relink(root: &Path, link: &Path, target: &Path) -> anyhow::Result<()> {

@@ -80,7 +80,8 @@ fn release() -> anyhow::Result<()> {
 
 /// Gets the Real-ESRGAN models, unless they are here; without them the built-in network does.
 fn models() {
-    let download = ["run", "--quiet", "--release", "--bin", "coz", "--", "models", "download", "realesrgan"];
+    let download =
+        ["run", "--quiet", "--release", "--bin", "coz", "--", "models", "download", "realesrgan", "--tries", "1"];
     if let Err(error) = cargo(&download, &[]) {
         eprintln!("Going on without the Real-ESRGAN models, with the built-in network: {error:#}");
     }

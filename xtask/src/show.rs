@@ -36,7 +36,7 @@ pub fn all(root: &Path, photo: &Path) -> anyhow::Result<()> {
     screen.hand("key Home")?;
     settle();
     // A box being drawn, with the steps that lead there.
-    screen.press((560, 340), (588, 368))?;
+    screen.press((560, 340), (576, 356))?;
     std::thread::sleep(Duration::from_millis(300));
     screen.look()?.save(docs.join("screenshot.png"))?;
     screen.hand("mouseup 1")?;

@@ -46,7 +46,7 @@ fn number(device: Device) -> Option<i32> {
 pub fn cuda_support() -> &'static CudaSupport {
     static SUPPORT: OnceLock<CudaSupport> = OnceLock::new();
     SUPPORT.get_or_init(|| {
-        // SAFETY: only looks for a library.
+        // SAFETY: loads the driver's library where there is one, whose own start-up code touches nothing of ours; it stays.
         if !unsafe { coz_accelerator_has_driver() } {
             return CudaSupport::NoDriver;
         }

@@ -15,6 +15,8 @@ use tensors::Conv;
 const NETWORK: &str = "RRDBNet";
 /// Slope of the leaky ReLUs.
 const SLOPE: f32 = 0.2;
+/// Further ones are reported as belonging to no layer.
+const MOST_DOUBLINGS: usize = 8;
 /// Weight of what a block adds to its input.
 const RESIDUAL: f32 = 0.2;
 
@@ -134,7 +136,7 @@ impl RrdbNet {
         let doublings = if naming == Naming::Sequential {
             (0..8).rev().find(|&n| shape(&naming.last(n)).is_some()).unwrap_or(2)
         } else {
-            (1..).take_while(|&i| shape(&naming.doubling(i)).is_some()).count()
+            (1..=MOST_DOUBLINGS).take_while(|&i| shape(&naming.doubling(i)).is_some()).count()
         };
 
         let mut loader = Loader::new(weights, prefix, device, kind);

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 use tch::{TchError, Tensor};
 
-use super::super::layers::winograd::{Conv3x3, FeatureMap, Simd, Sum};
+use super::super::layers::winograd::{Conv3x3, FeatureMap, Simd, Sum, THREADS};
 use super::tensors::Conv;
 use super::{Block, Layers, RESIDUAL, SLOPE};
 
@@ -26,9 +26,9 @@ impl Layers<Conv> {
                 let [c1, c2, c3, c4, c5] = convs;
                 let mut growing = |c: Conv| {
                     let growth = c.weight.size()[0] as usize;
-                    let made = conv(c, SLOPE, &channels_in);
+                    let transformed = conv(c, SLOPE, &channels_in);
                     channels_in.push(growth);
-                    made
+                    transformed
                 };
                 Ok([growing(c1)?, growing(c2)?, growing(c3)?, growing(c4)?, conv(c5, 1.0, &channels_in)?])
             };
@@ -38,7 +38,12 @@ impl Layers<Conv> {
         let channels_in = self.first.weight.size()[1] as usize;
         Ok(Layers {
             first: conv(self.first, 1.0, &[channels_in])?,
-            blocks: self.blocks.into_par_iter().map(block).collect::<Result<_, _>>()?,
+            blocks: match &*THREADS {
+                Some(threads) => {
+                    threads.install(|| self.blocks.into_par_iter().map(block).collect::<Result<_, _>>())?
+                }
+                None => self.blocks.into_iter().map(block).collect::<Result<_, _>>()?,
+            },
             after_blocks: conv(self.after_blocks, 1.0, &[features])?,
             doublings: self.doublings.into_iter().map(|c| conv(c, SLOPE, &[features])).collect::<Result<_, _>>()?,
             high_resolution: conv(self.high_resolution, SLOPE, &[features])?,
@@ -73,7 +78,7 @@ impl Layers<Conv3x3> {
         // Feature maps are used again: fresh memory for each would take longer than a convolution.
         let mut grown = [const { () }; 4].map(|()| FeatureMap::default());
         let mut inner = [FeatureMap::default(), FeatureMap::default()];
-        let (mut deep, mut next) = (shallow.crop_rows(0..height), FeatureMap::default());
+        let (mut deep, mut next) = (shallow.crop_rows(0..height)?, FeatureMap::default());
         for (i, block) in self.blocks.iter().enumerate() {
             if !keep_going(i, total) {
                 return Ok(None);
@@ -93,7 +98,7 @@ impl Layers<Conv3x3> {
                 return Ok(None);
             }
             let top = start.saturating_sub(HALO);
-            let mut a = next.crop_rows(top..start + STRIP + HALO);
+            let mut a = next.crop_rows(top..start + STRIP + HALO)?;
             for conv in &self.doublings {
                 conv.forward_doubled(&a, &mut b)?;
                 std::mem::swap(&mut a, &mut b);
@@ -118,12 +123,12 @@ fn dense(
     c2.forward(&[input, x1], x2)?;
     c3.forward(&[input, x1, x2], x3)?;
     c4.forward(&[input, x1, x2, x3], x4)?;
-    let seen = [input, x1, x2, x3, x4];
+    let inputs = [input, x1, x2, x3, x4];
     match block_input {
-        None => c5.forward_sum(&seen, Sum { factor: RESIDUAL, added: &[(1.0, input)] }, out),
+        None => c5.forward_sum(&inputs, Sum { factor: RESIDUAL, added: &[(1.0, input)] }, out),
         Some(block_input) => {
             let added = [(RESIDUAL, input), (1.0, block_input)];
-            c5.forward_sum(&seen, Sum { factor: RESIDUAL * RESIDUAL, added: &added }, out)
+            c5.forward_sum(&inputs, Sum { factor: RESIDUAL * RESIDUAL, added: &added }, out)
         }
     }
 }

@@ -138,6 +138,11 @@ fn shards(index: &Path) -> Result<Vec<String>, WeightsError> {
     }
 }
 
+/// The file that holds the weights: of ncnn's pair the `.bin`, whichever is named.
+pub fn weights_file(file: &Path) -> PathBuf {
+    if ncnn::has_ending(file, "param") { ncnn::pair(file).1 } else { file.to_owned() }
+}
+
 impl Weights {
     /// Opens a safetensors or `torch.save` file, or either of ncnn's pair; which it is, its content says. No code in it is
     /// ever run.
@@ -147,7 +152,7 @@ impl Weights {
         if opened.metadata().map_err(io)?.len() == 0 {
             return Err(WeightsError::Format { file: file.to_owned(), found: "it is empty".into() });
         }
-        if file.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("param")) {
+        if ncnn::has_ending(file, "param") {
             return Self::open_ncnn(file);
         }
         let mut start = [0; 40];
@@ -156,9 +161,9 @@ impl Weights {
             let found = "it is a Git LFS pointer, not the weights themselves: run `git lfs pull` in its folder";
             return Err(WeightsError::Format { file: file.to_owned(), found: found.into() });
         }
-        // The published models of Hugging Face end in `.bin` too; those are `torch.save` files.
-        let is_torch = matches!(start, [b'P', b'K', ..] | [0x80, 2..=5, ..]);
-        if !is_torch && file.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("bin")) {
+        // Models of other kinds end in `.bin` too: `torch.save` files, and safetensors, whose header follows its length.
+        let is_other = matches!(start, [b'P', b'K', ..] | [0x80, 2..=5, ..]) || start[8] == b'{';
+        if !is_other && ncnn::has_ending(file, "bin") {
             return Self::open_ncnn(file);
         }
         // SAFETY: the map is read-only and private to this process. A file cut short by another program while it is

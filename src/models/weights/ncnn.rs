@@ -23,9 +23,16 @@ const TAG_INT8: u32 = 0x000D_4B38;
 /// Slope of the leaky ReLUs and weight of the residuals in RRDBNet.
 const RRDB_SLOPE: f64 = 0.2;
 
-/// Both files of a pair, from the name of either.
+/// Both files of a pair, from the name of either: graph and weights.
 pub(super) fn pair(file: &Path) -> (PathBuf, PathBuf) {
-    (file.with_extension("param"), file.with_extension("bin"))
+    match has_ending(file, "param") {
+        true => (file.to_owned(), file.with_extension("bin")),
+        false => (file.with_extension("param"), file.to_owned()),
+    }
+}
+
+pub(super) fn has_ending(file: &Path, ending: &str) -> bool {
+    file.extension().is_some_and(|found| found.eq_ignore_ascii_case(ending))
 }
 
 /// A network that is known here, read from its `.param` file.
@@ -152,6 +159,10 @@ impl Layers {
             if (interp.number(0, 0.0), interp.number(1, 1.0), interp.number(2, 1.0)) != (1.0, 2.0, 2.0) {
                 return Err(format!("layer {}: RRDBNet doubles by nearest neighbour, this one does not", interp.name));
             }
+        }
+        // The network's pixel unshuffle, which only this mode orders as PyTorch does.
+        if let Some(reorg) = self.of("Reorg").find(|layer| layer.number(1, 0.0) != 0.0) {
+            return Err(format!("layer {}: the mode {} of Reorg is not read here", reorg.name, reorg.number(1, 0.0)));
         }
         let is_slope = |value: f64| (value - RRDB_SLOPE).abs() < 1e-6;
         let slopes = self.slopes()?;

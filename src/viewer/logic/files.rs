@@ -63,19 +63,15 @@ impl Viewer {
             }
             Outcome::Sd3(found) => self.state.sd3 = Some(found),
             Outcome::Backbones(found) => {
-                if let Some(best) = found.first().filter(|_| self.state.settings.is_auto_backbone()) {
-                    self.state.settings.auto_backbone = Some(true);
-                    self.state.settings.backbone = best.clone();
-                }
                 self.state.backbones = found;
+                self.state.use_best();
             }
             Outcome::WordModels(found) => self.state.words = found,
             Outcome::Parts(found) => self.state.parts = found,
             Outcome::Downloaded(done) => {
                 self.state.transfer = None;
                 match done {
-                    Ok(()) => self
-                        .tell(Message::Done("Downloaded: the best model is used unless you chose another (M)".into())),
+                    Ok(()) => self.tell(Message::Done("Downloaded".into())),
                     Err(HubError::Cancelled) => {}
                     Err(error) => self.tell(Message::Problem(error.into())),
                 }
@@ -110,11 +106,12 @@ impl Viewer {
         context.send_viewport_cmd(ViewportCommand::Title(format!("{} – Chain-of-Zoom", document.name)));
         document.screen = self.last_screen;
         document.session_file = session_file;
+        if std::mem::take(&mut self.state.session_backbone) {
+            self.state.use_best();
+        }
         if let Some(Choices { process_size, backbone, align, seed, draft, pinned }) = choices {
+            self.state.session_backbone = true;
             let settings = &mut self.state.settings;
-            if settings.backbone != backbone {
-                settings.auto_backbone = Some(false);
-            }
             (settings.process_size, settings.backbone, settings.align, settings.seed) =
                 (process_size, backbone, align, seed);
             self.state.draft = draft;

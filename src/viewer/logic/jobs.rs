@@ -34,8 +34,8 @@ impl Viewer {
                 return;
             }
             Event::Estimated { backbone, secs } => {
-                // What steps have taken is better known.
-                self.state.pace.entry(backbone.name()).or_insert(secs);
+                // Asked for anew where the device or the size is another; then older steps tell nothing.
+                self.state.pace.insert(backbone.name(), secs);
                 return;
             }
             _ => {}
@@ -487,7 +487,8 @@ impl Viewer {
             memory: settings.memory,
             align: settings.align,
         };
-        let (wanted, side) = (Some((restorer.backbone.clone(), restorer.device)), settings.process_size);
+        let side = settings.process_size;
+        let wanted = Some((restorer.backbone.clone(), restorer.device, side));
         if self.state.document.is_some() && self.state.running.is_none() && self.state.estimated != wanted {
             self.state.estimated = wanted;
             self.engine.estimate(restorer, (side, side));

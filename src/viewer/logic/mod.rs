@@ -215,12 +215,15 @@ impl Viewer {
             Action::ToggleSeedLock => settings.seed_locked = !settings.seed_locked,
             Action::UseBackbone(backbone) => {
                 (settings.backbone, settings.auto_backbone) = (backbone, Some(false));
+                self.state.session_backbone = false;
                 if self.state.models {
                     self.look_for_models();
                 }
             }
             Action::UseBestBackbone => {
                 settings.auto_backbone = Some(true);
+                self.state.session_backbone = false;
+                self.state.use_best();
                 self.tasks.look_for_backbones();
             }
             Action::UseWords(ExtractorKind::Own) => self.use_words(Extractor::Own),

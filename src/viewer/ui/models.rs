@@ -20,16 +20,26 @@ pub fn show(viewer: &mut Viewer, ui: &egui::Ui) {
     let window = Window::new("Models and memory").open(&mut open).collapsible(false).resizable(false);
     window.anchor(Align2::CENTER_CENTER, egui::Vec2::ZERO).show(ui.ctx(), |ui| {
         ui.set_width(480.0);
-        let chosen = viewer.state.settings.backbone.clone();
-        entry(viewer, ui, Backbone::BuiltIn, "Inside the program: fast, takes no words.");
+        let best = viewer
+            .state
+            .backbones
+            .first()
+            .map_or("Best on this machine".into(), |backbone| format!("Best on this machine: {}", backbone.name()));
+        if ui.radio(viewer.state.uses_best(), RichText::new(best).strong()).clicked() {
+            viewer.actions.push(Action::UseBestBackbone);
+        }
+        super::top_bar::get_realesrgan(viewer, ui);
         ui.separator();
-        match &chosen {
-            Backbone::File(file) => entry(viewer, ui, chosen.clone(), &file.display().to_string()),
-            _ => {
-                ui.label(RichText::new("A file of the ESRGAN family").strong());
-                ui.label(dim(ui, "Real-ESRGAN, RRDB or SRVGG compact, .pth or .safetensors: takes no words."));
+        entry(viewer, ui, Backbone::BuiltIn, "Inside the program: fast, takes no prompt.");
+        ui.separator();
+        let chosen = Some(viewer.state.settings.backbone.clone());
+        let known = viewer.state.backbones.clone();
+        for backbone in known.iter().chain(chosen.iter().filter(|chosen| !known.contains(chosen))) {
+            if let Backbone::File(file) = backbone {
+                entry(viewer, ui, backbone.clone(), &file.display().to_string());
             }
         }
+        ui.label(dim(ui, "Real-ESRGAN, RRDB or SRVGG compact, .pth, .safetensors or ncnn's .param: take no prompt."));
         button(viewer, ui, Action::OpenModel);
         ui.separator();
         sd3(viewer, ui);
@@ -49,7 +59,7 @@ fn button(viewer: &mut Viewer, ui: &mut egui::Ui, action: Action) {
 /// A model that can be chosen, what is known of it, and its state.
 fn entry(viewer: &mut Viewer, ui: &mut egui::Ui, backbone: Backbone, about: &str) {
     let is_chosen = viewer.state.settings.backbone == backbone;
-    if ui.radio(is_chosen, RichText::new(backbone.name()).strong()).clicked() {
+    if ui.radio(is_chosen && !viewer.state.uses_best(), RichText::new(backbone.name()).strong()).clicked() {
         viewer.actions.push(Action::UseBackbone(backbone.clone()));
     }
     ui.add(Label::new(dim(ui, about)).wrap());

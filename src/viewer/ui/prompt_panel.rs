@@ -105,7 +105,7 @@ fn model(viewer: &Viewer, ui: &mut egui::Ui) {
     let settings = &viewer.state.settings;
     let pace =
         viewer.state.step_secs().map(|secs| format!("About {secs:.1} s a step on {}", viewer.state.device_name()));
-    let reason = settings.is_auto_backbone().then(|| viewer.state.reason().to_owned());
+    let reason = viewer.state.uses_best().then(|| viewer.state.reason().to_owned());
     let details: Vec<String> = reason.into_iter().chain(pace).collect();
     ui.label(settings.backbone.name());
     if !details.is_empty() {

