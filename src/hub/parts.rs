@@ -9,6 +9,7 @@ use hf_hub::{Repo, RepoType};
 use serde::Serialize;
 
 use super::remote::RemoteFile;
+use super::store::Hash;
 use super::{SD3, VLM, extractor, folder, realesrgan, sd3, with_training};
 use crate::models::Weights;
 use crate::prompt::{Extractor, ExtractorKind, Places};
@@ -276,7 +277,13 @@ impl Part {
                 needed.extend(others.iter().chain(&templates).filter_map(|name| named(name)));
                 needed.extend(weights(files, "", "model")?);
             }
-            Self::RealEsrgan => needed.push(must(realesrgan::MIRRORED.into())?),
+            Self::RealEsrgan => {
+                // Whoever mirrors it, it is the file that its authors have published.
+                let (name, published) = (realesrgan::MIRRORED, Hash::Sha256(realesrgan::MIRRORED_SHA256.into()));
+                let file = named(name).filter(|file| file.hash == published);
+                let lacking = format!("{name} with the SHA-256 {}", realesrgan::MIRRORED_SHA256);
+                needed.push(file.ok_or(lacking)?);
+            }
             Self::Lora => needed.push(must("ckpt/SR_LoRA/model_20001.pkl".into())?),
             Self::Encoder => needed.push(must("ckpt/SR_VAE/vae_encoder_20001.pt".into())?),
             Self::VlmLora => {

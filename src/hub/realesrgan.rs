@@ -29,6 +29,8 @@ const FOLDER: &str = "realesrgan";
 const X4PLUS: &str = "realesrgan-x4plus";
 /// The same network as its authors publish it, in the hub's mirror.
 pub(super) const MIRRORED: &str = "RealESRGAN_x4plus.pth";
+/// SHA-256 of that, of the release v0.1.0.
+pub(super) const MIRRORED_SHA256: &str = "4fa0d38905f75ac06eb49a7951b426670021be3018265fd191d2125df9d682f1";
 
 /// A network: its name here, and SHA-256 of its files in the package.
 struct Packed {
