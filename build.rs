@@ -34,7 +34,13 @@ fn main() {
         println!("cargo:rustc-link-arg=-Wl,-rpath,{path}");
     }
     if std::env::var("CARGO_CFG_TARGET_OS").as_deref() == Ok("linux") {
-        // What torch-sys names and nothing uses is left out, also by linkers that are not told so.
+        // What torch-sys names and nothing uses is left out, also by linkers that are not told so. `libtorch.so` would stay:
+        // it happens to hold pieces of C++'s standard library. In its place a linker script is found first.
         println!("cargo:rustc-link-arg=-Wl,--as-needed");
+        let scripts = PathBuf::from(std::env::var_os("OUT_DIR").unwrap_or_default());
+        if let Err(error) = std::fs::write(scripts.join("libtorch.so"), "INPUT(-ltorch_cpu)\n") {
+            println!("cargo:warning=cannot write into {}: {error}", scripts.display());
+        }
+        println!("cargo:rustc-link-search=native={}", scripts.display());
     }
 }
