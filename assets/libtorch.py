@@ -32,11 +32,6 @@ DISK_GB = {True: 4.2, False: 1.3}
 FOR_CPU = [("cudart", "libcudart.so"), ("cupti", "libcupti.so")]
 # The one header that includes all others.
 HEADER = "include/torch/csrc/api/include/torch/torch.h"
-LINKER_SCRIPT = """\
-/* GNU ld script. PyTorch's own libtorch.so holds no code: it only needs libtorch_cpu.so and libtorch_cuda.so, and the
-   latter is not here. The crate torch-sys links to a library of this name all the same. */
-INPUT(libtorch_cpu.so)
-"""
 
 
 class Failure(Exception):
@@ -285,9 +280,6 @@ def fetch(part, cuda, headers):
             needed = f"/({'|'.join(re.escape(library) for _, library in FOR_CPU)})[^/]*$"
         done = wheel.unpack(part, lambda file: re.search(needed, file))
         expect(wheel, done, needed)
-    if not cuda:
-        with open(os.path.join(part, "torch", "lib", "libtorch.so"), "w") as file:
-            file.write(LINKER_SCRIPT)
 
 
 # One folder in the cache, complete or absent
