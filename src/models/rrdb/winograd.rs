@@ -76,7 +76,7 @@ impl Layers<Conv3x3> {
         let height = shallow.height();
         let total = self.blocks.len() + height.div_ceil(STRIP);
         // Feature maps are used again: fresh memory for each would take longer than a convolution.
-        let mut grown = [const { () }; 4].map(|()| FeatureMap::default());
+        let mut grown: [FeatureMap; 4] = std::array::from_fn(|_| FeatureMap::default());
         let mut inner = [FeatureMap::default(), FeatureMap::default()];
         let (mut deep, mut next) = (shallow.crop_rows(0..height)?, FeatureMap::default());
         for (i, block) in self.blocks.iter().enumerate() {
