@@ -34,7 +34,7 @@ pub fn all(root: &Path) -> anyhow::Result<()> {
 
     let stage = fresh(&dist, &name)?;
     put_program(root, &program, &stage)?;
-    pack(&dist, &name, "tar.gz")?;
+    pack(&dist, &name)?;
 
     let name = format!("{name}-cpu");
     let stage = fresh(&dist, &name)?;
@@ -44,7 +44,7 @@ pub fn all(root: &Path) -> anyhow::Result<()> {
         Ok(()) => {}
         Err(error) => eprintln!("{name} goes without the Real-ESRGAN models: {error:#}"),
     }
-    pack(&dist, &name, "tar.xz")
+    pack(&dist, &name)
 }
 
 /// The folder of the Real-ESRGAN models, which the program itself gets.
@@ -123,17 +123,14 @@ fn put_models(models: &Path, stage: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Packs a folder of `dist` into an archive beside it.
-fn pack(dist: &Path, name: &str, ending: &str) -> anyhow::Result<()> {
-    let archive = dist.join(format!("{name}.{ending}"));
+/// Packs a folder of `dist` into an archive beside it, by what every system can unpack.
+fn pack(dist: &Path, name: &str) -> anyhow::Result<()> {
+    let archive = dist.join(format!("{name}.tar.gz"));
     let part = dist.join(format!("{name}.part"));
-    let compress = if ending == "tar.xz" { "-cJf" } else { "-czf" };
-    let mut tar = Command::new("tar");
-    tar.arg("-C").arg(dist).args(["--owner=0", "--group=0", compress]).arg(&part).arg(name).env("XZ_OPT", "-T0");
-    crate::run(&mut tar)?;
+    crate::run(Command::new("tar").arg("-C").arg(dist).args(["--owner=0", "--group=0", "-czf"]).arg(&part).arg(name))?;
     fs::rename(&part, &archive)?;
     println!("{} ({:.1} MB)", archive.display(), fs::metadata(&archive)?.len() as f64 / 1e6);
-    println!("unpack it with: tar -C ~/.local --strip-components=1 -xf {name}.{ending}");
+    println!("unpack it with: tar -C ~/.local --strip-components=1 -xzf {name}.tar.gz");
     Ok(())
 }
 
