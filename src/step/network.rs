@@ -15,8 +15,10 @@ use crate::models::{RrdbNet, SrvggNetCompact, Weights, WeightsError};
 /// Trained by `coz train`; see docs/benchmarks.md.
 const BUILT_IN: &[u8] = include_bytes!("../../assets/builtin_x4.safetensors");
 
-/// Side of what one forward pass makes new, in input pixels.
+/// Side of what one forward pass makes new of a large picture, in input pixels.
 const TILE: u32 = 160;
+/// Up to this side a picture is one tile: the cut of a step, but for the largest sizes of states.
+const ONE_TILE: u32 = 512;
 /// Context around it that is computed and thrown away, so that no seam shows.
 const MARGIN: u32 = 16;
 /// No published network enlarges by more.
@@ -101,7 +103,9 @@ impl Network {
                 break;
             }
         }
-        let side = |length: u32| (0..length.div_ceil(TILE)).map(|i| f64::from(Span::of(i, length).length)).sum::<f64>();
+        let tile = tile_side(width, height);
+        let side =
+            |length: u32| (0..length.div_ceil(tile)).map(|i| f64::from(Span::of(i, tile, length).length)).sum::<f64>();
         Ok(elapsed_secs * side(width) * side(height) / (PROBE * PROBE) as f64)
     }
 
@@ -128,14 +132,14 @@ impl Network {
 
     /// The whole picture at `scale` times its size, restored tile by tile.
     fn upscale(&self, picture: &Picture, progress: &mut Progress) -> Result<Picture, StepError> {
-        let scale = self.scale();
-        let (columns, rows) = (picture.width().div_ceil(TILE), picture.height().div_ceil(TILE));
+        let (scale, tile) = (self.scale(), tile_side(picture.width(), picture.height()));
+        let (columns, rows) = (picture.width().div_ceil(tile), picture.height().div_ceil(tile));
         let mut whole = Picture::from_fn(picture.width() * scale, picture.height() * scale, |_, _| [0; 3]);
         for (number, (row, column)) in (0..rows).flat_map(|row| (0..columns).map(move |c| (row, c))).enumerate() {
             let mut on_progress =
                 |fraction: f32| progress.at(Stage::Restoring, (number as f32 + fraction) / (columns * rows) as f32);
-            let across = Span::of(column, picture.width());
-            let down = Span::of(row, picture.height());
+            let across = Span::of(column, tile, picture.width());
+            let down = Span::of(row, tile, picture.height());
             let input = picture.crop(across.from.into(), down.from.into(), across.length, down.length);
             let output = self.forward(&tensor_from_picture(&input, self.device)?, &mut on_progress)?;
             if !output.f_isfinite()?.f_all()?.f_double_value(&[])?.eq(&1.0) {
@@ -147,13 +151,17 @@ impl Network {
                 across.kept * scale,
                 down.kept * scale,
             );
-            let (left, top) = (column * TILE * scale, row * TILE * scale);
+            let (left, top) = (column * tile * scale, row * tile * scale);
             whole.paste(&kept, left, top);
             progress.seen(Seen::Tiles { done: number + 1, of: (columns * rows) as usize });
             progress.seen(Seen::Piece { left, top, picture: Arc::new(kept) });
         }
         Ok(whole)
     }
+}
+
+fn tile_side(width: u32, height: u32) -> u32 {
+    if width.max(height) <= ONE_TILE { ONE_TILE } else { TILE }
 }
 
 /// One axis of a tile: what is fed in, and which part of it is kept.
@@ -165,9 +173,9 @@ struct Span {
 }
 
 impl Span {
-    fn of(index: u32, end: u32) -> Self {
-        let start = index * TILE;
-        let kept = TILE.min(end - start);
+    fn of(index: u32, tile: u32, end: u32) -> Self {
+        let start = index * tile;
+        let kept = tile.min(end - start);
         let from = start.saturating_sub(MARGIN);
         let to = (start + kept + MARGIN).min(end);
         Self { from, length: to - from, skipped: start - from, kept }
