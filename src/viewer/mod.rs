@@ -5,6 +5,7 @@ pub mod actions;
 pub mod bindings;
 mod keeper;
 mod logic;
+mod sample;
 pub mod state;
 mod tasks;
 mod theme;

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use crossbeam_channel::{Receiver, Sender};
 
 use super::actions::{Action, ExportKind};
+use super::sample;
 use super::state::{Examined, Exporting, FoundSd3};
 use crate::digest;
 use crate::export::{provenance, sheet, stills, strip, tree::Tree};
@@ -23,10 +24,6 @@ use crate::prompt::{Extractor, ExtractorKind, Places};
 use crate::session::autosave::{self, Left};
 use crate::session::{self, Choices, EXTENSION, Session};
 use crate::step::{Backbone, Precision, Sd3Files};
-
-/// The photo that the program brings along.
-const SAMPLE: &[u8] = include_bytes!("../../assets/sample.jpg");
-const SAMPLE_NAME: &str = "sample.jpg";
 
 /// What came of a task.
 pub(super) enum Outcome {
@@ -159,17 +156,11 @@ impl Tasks {
         });
     }
 
-    /// Puts the sample photo into `folder`, where it can be linked to and opened again, and has it opened.
+    /// Puts the sample photo into `folder`, and has it opened.
     pub fn open_sample(&self, folder: PathBuf) {
         self.spawn("sample", move || {
-            let file = folder.join(SAMPLE_NAME);
-            let is_there = std::fs::read(&file).is_ok_and(|bytes| bytes == SAMPLE);
-            let written = match is_there {
-                true => Ok(()),
-                false => codec::write_whole(&file, |out| std::io::Write::write_all(out, SAMPLE)),
-            };
-            Some(match written {
-                Ok(()) => Outcome::Chosen(Action::OpenFile(file)),
+            Some(match sample::put_into(&folder) {
+                Ok(file) => Outcome::Chosen(Action::OpenFile(file)),
                 Err(error) => Outcome::Failed { problem: error.into(), opening: false },
             })
         });

@@ -61,7 +61,7 @@ pub fn all(root: &Path, photo: &Path) -> anyhow::Result<()> {
     for (file, options) in [
         (
             docs.join("zoom.gif"),
-            &["--size", "300x200", "--fps", "10", "--seconds-per-4x", "1.2", "--hold-end", "0.6"][..],
+            &["--size", "240x160", "--fps", "8", "--seconds-per-4x", "1.2", "--hold-end", "0.6"][..],
         ),
         (folder.join("zoom.mp4"), &["--caption"][..]),
     ] {

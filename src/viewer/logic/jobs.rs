@@ -2,8 +2,6 @@
 
 use std::time::Instant;
 
-use egui::ViewportCommand;
-
 use crate::canvas::Overlay;
 use crate::engine::{Done, Event, Job, JobId, Made, Restorer};
 use crate::history::StateId;
@@ -492,37 +490,6 @@ impl Viewer {
         if self.state.document.is_some() && self.state.running.is_none() && self.state.estimated != wanted {
             self.state.estimated = wanted;
             self.engine.estimate(restorer, (side, side));
-        }
-    }
-
-    pub(super) fn cancel(&mut self, context: &egui::Context) {
-        if self.state.rebinding.take().is_some() || self.state.palette.take().is_some() {
-            return;
-        }
-        let state = &mut self.state;
-        let windows = [&mut state.help, &mut state.film_options, &mut state.models, &mut state.downloads];
-        if windows.map(std::mem::take).contains(&true) {
-            return;
-        }
-        if let Some(document) = &mut self.state.document {
-            if document.film.take().is_some() || document.drawing_from.take().is_some() {
-                return;
-            }
-            if document.placed.take().is_some() {
-                self.engine.cancel();
-                self.state.running = None;
-                return;
-            }
-        }
-        if self.state.running.is_some() {
-            // The engine says when it has stopped; until then the status line shows the job. What waits is forgotten:
-            // a stop that stops.
-            self.state.queue.clear();
-            self.engine.cancel();
-        } else if context.input(|input| input.viewport().fullscreen.unwrap_or(false)) {
-            context.send_viewport_cmd(ViewportCommand::Fullscreen(false));
-        } else {
-            self.state.messages.pop();
         }
     }
 }

@@ -272,6 +272,38 @@ impl Viewer {
         }
     }
 
+    /// Stops the first of these there is: a list or window, a film or box, the job that runs, the full screen.
+    fn cancel(&mut self, context: &egui::Context) {
+        if self.state.rebinding.take().is_some() || self.state.palette.take().is_some() {
+            return;
+        }
+        let state = &mut self.state;
+        let windows = [&mut state.help, &mut state.film_options, &mut state.models, &mut state.downloads];
+        if windows.map(std::mem::take).contains(&true) {
+            return;
+        }
+        if let Some(document) = &mut self.state.document {
+            if document.film.take().is_some() || document.drawing_from.take().is_some() {
+                return;
+            }
+            if document.placed.take().is_some() {
+                self.engine.cancel();
+                self.state.running = None;
+                return;
+            }
+        }
+        if self.state.running.is_some() {
+            // The engine says when it has stopped; until then the status line shows the job. What waits is forgotten:
+            // a stop that stops.
+            self.state.queue.clear();
+            self.engine.cancel();
+        } else if context.input(|input| input.viewport().fullscreen.unwrap_or(false)) {
+            context.send_viewport_cmd(ViewportCommand::Fullscreen(false));
+        } else {
+            self.state.messages.pop();
+        }
+    }
+
     fn look_for_models(&mut self) {
         let chosen = match &self.state.settings.backbone {
             Backbone::Sd3(files) => Some(files.clone()),
