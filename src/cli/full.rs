@@ -21,7 +21,7 @@ use crate::prompt::Extractor;
 use crate::region::Region;
 use crate::step::{Backbone, DeviceChoice, StepError, Tiling, Whole};
 
-/// The model, where none is told.
+/// The model, where none is given.
 const DEFAULT: &str = "builtin";
 /// New tokens for a tile, where none are told.
 const TOKENS: u32 = 16;
@@ -55,7 +55,7 @@ pub struct Arguments {
     #[arg(long, default_value_t = 42)]
     seed: u64,
     /// Super-resolution model: auto (the best that is here), builtin, realesrgan, sd3, nearest, bicubic, or an ESRGAN-family
-    /// file (.pth, .safetensors, .param with its .bin) [default: sd3 where one of its files is told, else builtin]
+    /// file (.pth, .safetensors, .param with its .bin) [default: sd3 where one of its files is given, else builtin]
     #[arg(long)]
     backbone: Option<String>,
     #[command(flatten)]
@@ -193,7 +193,7 @@ impl SecsPerPixel {
             let secs = network.map_or(Ok(0.0), |network| network.estimate_secs(SIDE, SIDE))?;
             Ok(secs / f64::from(SIDE * SIDE))
         };
-        // A damaged file is told when it is asked for.
+        // A damaged file is reported when it is asked for.
         let realesrgan = hub::realesrgan().and_then(|file| of(Backbone::File(file)).ok());
         Ok(Self { builtin: of(Backbone::BuiltIn)?, realesrgan })
     }

@@ -39,7 +39,7 @@ impl Sd3Arguments {
         self.pretrained_model_name_or_path.is_some() || self.lora_path.is_some() || self.vae_path.is_some()
     }
 
-    /// The model asked for by name or file; without one, Chain-of-Zoom's own where one of its files is told, else the
+    /// The model asked for by name or file; without one, Chain-of-Zoom's own where one of its files is given, else the
     /// command's default.
     pub fn model(&self, backbone: Option<&str>, default: &str) -> Result<Backbone, Problem> {
         let name = backbone.unwrap_or(if self.is_told() { "sd3" } else { default });

@@ -17,7 +17,7 @@ use crate::prompt::Extractor;
 use crate::region::Region;
 use crate::step::Backbone;
 
-/// The model, where none is told.
+/// The model, where none is given.
 const DEFAULT: &str = "auto";
 /// New tokens for a step, where none are told.
 const TOKENS: u32 = 32;
@@ -54,7 +54,7 @@ pub struct Arguments {
     #[arg(long, alias = "crop_box", value_name = "X,Y,W,H", value_parser = crop_box)]
     crop_box: Vec<Region>,
     /// Super-resolution model: auto (the best that is here), builtin, realesrgan, sd3, nearest, bicubic, or an ESRGAN-family
-    /// file (.pth, .safetensors, .param with its .bin) [default: sd3 where one of its files is told, else auto]
+    /// file (.pth, .safetensors, .param with its .bin) [default: sd3 where one of its files is given, else auto]
     #[arg(long)]
     backbone: Option<String>,
     #[command(flatten)]

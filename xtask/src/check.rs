@@ -21,7 +21,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("problem", &["image", "models", "step", "session", "film"]),
     ("engine", &["image", "digest", "region", "prompt", "step", "history", "problem"]),
     ("settings", &["image", "prompt", "step", "film"]),
-    ("hub", &["image", "models", "prompt", "step", "problem", "settings"]),
+    ("hub", &["image", "digest", "models", "prompt", "step", "problem", "settings"]),
     ("train", &["image", "models"]),
     ("random", &["models"]),
     (
