@@ -9,6 +9,7 @@
 mod bad_input;
 mod canvas;
 mod cli;
+mod compatibility;
 mod engine;
 mod film;
 mod hub;
