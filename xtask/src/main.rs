@@ -2,6 +2,7 @@
 
 mod check;
 mod dist;
+mod imports;
 mod libtorch;
 mod measure;
 mod packages;
@@ -16,7 +17,7 @@ use anyhow::{Context, bail};
 const USAGE: &str = "\
 cargo xtask run [IMAGE]   set up what is missing, build, open the viewer
 cargo xtask test          set up what is missing, check, run all tests
-cargo xtask check         formatting, lints, import directions, documentation
+cargo xtask check         formatting, lints, layers, documentation
 cargo xtask setup         libtorch, system packages, the program and the Real-ESRGAN models, once per machine
 cargo xtask bench         measure resizing, canvas and one step
 cargo xtask measure       measure the viewer on a virtual screen: start, memory, rest, films
