@@ -5,7 +5,7 @@ folder that `cargo xtask make-random-models DIR --full` writes; and side by side
     python3 benches/reference.py DIR                        the reference alone, in its own precision
     python3 benches/reference.py DIR --precision bf16       all of it in bf16
     python3 benches/reference.py DIR --compare target/release/coz   a table of both, from one run
-    python3 benches/reference.py DIR --words --compare target/release/coz   the same of Qwen2.5-VL, which finds the words
+    python3 benches/reference.py DIR --captioner --compare target/release/coz   the same of Qwen2.5-VL, which writes the prompt
 """
 
 import argparse
@@ -17,7 +17,7 @@ import sys
 import time
 
 START = time.perf_counter()
-STAGES = ["encoding", "reading the words", "denoising", "decoding"]
+STAGES = ["encoding", "encoding the prompt", "denoising", "decoding"]
 
 
 def measure(folder, precision, runs, size, device):
@@ -69,7 +69,7 @@ def measure(folder, precision, runs, size, device):
         short = torch.cat([out.hidden_states[-2] for out in said], -1)
         short = torch.nn.functional.pad(short, (0, long.shape[-1] - short.shape[-1]))
         embeds, pooled = torch.cat([short, long], 1), torch.cat([out.text_embeds for out in said], -1)
-        stage("reading the words")
+        stage("encoding the prompt")
         velocity = transformer(z.to(picture), embeds.to(picture), pooled.to(picture), torch.tensor([1000.0], device=device), return_dict=False)[0]
         stage("denoising")
         decoded = vae.decode(((z - velocity) / vae.config.scaling_factor + vae.config.shift_factor).to(picture), return_dict=False)[0]
@@ -93,7 +93,7 @@ def measure(folder, precision, runs, size, device):
     return result
 
 
-def measure_words(folder, precision, runs, size, device):
+def measure_captioner(folder, precision, runs, size, device):
     import numpy as np
     import torch
     from PIL import Image
@@ -123,7 +123,7 @@ def measure_words(folder, precision, runs, size, device):
     model.model.visual.register_forward_pre_hook(lambda *_: seen.append(settle()))
     model.model.visual.register_forward_hook(lambda *_: seen.append(settle()))
 
-    def words():
+    def caption():
         start, clock = settle(), Clock()
         y, x = np.mgrid[0:size, 0:size]
         picture = Image.fromarray(np.stack([x % 256, y % 256, (x ^ y) % 256], -1).astype(np.uint8))
@@ -140,13 +140,13 @@ def measure_words(folder, precision, runs, size, device):
         end, times = settle(), clock.times
         tokens = [after - before for before, after in zip(times, times[1:])]
         return {
-            "finding words": end - start, "finding words: seeing": seen[-1] - start,
-            "finding words: reading": times[0] - seen[-1], "finding words: a token": statistics.median(tokens),
+            "captioning": end - start, "captioning: images": seen[-1] - start,
+            "captioning: prefill": times[0] - seen[-1], "captioning: a token": statistics.median(tokens),
         }
 
     with torch.no_grad():
-        words()
-        passes = [words() for _ in range(runs)]
+        caption()
+        passes = [caption() for _ in range(runs)]
     return dict(
         precision=precision, device=device, size=size, load_seconds=loaded - START,
         seconds={name: statistics.median(p[name] for p in passes) for name in passes[0]},
@@ -161,17 +161,17 @@ def run(command):
     return json.loads(process.stdout), time.perf_counter() - start
 
 
-def compare_words(options):
+def compare_captioner(options):
     common = ["--runs", str(options.runs), "--size", str(options.size), "--device", options.device]
     rows = {}
     for precision in options.precisions.split(","):
-        coz = [options.compare, "bench", "--words-only", "--prompt-type", "vlm_base", "--vlm-path", f"{options.folder}/vlm",
+        coz = [options.compare, "bench", "--captioner-only", "--prompt-type", "vlm_base", "--vlm-path", f"{options.folder}/vlm",
                "--mixed-precision", precision, "--memory", "resident", "--json"]
         rows[f"coz {precision}"] = run([*coz, *common])[0]
-        command = [sys.executable, __file__, options.folder, "--words", "--precision", precision]
+        command = [sys.executable, __file__, options.folder, "--captioner", "--precision", precision]
         rows[f"reference {precision}"] = run([*command, *common])[0]
-    stages = ["finding words: seeing", "finding words: reading", "finding words: a token", "finding words"]
-    print("| | " + " | ".join(stage.removeprefix("finding words: ") for stage in stages) + " | peak memory |")
+    stages = ["captioning: images", "captioning: prefill", "captioning: a token", "captioning"]
+    print("| | " + " | ".join(stage.removeprefix("captioning: ") for stage in stages) + " | peak memory |")
     print("|---|" + "---:|" * (len(stages) + 1))
     for name, row in rows.items():
         print(json.dumps(row), file=sys.stderr)
@@ -213,13 +213,13 @@ if __name__ == "__main__":
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--compare", metavar="COZ")
-    parser.add_argument("--words", action="store_true")
+    parser.add_argument("--captioner", action="store_true")
     parser.add_argument("--precisions")
     parser.add_argument("--plans", default="bf16/resident,bf16/staged,bf16/streamed")
     options = parser.parse_args()
-    options.precisions = options.precisions or ("bf16" if options.words else "reference,bf16")
+    options.precisions = options.precisions or ("bf16" if options.captioner else "reference,bf16")
     if options.compare:
-        (compare_words if options.words else compare)(options)
+        (compare_captioner if options.captioner else compare)(options)
     else:
-        measured = measure_words if options.words else measure
+        measured = measure_captioner if options.captioner else measure
         print(json.dumps(measured(options.folder, options.precision, options.runs, options.size, options.device)))

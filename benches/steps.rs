@@ -3,11 +3,14 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use chain_of_zoom::canvas::{Camera, Renderer, Scene, compose};
-use chain_of_zoom::history::{History, Source};
-use chain_of_zoom::image::{AlignMethod, Filter, Picture, colour, resize};
-use chain_of_zoom::step::{Backbone, DeviceChoice, MemoryPlan, Progress, StepInput};
 use divan::{Bencher, black_box};
+
+use chain_of_zoom::base::{AlignMethod, Backbone, DeviceChoice, MemoryPlan, Progress, Source};
+use chain_of_zoom::document::History;
+use chain_of_zoom::imaging::{Filter, Picture, colour, resize};
+use chain_of_zoom::pipelines::sr;
+use chain_of_zoom::pipelines::sr::StepInput;
+use chain_of_zoom::scene::canvas::{Camera, Renderer, Scene, compose};
 
 fn main() {
     divan::main();
@@ -40,7 +43,7 @@ fn wavelet_512(bencher: Bencher) {
 /// One whole x4 step with the built-in model, 128 x 128 to 512 x 512.
 #[divan::bench(sample_count = 20)]
 fn built_in_step_512(bencher: Bencher) {
-    let Ok(mut model) = Backbone::BuiltIn.load(DeviceChoice::Cpu, MemoryPlan::Auto, 0) else { return };
+    let Ok(mut model) = sr::open(&Backbone::default(), DeviceChoice::Cpu, MemoryPlan::Auto, 0) else { return };
     let cut = Arc::new(picture(128, 128));
     let enlarged = Arc::new(resize(&cut, 512, 512, Filter::Bicubic));
     let input = StepInput { cut, enlarged, prompt: String::new(), seed: 0 };

@@ -2,9 +2,8 @@
 
 use std::path::Path;
 
-use chain_of_zoom::image::{ImageError, Picture, codec};
-
 use crate::samples::{Folder, coz, photo};
+use chain_of_zoom::imaging::{ImageError, Picture, codec};
 
 /// Runs `coz zoom` on a file that cannot work and returns what it says.
 fn refused(folder: &Folder, input: &Path, more: &[&str]) -> String {
@@ -241,9 +240,9 @@ fn damaged_model_files_never_panic() {
             bad.truncate(if rng.u8(..4) == 0 { rng.usize(1..bad.len()) } else { bad.len() });
             let file = folder.path("bad");
             std::fs::write(&file, &bad).unwrap();
-            if let Ok(weights) = chain_of_zoom::models::Weights::open(&file) {
+            if let Ok(weights) = chain_of_zoom::runtime::weights::Weights::open(&file) {
                 for prefix in ["params.", "params_ema.", ""] {
-                    _ = chain_of_zoom::models::SrvggNetCompact::load(
+                    _ = chain_of_zoom::networks::SrvggNetCompact::load(
                         &weights,
                         prefix,
                         tch::Device::Cpu,

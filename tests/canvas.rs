@@ -3,13 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use chain_of_zoom::canvas::{Camera, Scene};
-use chain_of_zoom::film::studio::Studio;
-use chain_of_zoom::history::{History, Making, Source, StateId};
-use chain_of_zoom::image::{Filter, Picture, resize};
-use chain_of_zoom::region::Region;
-
 use crate::samples::photo;
+use chain_of_zoom::base::{Region, Source, StepRecord};
+use chain_of_zoom::document::{History, StateId};
+use chain_of_zoom::imaging::{Filter, Picture, resize};
+use chain_of_zoom::scene::canvas::{Camera, Scene};
+use chain_of_zoom::scene::film::studio::Studio;
 
 /// What a camera sees of a history, pixels shown as the window shows them.
 fn render(history: &History, camera: Camera, width: u32, height: u32) -> Picture {
@@ -21,7 +20,7 @@ fn render(history: &History, camera: Camera, width: u32, height: u32) -> Picture
 }
 
 fn history(picture: Picture) -> History {
-    let thumbnail = Arc::new(chain_of_zoom::history::thumbnail(&picture));
+    let thumbnail = Arc::new(chain_of_zoom::document::thumbnail(&picture));
     History::new(Source::default(), Arc::new(picture), thumbnail)
 }
 
@@ -100,17 +99,17 @@ fn a_state_is_drawn_in_its_box() {
     let mut history = history(source.clone());
     let region = Region::square(192, 160, 128);
     let child = resize(&source.crop(192, 160, 128, 128), 512, 512, Filter::Bicubic);
-    let making = Making {
+    let record = StepRecord {
         region,
         prompt: String::new(),
         model: None,
         seed: 0,
-        agreement: None,
-        whole: None,
+        consistency: None,
+        full_image: None,
         elapsed: Duration::ZERO,
     };
-    let thumbnail = Arc::new(chain_of_zoom::history::thumbnail(&child));
-    let id = history.add(StateId(0), making, Arc::new(child.clone()), thumbnail).unwrap();
+    let thumbnail = Arc::new(chain_of_zoom::document::thumbnail(&child));
+    let id = history.add(StateId(0), record, Arc::new(child.clone()), thumbnail).unwrap();
     history.go(id);
     // Seen from the photo at 4:1, and from the state itself at 1:1, it is the same picture: its own pixels.
     let from_photo = render(&history, Camera { anchor: StateId(0), center: [256.0, 224.0], scale: 4.0 }, 512, 512);

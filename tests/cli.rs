@@ -1,9 +1,9 @@
 //! `coz zoom`, `export` and `measure` as a user runs them.
 
-use chain_of_zoom::image::codec;
-use chain_of_zoom::random::{self, Size};
-
 use crate::samples::{Folder, coz};
+use chain_of_zoom::imaging::codec;
+use chain_of_zoom::synthetic;
+use chain_of_zoom::synthetic::Size;
 
 fn zoom(folder: &Folder, arguments: &[&str]) -> (std::process::Output, std::path::PathBuf) {
     let out = folder.path("out");
@@ -76,8 +76,8 @@ fn boxes_lead_off_centre() {
     );
     assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
     let state = |i: usize| codec::open(&out.join(format!("per-sample/photo/{i}.png"))).unwrap();
-    let enlarged = |picture: &chain_of_zoom::image::Picture, x, y| {
-        chain_of_zoom::image::resize(&picture.crop(x, y, 32, 32), 128, 128, chain_of_zoom::image::Filter::Bicubic)
+    let enlarged = |picture: &chain_of_zoom::imaging::Picture, x, y| {
+        chain_of_zoom::imaging::resize(&picture.crop(x, y, 32, 32), 128, 128, chain_of_zoom::imaging::Filter::Bicubic)
     };
     assert_eq!(state(1), enlarged(&state(0), 0, 0));
     assert_eq!(state(2), enlarged(&state(1), 96, 64));
@@ -107,7 +107,7 @@ fn onestep_starts_from_the_photo_every_time() {
     let first = codec::open(&out.join("per-sample/photo/0.png")).unwrap();
     let input = codec::open(&out.join("per-sample/photo/2_input.png")).unwrap();
     let expected =
-        chain_of_zoom::image::resize(&first.crop(60, 60, 8, 8), 128, 128, chain_of_zoom::image::Filter::Bicubic);
+        chain_of_zoom::imaging::resize(&first.crop(60, 60, 8, 8), 128, 128, chain_of_zoom::imaging::Filter::Bicubic);
     assert_eq!(input, expected);
 }
 
@@ -208,7 +208,7 @@ const REFERENCE_FULL: &str = "-i samples -o inference_results/coz_full --rec_typ
 /// A folder to work in as the reference's README leaves it, with tiny models: two samples, `ckpt`, and the hub's cache.
 fn as_the_reference_has_it(folder: &Folder, width: u32, height: u32) {
     let model = folder.path("hub/models--stabilityai--stable-diffusion-3-medium-diffusers/snapshots/main");
-    random::write(&model, Size::Tiny, &mut |_| {}).unwrap();
+    synthetic::write(&model, Size::Tiny, &mut |_| {}).unwrap();
     let vlm = folder.path("hub/models--Qwen--Qwen2.5-VL-3B-Instruct/snapshots/main");
     std::fs::create_dir_all(vlm.parent().unwrap()).unwrap();
     std::fs::rename(model.join("vlm"), vlm).unwrap();
@@ -234,10 +234,11 @@ fn the_references_command_for_whole_pictures_works_as_it_is() {
     let tags = [&tiled[..], &["--prompt_type", "dape", "--prompt", "fur"]].concat();
     for (more, count) in [(&["--save_prompts"][..], 1), (&tiled, 12), (&tags, 12)] {
         _ = std::fs::remove_dir_all(&out);
-        let told: Vec<&str> = REFERENCE_FULL.split_whitespace().filter(|word| more != tags || *word != "vlm").collect();
-        let told = told.into_iter().filter(|word| more != tags || *word != "--prompt_type");
+        let options: Vec<&str> =
+            REFERENCE_FULL.split_whitespace().filter(|word| more != tags || *word != "vlm").collect();
+        let options = options.into_iter().filter(|word| more != tags || *word != "--prompt_type");
         let run = coz(["full"])
-            .args(told)
+            .args(options)
             .args(["--device", "cpu"])
             .args(more)
             .env("XDG_DATA_HOME", folder.path("data"))
@@ -312,20 +313,20 @@ fn networks_run_once_at_their_own_scale_or_at_another() {
             .args(options)
             .output()
             .unwrap();
-        let told = String::from_utf8_lossy(&run.stderr).into_owned();
+        let output = String::from_utf8_lossy(&run.stderr).into_owned();
         let picture = codec::open(&out.join("per-sample/photo/1.png")).map(|made| (made.width(), made.height()));
-        (run.status.code(), told, picture.ok())
+        (run.status.code(), output, picture.ok())
     };
     let pair = "tests/parity/ncnn/compact_x4_to_x2.param";
     for (scale, expected) in [("native", (100, 66)), ("3.5", (175, 115)), ("4", (200, 132)), ("0.5", (25, 16))] {
-        let (code, told, size) = full(&["--backbone", pair, "--outscale", scale, "--mixed_precision", "fp32"]);
-        assert_eq!((code, size), (Some(0), Some(expected)), "{scale}: {told}");
+        let (code, output, size) = full(&["--backbone", pair, "--outscale", scale, "--mixed_precision", "fp32"]);
+        assert_eq!((code, size), (Some(0), Some(expected)), "{scale}: {output}");
     }
-    let (code, told, size) = full(&["--outscale", "native", "--align_method", "wavelet"]);
-    assert_eq!((code, size), (Some(0), Some((200, 132))), "{told}");
-    assert!(told.contains("with the built-in model; more detail: `coz models download realesrgan`"), "{told}");
-    let (code, told, _) = full(&["--outscale", "native", "--backbone", "bicubic"]);
-    assert!(code == Some(1) && told.contains("Bicubic has no scale of its own"), "{told}");
+    let (code, output, size) = full(&["--outscale", "native", "--align_method", "wavelet"]);
+    assert_eq!((code, size), (Some(0), Some((200, 132))), "{output}");
+    assert!(output.contains("with the built-in model; more detail: `coz models download realesrgan`"), "{output}");
+    let (code, output, _) = full(&["--outscale", "native", "--backbone", "bicubic"]);
+    assert!(code == Some(1) && output.contains("Bicubic has no scale of its own"), "{output}");
     for wrong in [&["--outscale", "2", "--upscale", "2"][..], &["--outscale", "0"], &["--outscale", "nativ"]] {
         assert_eq!(full(wrong).0, Some(2), "{wrong:?}");
     }

@@ -5,13 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use chain_of_zoom::engine::{Done, Engine, Event, Job, JobId, Made, Restorer};
-use chain_of_zoom::image::{AlignMethod, Filter, resize};
-use chain_of_zoom::prompt::{Asking, Extractor};
-use chain_of_zoom::region::{Region, plan};
-use chain_of_zoom::step::{Backbone, DeviceChoice, MemoryPlan};
-
 use crate::samples::{Folder, photo};
+use chain_of_zoom::base::{
+    AlignMethod, BICUBIC, Backbone, CaptionRequest, DeviceChoice, MemoryPlan, NEAREST, PromptSource, Region, plan,
+};
+use chain_of_zoom::engine::{Engine, Event, Job, JobId, JobOutcome, Restorer, StepOutput};
+use chain_of_zoom::imaging::{Filter, resize};
 
 fn engine() -> Engine {
     Engine::start(Arc::new(|| ())).unwrap()
@@ -22,23 +21,23 @@ fn job(regions: Vec<Region>, size: u32, backbone: Backbone) -> Job {
         source: Arc::new(photo(300, 200)),
         regions,
         size: (size, size),
-        prompt: "words".into(),
-        found: None,
-        extractor: Extractor::Own,
-        asking: Asking::default(),
-        whole: None,
+        prompt: "old fur".into(),
+        extracted_prompt: None,
+        prompt_source: PromptSource::default(),
+        request: CaptionRequest::default(),
+        full_image: None,
         seed: 7,
         preview: false,
         restorer: Restorer { backbone, device: DeviceChoice::Cpu, memory: MemoryPlan::Auto, align: AlignMethod::NoFix },
     }
 }
 
-fn until_finished(engine: &Engine, id: JobId) -> (Vec<Made>, Done) {
+fn until_finished(engine: &Engine, id: JobId) -> (Vec<StepOutput>, JobOutcome) {
     let mut states = Vec::new();
     loop {
         match engine.events().recv_timeout(Duration::from_secs(120)).expect("the engine answers") {
-            Event::Made { job, made, .. } if job == id => states.push(*made),
-            Event::Finished { job, done } if job == id => return (states, done),
+            Event::StepDone { job, output, .. } if job == id => states.push(*output),
+            Event::Finished { job, outcome } if job == id => return (states, outcome),
             _ => {}
         }
     }
@@ -51,18 +50,18 @@ fn a_planned_chain_arrives_state_by_state() {
     let mut engine = Engine::start(Arc::new(move || _ = counter.fetch_add(1, Ordering::Relaxed))).unwrap();
     let plan = plan(300, 200, Region::square(140, 90, 20), 128);
     assert_eq!(plan.regions.len(), 2);
-    let id = engine.run(job(plan.regions.clone(), 128, Backbone::BuiltIn));
-    let (states, done) = until_finished(&engine, id);
-    assert_eq!(done, Done::Completed);
-    assert_eq!(states.iter().map(|made| made.making.region).collect::<Vec<_>>(), plan.regions);
-    for made in &states {
-        assert_eq!((made.picture.width(), made.picture.height()), (128, 128));
-        assert_ne!(made.picture, made.enlarged, "the network did something");
-        assert_eq!((made.making.prompt.as_str(), made.making.seed), ("words", 7));
-        let agreement = made.making.agreement.expect("a model ran");
-        assert!(agreement > 25.0, "reduced again, it is what it was made from: {agreement} dB");
-        let model = made.making.model.as_ref().expect("a model ran");
-        assert!(!model.takes_text(), "the built-in model hears no words and says so");
+    let id = engine.run(job(plan.regions.clone(), 128, Backbone::default()));
+    let (states, outcome) = until_finished(&engine, id);
+    assert_eq!(outcome, JobOutcome::Completed);
+    assert_eq!(states.iter().map(|output| output.record.region).collect::<Vec<_>>(), plan.regions);
+    for output in &states {
+        assert_eq!((output.picture.width(), output.picture.height()), (128, 128));
+        assert_ne!(output.picture, output.enlarged, "the network did something");
+        assert_eq!((output.record.prompt.as_str(), output.record.seed), ("old fur", 7));
+        let consistency = output.record.consistency.expect("a model ran");
+        assert!(consistency > 25.0, "reduced again, it is what it was made from: {consistency} dB");
+        let model = output.record.model.as_ref().expect("a model ran");
+        assert!(!model.backbone.takes_prompt(), "the built-in model takes no prompt and says so");
     }
     assert!(woken.load(Ordering::Relaxed) >= 5, "every event wakes the receiver");
 }
@@ -70,17 +69,18 @@ fn a_planned_chain_arrives_state_by_state() {
 #[test]
 fn a_large_box_is_reduced_without_a_model() {
     let mut engine = engine();
-    let id = engine.run(job(vec![Region::square(50, 0, 200)], 64, Backbone::File("/no/such/model.pth".into())));
-    let (states, done) = until_finished(&engine, id);
-    assert_eq!(done, Done::Completed, "the missing model is not needed");
-    assert_eq!((&states[0].making.model, states[0].making.agreement), (&None, None));
+    let id = engine.run(job(vec![Region::square(50, 0, 200)], 64, Backbone::file("/no/such/model.pth")));
+    let (states, outcome) = until_finished(&engine, id);
+    assert_eq!(outcome, JobOutcome::Completed, "the missing model is not needed");
+    assert_eq!((&states[0].record.model, states[0].record.consistency), (&None, None));
     assert_eq!(*states[0].picture, resize(&photo(300, 200).crop(50, 0, 200, 200), 64, 64, Filter::Bicubic));
 }
 
 #[test]
 fn interpolation_is_exactly_pillows() {
     let mut engine = engine();
-    for (backbone, filter) in [(Backbone::Nearest, Filter::Nearest), (Backbone::Bicubic, Filter::Bicubic)] {
+    for (backbone, filter) in [(Backbone::from(&NEAREST), Filter::Nearest), (Backbone::from(&BICUBIC), Filter::Bicubic)]
+    {
         let id = engine.run(job(vec![Region::square(10, 20, 40)], 160, backbone));
         let (states, _) = until_finished(&engine, id);
         assert_eq!(*states[0].picture, resize(&photo(300, 200).crop(10, 20, 40, 40), 160, 160, filter));
@@ -92,79 +92,79 @@ fn the_latest_job_wins() {
     let mut engine = engine();
     let long = vec![Region::square(64, 64, 128); 60];
     let start = Instant::now();
-    let mut first = job(long.clone(), 256, Backbone::BuiltIn);
+    let mut first = job(long.clone(), 256, Backbone::default());
     first.regions[0] = Region::square(0, 0, 128);
     let first = engine.run(first);
-    let second = engine.run(job(vec![Region::square(0, 0, 32)], 64, Backbone::Bicubic));
-    let mut first_done = None;
+    let second = engine.run(job(vec![Region::square(0, 0, 32)], 64, Backbone::from(&BICUBIC)));
+    let mut first_outcome = None;
     loop {
         match engine.events().recv_timeout(Duration::from_secs(120)).unwrap() {
-            Event::Finished { job, done } if job == first => first_done = Some(done),
-            Event::Finished { job, done } if job == second => {
-                assert_eq!(done, Done::Completed);
+            Event::Finished { job, outcome } if job == first => first_outcome = Some(outcome),
+            Event::Finished { job, outcome } if job == second => {
+                assert_eq!(outcome, JobOutcome::Completed);
                 break;
             }
             _ => {}
         }
     }
-    assert_eq!(first_done, Some(Done::Cancelled));
+    assert_eq!(first_outcome, Some(JobOutcome::Cancelled));
     assert!(start.elapsed() < Duration::from_secs(20), "the first job was not run to its end");
 }
 
 #[test]
-fn cancel_stops_between_steps_and_keeps_what_is_made() {
+fn cancel_stops_between_steps_and_keeps_what_is_done() {
     let mut engine = engine();
-    let id = engine.run(job(vec![Region::square(36, 36, 128); 200], 200, Backbone::BuiltIn));
-    let mut made = 0;
-    let done = loop {
+    let id = engine.run(job(vec![Region::square(36, 36, 128); 200], 200, Backbone::default()));
+    let mut count = 0;
+    let outcome = loop {
         match engine.events().recv_timeout(Duration::from_secs(120)).unwrap() {
-            Event::Made { .. } => {
-                made += 1;
+            Event::StepDone { .. } => {
+                count += 1;
                 engine.cancel();
             }
-            Event::Finished { job, done } if job == id => break done,
+            Event::Finished { job, outcome } if job == id => break outcome,
             _ => {}
         }
     };
-    assert_eq!(done, Done::Cancelled);
-    assert!((1..5).contains(&made), "{made} states were made after the cancel");
+    assert_eq!(outcome, JobOutcome::Cancelled);
+    assert!((1..5).contains(&count), "{count} states were made after the cancel");
 }
 
 #[test]
 fn failures_are_events_and_the_engine_goes_on() {
     let folder = Folder::new();
-    let text = folder.path("words.pth");
+    let text = folder.path("text.pth");
     std::fs::write(&text, "this is no model").unwrap();
     let mut engine = engine();
     for (backbone, title) in [
-        (Backbone::File(PathBuf::from("/no/such/model.pth")), "The model file cannot be opened"),
-        (Backbone::File(text), "This is no model file"),
+        (Backbone::file("/no/such/model.pth"), "The model file cannot be opened"),
+        (Backbone::file(text), "This is no model file"),
     ] {
         let id = engine.run(job(vec![Region::square(0, 0, 32)], 64, backbone));
-        let (states, Done::Failed(problem)) = until_finished(&engine, id) else { panic!("it should fail") };
+        let (states, JobOutcome::Failed(error)) = until_finished(&engine, id) else { panic!("it should fail") };
         assert!(states.is_empty());
-        assert_eq!(problem.title, title);
-        assert!(!problem.hint.is_empty());
+        assert_eq!(error.title, title);
+        assert!(!error.hint.is_empty());
     }
-    let outside = engine.run(job(vec![Region::square(290, 0, 32)], 64, Backbone::Bicubic));
+    let outside = engine.run(job(vec![Region::square(290, 0, 32)], 64, Backbone::from(&BICUBIC)));
     assert!(
-        matches!(until_finished(&engine, outside).1, Done::Failed(problem) if problem.details.contains("300 x 200"))
+        matches!(until_finished(&engine, outside).1, JobOutcome::Failed(error) if error.details.contains("300 x 200"))
     );
-    let id = engine.run(job(vec![Region::square(0, 0, 32)], 64, Backbone::BuiltIn));
-    assert_eq!(until_finished(&engine, id).1, Done::Completed);
+    let id = engine.run(job(vec![Region::square(0, 0, 32)], 64, Backbone::default()));
+    assert_eq!(until_finished(&engine, id).1, JobOutcome::Completed);
 }
 
 #[test]
 fn large_cuts_are_tiled_without_seams() {
     // 400 pixels are more than one tile: tiled and whole must agree wherever a tile ends.
     let mut engine = engine();
-    let mut whole = job(vec![Region::square(0, 0, 190)], 760, Backbone::BuiltIn);
-    whole.source = Arc::new(photo(190, 190));
-    let id = engine.run(whole);
+    let mut full = job(vec![Region::square(0, 0, 190)], 760, Backbone::default());
+    full.source = Arc::new(photo(190, 190));
+    let id = engine.run(full);
     let (states, _) = until_finished(&engine, id);
     let tiled = &states[0].picture;
     // The same place in one piece: the tile's border at 160 lies in the middle of this cut.
-    let mut piece = job(vec![Region::square(100, 100, 90)], 360, Backbone::BuiltIn);
+    let mut piece = job(vec![Region::square(100, 100, 90)], 360, Backbone::default());
     piece.source = Arc::new(photo(190, 190));
     let id = engine.run(piece);
     let (states, _) = until_finished(&engine, id);
@@ -176,27 +176,27 @@ fn large_cuts_are_tiled_without_seams() {
 }
 
 #[test]
-fn words_are_proposed_for_a_box() {
+fn a_users_own_prompt_is_not_captioned() {
     let mut engine = engine();
-    let id = engine.propose(job(vec![Region::square(0, 0, 32)], 64, Backbone::BuiltIn));
+    let id = engine.caption(job(vec![Region::square(0, 0, 32)], 64, Backbone::default()));
     loop {
         match engine.events().recv_timeout(Duration::from_secs(60)).unwrap() {
-            Event::Proposed { job, found } if job == id => assert_eq!(found, "", "the user's own need not be found"),
-            Event::Finished { done, .. } => {
-                assert_eq!(done, Done::Completed);
+            Event::Captioned { job, text } if job == id => assert_eq!(text, "", "the user's own need not be extracted"),
+            Event::Finished { outcome, .. } => {
+                assert_eq!(outcome, JobOutcome::Completed);
                 break;
             }
-            Event::Made { .. } => panic!("proposing makes no picture"),
+            Event::StepDone { .. } => panic!("captioning makes no picture"),
             _ => {}
         }
     }
 }
 
 #[test]
-fn work_ahead_is_used_and_never_in_the_way() {
+fn a_prefetch_is_used_and_never_in_the_way() {
     let mut engine = engine();
     let region = Region::square(40, 30, 16);
-    let wanted = job(vec![region], 64, Backbone::BuiltIn);
+    let plain = job(vec![region], 64, Backbone::default());
     let prepared = |engine: &Engine, id: JobId, patience: Duration| {
         let end = Instant::now() + patience;
         while let Ok(event) = engine.events().recv_deadline(end) {
@@ -206,35 +206,35 @@ fn work_ahead_is_used_and_never_in_the_way() {
         }
         false
     };
-    let ahead = engine.prepare(wanted.clone());
-    assert!(prepared(&engine, ahead, Duration::from_secs(60)));
+    let prefetch = engine.prepare(plain.clone());
+    assert!(prepared(&engine, prefetch, Duration::from_secs(60)));
     // What is asked for then needs no loading, and comes out as ever.
-    let id = engine.run(wanted.clone());
+    let id = engine.run(plain.clone());
     let mut stages = Vec::new();
-    let made = loop {
+    let output = loop {
         match engine.events().recv_timeout(Duration::from_secs(60)).expect("the engine answers") {
             Event::Progress { stage, .. } => stages.push(stage),
-            Event::Made { made, .. } => break made,
-            Event::Finished { job, done } if job == id => panic!("{done:?}"),
+            Event::StepDone { output, .. } => break output,
+            Event::Finished { job, outcome } if job == id => panic!("{outcome:?}"),
             _ => {}
         }
     };
-    assert!(!stages.contains(&chain_of_zoom::step::Stage::Loading), "{stages:?}");
+    assert!(!stages.contains(&chain_of_zoom::base::Stage::Loading), "{stages:?}");
     let mut fresh = self::engine();
-    let plain = fresh.run(wanted.clone());
-    assert_eq!(until_finished(&fresh, plain).0[0].picture, made.picture);
+    let id = fresh.run(plain.clone());
+    assert_eq!(until_finished(&fresh, id).0[0].picture, output.picture);
 
     // A hundred boxes in a moment, as a hand draws them: only the last is worked on.
     let mut last = JobId(0);
     for x in 0..100 {
-        last = engine.prepare(job(vec![Region::square(x, 0, 16)], 64, Backbone::BuiltIn));
+        last = engine.prepare(job(vec![Region::square(x, 0, 16)], 64, Backbone::default()));
     }
     assert!(prepared(&engine, last, Duration::from_secs(60)));
-    // Dropped, it is not worked on at all; what fails ahead is told only when it is asked for.
-    engine.prepare(job(vec![Region::square(1, 1, 16)], 64, Backbone::BuiltIn));
-    engine.drop_work_ahead();
-    let bad = engine.prepare(job(vec![region], 64, Backbone::File("/no/such.pth".into())));
-    let id = engine.run(wanted);
+    // Dropped, it is not worked on at all; what fails ahead is reported only when it is asked for.
+    engine.prepare(job(vec![Region::square(1, 1, 16)], 64, Backbone::default()));
+    engine.drop_prefetch();
+    let bad = engine.prepare(job(vec![region], 64, Backbone::file("/no/such.pth")));
+    let id = engine.run(plain);
     let mut events = Vec::new();
     while let Ok(event) = engine.events().recv_timeout(Duration::from_secs(60)) {
         let is_end = matches!(&event, Event::Finished { job, .. } if *job == id);
@@ -243,23 +243,26 @@ fn work_ahead_is_used_and_never_in_the_way() {
             break;
         }
     }
-    let told = |job: JobId| events.iter().any(|event| matches!(event, Event::Prepared { job: other } if *other == job));
-    assert!(!told(bad) && !events.iter().any(|event| matches!(event, Event::Finished { job, .. } if *job == bad)));
-    assert!(matches!(events.last(), Some(Event::Finished { done: Done::Completed, .. })));
+    let is_prepared =
+        |job: JobId| events.iter().any(|event| matches!(event, Event::Prepared { job: other } if *other == job));
+    assert!(
+        !is_prepared(bad) && !events.iter().any(|event| matches!(event, Event::Finished { job, .. } if *job == bad))
+    );
+    assert!(matches!(events.last(), Some(Event::Finished { outcome: JobOutcome::Completed, .. })));
 }
 
 #[test]
 fn a_preview_comes_before_the_result_of_a_slower_model() {
     let mut engine = engine();
     let regions = vec![Region::square(100, 60, 32), Region::square(40, 40, 32)];
-    let id = engine.run(job(regions.clone(), 128, Backbone::BuiltIn));
+    let id = engine.run(job(regions.clone(), 128, Backbone::default()));
     let builtin = until_finished(&engine, id).0;
 
     let network = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/parity/networks/rrdb_x4.pth");
     for (backbone, expected) in [
-        (Backbone::File(network), &["enlarged", "preview", "made", "enlarged", "preview", "made"][..]),
-        (Backbone::BuiltIn, &["enlarged", "made", "enlarged", "made"]),
-        (Backbone::Bicubic, &["enlarged", "made", "enlarged", "made"]),
+        (Backbone::file(network), &["enlarged", "preview", "done", "enlarged", "preview", "done"][..]),
+        (Backbone::default(), &["enlarged", "done", "enlarged", "done"]),
+        (Backbone::from(&BICUBIC), &["enlarged", "done", "enlarged", "done"]),
     ] {
         let id = engine.run(Job { preview: true, ..job(regions.clone(), 128, backbone) });
         let (mut seen, mut previews) = (Vec::new(), Vec::new());
@@ -270,7 +273,7 @@ fn a_preview_comes_before_the_result_of_a_slower_model() {
                     seen.push("preview");
                     previews.push(picture);
                 }
-                Event::Made { job, .. } if job == id => seen.push("made"),
+                Event::StepDone { job, .. } if job == id => seen.push("done"),
                 Event::Finished { job, .. } if job == id => break,
                 _ => {}
             }
@@ -287,14 +290,14 @@ fn steps_of_networks_are_estimated() {
     let engine = engine();
     let restorer = |backbone| job(vec![], 128, backbone).restorer;
     // What cannot be loaded is not estimated, and ends nothing.
-    engine.estimate(restorer(Backbone::File("/no/such/model.pth".into())), (512, 512));
-    engine.estimate(restorer(Backbone::Bicubic), (512, 512));
-    engine.estimate(restorer(Backbone::BuiltIn), (512, 512));
+    engine.estimate(restorer(Backbone::file("/no/such/model.pth")), (512, 512));
+    engine.estimate(restorer(Backbone::from(&BICUBIC)), (512, 512));
+    engine.estimate(restorer(Backbone::default()), (512, 512));
     loop {
         if let Event::Estimated { backbone, secs } =
             engine.events().recv_timeout(Duration::from_secs(120)).expect("the engine answers")
         {
-            assert_eq!(backbone, Backbone::BuiltIn);
+            assert_eq!(backbone, Backbone::default());
             assert!(secs > 0.0 && secs < 600.0, "{secs}");
             break;
         }

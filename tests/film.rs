@@ -3,14 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use chain_of_zoom::image::psnr::luma_psnr;
-use chain_of_zoom::image::{Filter, Picture, codec, resize};
 use openh264::decoder::Decoder;
 use openh264::formats::YUVSource;
 use shiguredo_mp4::boxes::SampleEntry;
 use shiguredo_mp4::demux::{Input, Mp4FileDemuxer};
 
 use crate::samples::{Folder, coz};
+use chain_of_zoom::imaging::metrics::luma_psnr;
+use chain_of_zoom::imaging::{Filter, Picture, codec, resize};
 
 /// A sample folder with three off-centre steps.
 fn sample(folder: &Folder) -> PathBuf {
@@ -121,9 +121,9 @@ fn an_mp4_plays_from_the_photo_into_the_state() {
     }
     // As others see it, where they are installed.
     if let Ok(probe) = Command::new("ffprobe").args(["-v", "error", "-show_streams"]).arg(&file).output() {
-        let told = String::from_utf8_lossy(&probe.stdout).into_owned();
+        let output = String::from_utf8_lossy(&probe.stdout).into_owned();
         for wanted in ["codec_name=h264", "pix_fmt=yuv420p", "width=256", "height=192", "avg_frame_rate=20/1"] {
-            assert!(told.contains(wanted), "{wanted} in {told}");
+            assert!(output.contains(wanted), "{wanted} in {output}");
         }
         assert!(probe.stderr.is_empty(), "{}", String::from_utf8_lossy(&probe.stderr));
     }
@@ -157,7 +157,7 @@ fn a_gif_keeps_its_time_and_a_reverse_ends_at_the_photo() {
 fn wrong_wishes_are_told_and_a_full_disk_leaves_nothing() {
     let folder = Folder::new();
     let sample = sample(&folder);
-    for (output, more, told) in [
+    for (name, more, expected) in [
         ("film.avi", &[][..], "does not end in .mp4 or .gif"),
         ("film.mp4", &["--size", "255x192"], "no size for a film"),
         ("film.mp4", &["--size", "99999x100"], "no size for a film"),
@@ -165,9 +165,9 @@ fn wrong_wishes_are_told_and_a_full_disk_leaves_nothing() {
         ("film.mp4", &["--state", "9"], "states 0 to 3"),
         ("film.mp4", &["--state", "0"], "the photo alone makes no film"),
     ] {
-        let run = film(&sample, &folder.path(output), more);
-        let words = String::from_utf8_lossy(&run.stderr).into_owned();
-        assert!(!run.status.success() && words.contains(told), "{told}: {words}");
+        let run = film(&sample, &folder.path(name), more);
+        let output = String::from_utf8_lossy(&run.stderr).into_owned();
+        assert!(!run.status.success() && output.contains(expected), "{expected}: {output}");
     }
     let run = film(&folder.path("photo.png"), &folder.path("film.mp4"), &[]);
     assert!(!run.status.success());

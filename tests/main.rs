@@ -5,13 +5,16 @@
     clippy::panic,
     reason = "a test that cannot go on should say so at once"
 )]
+#![allow(unreachable_pub, reason = "one program: what its modules share is public in it")]
 
 mod bad_input;
 mod canvas;
+mod captioners;
 mod cli;
 mod compatibility;
 mod engine;
 mod film;
+mod full_image;
 mod hub;
 mod linking;
 mod parity;
@@ -19,6 +22,4 @@ mod samples;
 mod sd3;
 mod session;
 mod viewer;
-mod whole;
 mod window;
-mod words;

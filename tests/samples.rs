@@ -3,7 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use chain_of_zoom::image::{Picture, codec};
+use chain_of_zoom::base::{Backbone, BackboneSpec, Precision, PromptSource, PromptSourceSpec};
+use chain_of_zoom::hub;
+use chain_of_zoom::hub::ModelPaths;
+use chain_of_zoom::imaging::{Picture, codec};
 
 /// A folder that is deleted with the value.
 pub struct Folder(tempfile::TempDir);
@@ -37,6 +40,23 @@ pub fn photo(width: u32, height: u32) -> Picture {
         let disc = ((u % 60.0) - 30.0).hypot((v % 60.0) - 30.0) < 14.0;
         if disc { [240, 160, 40] } else { [wave(23.0, 31.0), wave(17.0, 41.0), wave(47.0, 19.0)] }
     })
+}
+
+/// Chain-of-Zoom's own model from this folder, with the files of its training that lie in it or beside it.
+pub fn sd3(folder: &Path, precision: Precision) -> Backbone {
+    let mut paths = ModelPaths::default();
+    paths.set("sd3", folder.to_owned());
+    hub::backbone(BackboneSpec::named("sd3").unwrap(), &paths, precision).unwrap()
+}
+
+/// Qwen2.5-VL from this folder, tuned where an adapter is named.
+pub fn vlm(model: &Path, adapter: Option<&Path>, precision: Precision) -> PromptSource {
+    let spec = PromptSourceSpec::named(if adapter.is_some() { "vlm" } else { "vlm_base" }).unwrap();
+    let source = PromptSource { precision, ..spec.into() }.with("model", model);
+    match adapter {
+        Some(adapter) => source.with("adapter", adapter),
+        None => source,
+    }
 }
 
 /// The program with these arguments, away from the user's own settings.

@@ -5,24 +5,25 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chain_of_zoom::engine::{Done, Engine, Event, Job, Restorer};
-use chain_of_zoom::image::{AlignMethod, Picture};
-use chain_of_zoom::problem::Problem;
-use chain_of_zoom::prompt::{Asking, Extractor};
-use chain_of_zoom::random::{self, Size};
-use chain_of_zoom::region::Region;
-use chain_of_zoom::step::{
-    Backbone, DeviceChoice, MemoryPlan, Precision, Progress, Sd3Files, Stage, StepError, StepInput,
+use crate::samples::{Folder, coz, sd3};
+use chain_of_zoom::base::{
+    AlignMethod, Backbone, CaptionRequest, DeviceChoice, MemoryPlan, Precision, Progress, PromptSource, Region, Stage,
+    UserError,
 };
+use chain_of_zoom::engine::{Engine, Event, Job, JobOutcome, Restorer};
+use chain_of_zoom::imaging::Picture;
+use chain_of_zoom::pipelines::sr::StepInput;
+use chain_of_zoom::pipelines::{PipelineError, sr};
+use chain_of_zoom::synthetic::Size;
+use chain_of_zoom::{hub, synthetic};
 
-use crate::samples::{Folder, coz};
-
-fn model(folder: &Folder) -> Sd3Files {
+fn model(folder: &Folder) -> Backbone {
     let model = folder.path("model");
-    random::write(&model, Size::Tiny, &mut |_| {}).unwrap();
-    let files = Sd3Files::in_folder(&model);
-    assert!(files.lora.is_some() && files.vae.is_some() && files.missing().is_empty());
-    files
+    synthetic::write(&model, Size::Tiny, &mut |_| {}).unwrap();
+    let backbone = sd3(&model, Precision::Auto);
+    let beside = |role: &str| backbone.files.get(role).is_some_and(|file| file.starts_with(&model));
+    assert!(beside("lora") && beside("vae") && hub::missing(&backbone).is_empty());
+    backbone
 }
 
 fn picture(side: u32) -> Picture {
@@ -37,82 +38,83 @@ fn input(side: u32, prompt: &str) -> StepInput {
 #[test]
 fn every_plan_makes_the_same_picture() {
     let folder = Folder::new();
-    let files = model(&folder);
-    let _no_grad = chain_of_zoom::step::without_gradients();
+    let model = model(&folder);
+    let _no_grad = chain_of_zoom::runtime::without_gradients();
     for precision in [Precision::Fp32, Precision::Fp16, Precision::Bf16] {
-        let made = [MemoryPlan::Resident, MemoryPlan::Staged, MemoryPlan::Streamed].map(|plan| {
-            let backbone = Backbone::Sd3(Sd3Files { precision, ..files.clone() });
-            let mut model = backbone.load(DeviceChoice::Cpu, plan, 0).unwrap();
+        let results = [MemoryPlan::Resident, MemoryPlan::Staged, MemoryPlan::Streamed].map(|plan| {
+            let backbone = Backbone { precision, ..model.clone() };
+            let mut model = sr::open(&backbone, DeviceChoice::Cpu, plan, 0).unwrap();
             assert_eq!(model.plan(), Some(plan));
             // Twice with one prompt, once with another: what is kept and what is read anew must agree.
             let mut stages = Vec::new();
             let pictures = ["the red fur", "the red fur", "an old fox!"].map(|prompt| {
-                let mut told = |stage: Stage, _: f32| {
+                let mut on_progress = |stage: Stage, _: f32| {
                     stages.push(stage);
                     true
                 };
-                model.restore(&input(96, prompt), &mut Progress::new(&mut told)).unwrap()
+                model.restore(&input(96, prompt), &mut Progress::new(&mut on_progress)).unwrap()
             });
             stages.retain(|stage| *stage != Stage::Loading);
             let readings = stages.windows(2).filter(|pair| pair[0] != Stage::Text && pair[1] == Stage::Text).count();
-            assert_eq!(readings, 2, "the second pass knows the words already");
+            assert_eq!(readings, 2, "the second pass knows the prompt already");
             assert_eq!(pictures[0], pictures[1]);
-            assert_ne!(pictures[0], pictures[2], "the words change something");
+            assert_ne!(pictures[0], pictures[2], "the prompt changes something");
             pictures
         });
-        assert_eq!(made[0], made[1], "{precision}");
-        assert_eq!(made[0], made[2], "{precision}");
+        assert_eq!(results[0], results[1], "{precision}");
+        assert_eq!(results[0], results[2], "{precision}");
     }
 }
 
 #[test]
 fn what_is_prepared_ahead_is_not_done_again() {
     let folder = Folder::new();
-    let mut model = Backbone::Sd3(model(&folder)).load(DeviceChoice::Cpu, MemoryPlan::Auto, 0).unwrap();
-    let _no_grad = chain_of_zoom::step::without_gradients();
+    let mut model = sr::open(&model(&folder), DeviceChoice::Cpu, MemoryPlan::Auto, 0).unwrap();
+    let _no_grad = chain_of_zoom::runtime::without_gradients();
     let input = input(64, "fur");
     // Stopped while weights are read: a part that is half there is not used.
-    let mut heard = 0;
-    let mut told = |stage: Stage, fraction: f32| {
-        heard += usize::from(stage == Stage::Loading && fraction > 0.5);
-        heard == 0
+    let mut is_stopped = false;
+    let mut on_progress = |stage: Stage, fraction: f32| {
+        is_stopped |= stage == Stage::Loading && fraction > 0.5;
+        !is_stopped
     };
-    assert!(matches!(model.prepare(&input.enlarged, &mut Progress::new(&mut told)), Err(StepError::Cancelled)));
+    let stopped = model.prepare(&input.enlarged, &mut Progress::new(&mut on_progress));
+    assert!(matches!(stopped, Err(PipelineError::Cancelled)));
     model.prepare(&input.enlarged, &mut Progress::new(&mut |_, _| true)).unwrap();
     let mut stages = Vec::new();
-    let mut told = |stage: Stage, _: f32| {
+    let mut on_progress = |stage: Stage, _: f32| {
         stages.push(stage);
         true
     };
-    let made = model.restore(&input, &mut Progress::new(&mut told)).unwrap();
+    let result = model.restore(&input, &mut Progress::new(&mut on_progress)).unwrap();
     assert!(stages.contains(&Stage::Denoising) && !stages.contains(&Stage::Encoding), "{stages:?}");
     // Stopped between two layers of any part, it still works afterwards.
     for stop_at in [Stage::Encoding, Stage::Text, Stage::Denoising, Stage::Decoding] {
-        let mut seen = 0;
-        let mut told = |stage: Stage, fraction: f32| {
-            seen += usize::from(stage == stop_at && fraction > 0.3);
-            seen == 0
+        let mut is_stopped = false;
+        let mut on_progress = |stage: Stage, fraction: f32| {
+            is_stopped |= stage == stop_at && fraction > 0.3;
+            !is_stopped
         };
         let enlarged = Arc::new(picture(64));
         let other = StepInput { prompt: format!("{stop_at:?}"), enlarged, ..input.clone() };
-        assert!(model.restore(&other, &mut Progress::new(&mut told)).is_err(), "{stop_at:?}");
+        assert!(model.restore(&other, &mut Progress::new(&mut on_progress)).is_err(), "{stop_at:?}");
     }
-    assert_eq!(model.restore(&input, &mut Progress::new(&mut |_, _| true)).unwrap(), made);
+    assert_eq!(model.restore(&input, &mut Progress::new(&mut |_, _| true)).unwrap(), result);
 }
 
 #[test]
 fn a_hundred_steps_leave_nothing_behind() {
     let folder = Folder::new();
-    let files = model(&folder);
+    let model = model(&folder);
     for plan in ["resident", "streamed"] {
         let run = coz(["bench", "--size", "64", "--runs", "100", "--json", "--device", "cpu", "--memory", plan])
-            .args(["--pretrained_model_name_or_path", files.model.to_str().unwrap()])
+            .args(["--pretrained_model_name_or_path", model.main_file().unwrap().to_str().unwrap()])
             .output()
             .unwrap();
         assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
         let figures: serde_json::Value = serde_json::from_slice(&run.stdout).unwrap();
         assert_eq!(figures["memory"], plan);
-        for stage in ["encoding", "reading the words", "denoising", "decoding"] {
+        for stage in ["encoding", "encoding the prompt", "denoising", "decoding"] {
             assert!(figures["seconds"][stage].as_f64().unwrap() > 0.0, "{stage}");
         }
         // A latent's worth in each step would be 80 MB; the embeds that are kept on purpose are 11 MB.
@@ -124,10 +126,10 @@ fn a_hundred_steps_leave_nothing_behind() {
 #[test]
 fn models_are_found_by_name() {
     let folder = Folder::new();
-    let files = model(&folder);
+    let model = model(&folder);
     let snapshots = folder.path("hf/hub/models--stabilityai--stable-diffusion-3-medium-diffusers/snapshots");
     std::fs::create_dir_all(snapshots.join("old")).unwrap();
-    std::fs::rename(&files.model, snapshots.join("abc")).unwrap();
+    std::fs::rename(model.main_file().unwrap(), snapshots.join("abc")).unwrap();
     std::fs::create_dir_all(snapshots.join("../refs")).unwrap();
     std::fs::write(snapshots.join("../refs/main"), "abc\n").unwrap();
     // The working directory has the training's files where the reference has them.
@@ -146,13 +148,13 @@ fn models_are_found_by_name() {
     };
     let by_default = zoom("a", &["--efficient_memory"]);
     let by_name = zoom("b", &["--pretrained_model_name_or_path", "stabilityai/stable-diffusion-3-medium-diffusers"]);
-    let told = snapshots.join("abc");
+    let explicit = snapshots.join("abc");
     let ckpt = work.join("ckpt");
     let by_path = zoom(
         "c",
         &[
             "--pretrained_model_name_or_path",
-            told.to_str().unwrap(),
+            explicit.to_str().unwrap(),
             "--lora_path",
             ckpt.join("SR_LoRA/model_20001.pkl").to_str().unwrap(),
             "--vae_path",
@@ -188,21 +190,21 @@ fn memory_runs_out_and_the_next_try_works() {
     }
     let folder = Folder::new();
     let mut engine = Engine::start(Arc::new(|| {})).unwrap();
-    let files = model(&folder);
-    let mut run = |size: u32| -> Result<(), Problem> {
+    let model = model(&folder);
+    let mut run = |size: u32| -> Result<(), UserError> {
         let job = engine.run(Job {
             source: Arc::new(picture(256)),
             regions: vec![Region::square(64, 64, 64)],
             size: (size, size),
             prompt: "fur".into(),
-            found: None,
-            extractor: Extractor::Own,
-            asking: Asking::default(),
-            whole: None,
+            extracted_prompt: None,
+            prompt_source: PromptSource::default(),
+            request: CaptionRequest::default(),
+            full_image: None,
             seed: 1,
             preview: false,
             restorer: Restorer {
-                backbone: Backbone::Sd3(Sd3Files { precision: Precision::Fp32, ..files.clone() }),
+                backbone: Backbone { precision: Precision::Fp32, ..model.clone() },
                 device: DeviceChoice::Cpu,
                 memory: MemoryPlan::Resident,
                 align: AlignMethod::NoFix,
@@ -210,11 +212,11 @@ fn memory_runs_out_and_the_next_try_works() {
         });
         loop {
             match engine.events().recv_timeout(Duration::from_secs(120)).unwrap() {
-                Event::Finished { job: finished, done } if finished == job => {
-                    return match done {
-                        Done::Completed => Ok(()),
-                        Done::Failed(problem) => Err(problem),
-                        Done::Cancelled => panic!("nobody cancelled"),
+                Event::Finished { job: finished, outcome } if finished == job => {
+                    return match outcome {
+                        JobOutcome::Completed => Ok(()),
+                        JobOutcome::Failed(error) => Err(error),
+                        JobOutcome::Cancelled => panic!("nobody cancelled"),
                     };
                 }
                 _ => {}
@@ -224,10 +226,10 @@ fn memory_runs_out_and_the_next_try_works() {
     run(64).unwrap();
     let before = limit(None);
     limit(Some(virtual_memory() + 300_000_000));
-    let problem = run(2048).unwrap_err();
+    let error = run(2048).unwrap_err();
     limit(Some(before));
-    assert_eq!((problem.title.as_str(), problem.smaller), ("Out of memory", Some(MemoryPlan::Staged)), "{problem}");
-    assert!(problem.hint.contains("--memory staged"), "{problem}");
+    assert_eq!((error.title.as_str(), error.smaller), ("Out of memory", Some(MemoryPlan::Staged)), "{error}");
+    assert!(error.hint.contains("--memory staged"), "{error}");
     run(64).unwrap();
 }
 
@@ -238,7 +240,7 @@ fn virtual_memory() -> u64 {
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
 }
 
-/// Bounds the memory of this process where told to; how it was bounded before.
+/// Bounds the memory of this process where that can be done; how it was bounded before.
 #[cfg(target_os = "linux")]
 fn limit(bytes: Option<u64>) -> u64 {
     let mut limits = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
@@ -254,8 +256,8 @@ fn limit(bytes: Option<u64>) -> u64 {
 #[test]
 fn numbers_beyond_half_precision_are_told() {
     let folder = Folder::new();
-    let files = model(&folder);
-    let file = files.model.join("transformer/diffusion_pytorch_model.safetensors");
+    let model = model(&folder);
+    let file = model.main_file().unwrap().join("transformer/diffusion_pytorch_model.safetensors");
     let tensors = tch::Tensor::read_safetensors(&file).unwrap();
     let larger: Vec<_> = tensors
         .into_iter()
@@ -270,7 +272,7 @@ fn numbers_beyond_half_precision_are_told() {
     let zoom = |precision: &str| {
         coz(["zoom", "-i", photo.to_str().unwrap(), "-o", folder.path("out").to_str().unwrap()])
             .args(["--backbone", "sd3", "--rec-num", "1", "--process-size", "64", "--mixed_precision", precision])
-            .args(["--device", "cpu", "--pretrained_model_name_or_path", files.model.to_str().unwrap()])
+            .args(["--device", "cpu", "--pretrained_model_name_or_path", model.main_file().unwrap().to_str().unwrap()])
             .output()
             .unwrap()
     };

@@ -5,36 +5,34 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use chain_of_zoom::history::{self, History, Making, Source, StateId};
-use chain_of_zoom::image::{AlignMethod, Picture, codec};
-use chain_of_zoom::region::Region;
-use chain_of_zoom::session::{self, Choices, Session, SessionError, autosave};
-use chain_of_zoom::step::{Backbone, ModelUsed};
 use zip::write::SimpleFileOptions;
 
 use crate::samples::{Folder, coz, photo};
+use chain_of_zoom::base::{AlignMethod, BICUBIC, Backbone, ModelUsed, Region, Source, StepRecord};
+use chain_of_zoom::document::session::{Choices, Session, SessionError, autosave};
+use chain_of_zoom::document::{History, StateId, session, thumbnail};
+use chain_of_zoom::imaging::{Picture, codec};
 
 fn add(history: &mut History, parent: StateId, region: Region, picture: Picture) -> StateId {
-    let making = Making {
+    let record = StepRecord {
         region,
         prompt: "Ünï \"words\"\n".into(),
-        model: Some(ModelUsed { backbone: Backbone::Bicubic, align: AlignMethod::Wavelet, sha256: None }),
+        model: Some(ModelUsed { backbone: Backbone::from(&BICUBIC), align: AlignMethod::Wavelet, sha256: None }),
         seed: u64::MAX - 1,
-        agreement: Some(f64::INFINITY),
-        whole: None,
+        consistency: Some(f64::INFINITY),
+        full_image: None,
         elapsed: Duration::from_millis(1250),
     };
-    let thumbnail = Arc::new(history::thumbnail(&picture));
-    history.add(parent, making, Arc::new(picture), thumbnail).unwrap()
+    let thumbnail = Arc::new(thumbnail(&picture));
+    history.add(parent, record, Arc::new(picture), thumbnail).unwrap()
 }
 
 /// Three states on two branches, one of them deleted, of a photo on the disk.
 fn session(folder: &Folder) -> Session {
     let file = folder.photo("photo.png", 200, 150);
     let picture = Arc::new(photo(200, 150));
-    let source =
-        Source { name: "photo.png".into(), sha256: chain_of_zoom::digest::sha256(&file).ok(), file: Some(file) };
-    let mut history = History::new(source, picture.clone(), Arc::new(history::thumbnail(&picture)));
+    let source = Source { name: "photo.png".into(), sha256: chain_of_zoom::base::sha256(&file).ok(), file: Some(file) };
+    let mut history = History::new(source, picture.clone(), Arc::new(thumbnail(&picture)));
     let root = history.photo().id;
     let a = add(&mut history, root, Region::square(10, 20, 32), photo(96, 64));
     let gone = add(&mut history, root, Region::square(0, 0, 32), photo(64, 64));
@@ -59,7 +57,7 @@ fn everything_comes_back() {
     let read = session::open(&file).unwrap();
     let flat = |session: &Session| {
         let outline = session.history.outline();
-        outline.iter().map(|(depth, s)| (*depth, s.making.clone(), (*s.picture).clone())).collect::<Vec<_>>()
+        outline.iter().map(|(depth, s)| (*depth, s.record.clone(), (*s.picture).clone())).collect::<Vec<_>>()
     };
     assert!(flat(&session) == flat(&read), "states, branches, words, seeds, boxes, models and pixels");
     assert_eq!(read.history.outline().len(), 3, "what was deleted is gone");
@@ -152,7 +150,7 @@ fn forged(folder: &Folder, json: &str, files: &[(&str, &[u8])], compression: zip
 
 fn png(width: u32, height: u32) -> Vec<u8> {
     let mut bytes = Vec::new();
-    codec::encode_png(&photo(width, height), None, &mut bytes).unwrap();
+    chain_of_zoom::imaging::formats::encode_png(&photo(width, height), None, &mut bytes).unwrap();
     bytes
 }
 
@@ -206,8 +204,8 @@ fn hostile_sessions_are_refused_in_words() {
         ("chain.json", "{\"format\":1".into(), one.to_vec()),
         ("chain.json", "[]".into(), one.to_vec()),
     ] {
-        let told = found(&json, &files).unwrap_err();
-        assert!(told.contains(what) && told.contains("forged.coz"), "{what}: {told}");
+        let output = found(&json, &files).unwrap_err();
+        assert!(output.contains(what) && output.contains("forged.coz"), "{what}: {output}");
     }
     let newer = found(r#"{"format":2,"program":"Chain-of-Zoom 9","states":"another shape"}"#, &one).unwrap_err();
     assert!(newer.contains("Chain-of-Zoom 9") && newer.contains("format 2"), "{newer}");
@@ -215,8 +213,8 @@ fn hostile_sessions_are_refused_in_words() {
     // A photo that is linked by a path that climbs out is only ever read, and only as a picture.
     let climbing = manifest(16, &[], 0).replace("\"photo_inside\":true", "\"photo_inside\":false");
     let climbing = climbing.replace("\"name\":", "\"file\":\"/etc/passwd\",\"name\":");
-    let told = found(&climbing, &one).unwrap_err();
-    assert!(told.contains("not a picture"), "{told}");
+    let output = found(&climbing, &one).unwrap_err();
+    assert!(output.contains("not a picture"), "{output}");
 }
 
 #[test]
@@ -234,9 +232,9 @@ fn replay_says_what_matches() {
         let output = coz(["replay", path.to_str().unwrap()]).args(more).output().unwrap();
         (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
     };
-    let (code, told) = replay(&sample, &[]);
-    assert_eq!(code, Some(0), "{told}");
-    assert_eq!(told.matches("the same to the bit").count(), 2, "{told}");
+    let (code, output) = replay(&sample, &[]);
+    assert_eq!(code, Some(0), "{output}");
+    assert_eq!(output.matches("the same to the bit").count(), 2, "{output}");
 
     // One pixel changed by hand in the last state: only that one differs.
     let last = sample.join("2.png");
@@ -245,8 +243,8 @@ fn replay_says_what_matches() {
     let old = picture.pixel(5, 5);
     picture.paste(&Picture::from_fn(1, 1, |_, _| old.map(|c| c ^ 0x80)), 5, 5);
     codec::save_with(&picture, &last, Some(&xmp)).unwrap();
-    let (code, told) = replay(&sample, &["--json"]);
-    let lines: serde_json::Value = serde_json::from_str(&told).unwrap();
+    let (code, output) = replay(&sample, &["--json"]);
+    let lines: serde_json::Value = serde_json::from_str(&output).unwrap();
     assert_eq!(code, Some(1));
     assert_eq!((lines[0]["outcome"].as_str(), lines[1]["outcome"].as_str()), (Some("same"), Some("different")));
     assert_eq!(lines[1]["largest_difference"], 128);
@@ -259,18 +257,18 @@ fn replay_says_what_matches() {
     let file = folder.path("work.coz");
     save(&session, &file, false);
     let before = std::fs::read(&file).unwrap();
-    let (code, told) = replay(&file, &[]);
+    let (code, output) = replay(&file, &[]);
     assert_eq!(code, Some(1));
-    assert_eq!((told.lines().count(), told.contains("DIFFERENT")), (4, true), "{told}");
+    assert_eq!((output.lines().count(), output.contains("DIFFERENT")), (4, true), "{output}");
     assert_eq!(std::fs::read(&file).unwrap(), before, "a replay changes nothing");
-    let making = session.history.get(id).unwrap().making.clone().unwrap();
-    let missing = ModelUsed { backbone: Backbone::File(folder.path("gone.pth")), ..making.model.clone().unwrap() };
+    let record = session.history.get(id).unwrap().record.clone().unwrap();
+    let missing = ModelUsed { backbone: Backbone::file(folder.path("gone.pth")), ..record.model.clone().unwrap() };
     let picture = session.history.get(id).unwrap().picture.clone();
-    let missing = Making { model: Some(missing), ..making };
+    let missing = StepRecord { model: Some(missing), ..record };
     session.history.add(root, missing, picture.clone(), picture).unwrap();
     save(&session, &file, false);
-    let (_, told) = replay(&file, &[]);
-    assert!(told.contains("FAILED: The model file cannot be opened") && told.contains("gone.pth"), "{told}");
+    let (_, output) = replay(&file, &[]);
+    assert!(output.contains("FAILED: The model file cannot be opened") && output.contains("gone.pth"), "{output}");
 }
 
 #[test]
@@ -283,14 +281,14 @@ fn two_programs_do_not_share_an_autosave() {
     first.keep(&session).unwrap();
     second.keep(&session).unwrap();
     assert_ne!(first.folder(), second.folder());
-    assert!(autosave::left(&all).is_empty());
+    assert!(autosave::recoverable(&all).is_empty());
     autosave::discard(first.folder());
     assert!(first.folder().exists(), "what is in use cannot be thrown away");
     // A power cut while the description was being replaced: the old one is whole, a part lies beside it.
     std::fs::write(first.folder().join(".coz-x.part"), "{").unwrap();
     let one = first.folder().to_owned();
     drop(first);
-    let left = autosave::left(&all);
+    let left = autosave::recoverable(&all);
     assert_eq!(left.iter().map(|left| (&left.folder, left.states)).collect::<Vec<_>>(), [(&one, 2)]);
     let restored = session::open(&one).unwrap();
     assert_eq!(*restored.history.current().picture, *session.history.current().picture);

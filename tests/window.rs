@@ -6,9 +6,8 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use chain_of_zoom::session;
-
 use crate::samples::{Folder, coz};
+use chain_of_zoom::document::session;
 
 /// Ends the process with the value.
 struct Running(Child);
@@ -99,11 +98,11 @@ fn kill_9_loses_nothing_that_was_made() {
         texts.map(|text| text.matches("\"picture\"").count()).max().unwrap_or(0)
     };
     wait_for("the state to be kept", || states() == 1);
-    assert!(session::autosave::left(&autosave).is_empty(), "it is in use");
+    assert!(session::autosave::recoverable(&autosave).is_empty(), "it is in use");
     killed.0.kill().unwrap();
     killed.0.wait().unwrap();
 
-    let left = session::autosave::left(&autosave);
+    let left = session::autosave::recoverable(&autosave);
     assert_eq!(left.iter().map(|left| (left.name.as_str(), left.states)).collect::<Vec<_>>(), [("photo.png", 1)]);
     let found = session::open(&left[0].folder).unwrap();
     assert_eq!((found.history.outline().len(), found.history.current().picture.width()), (2, 512));
@@ -113,7 +112,7 @@ fn kill_9_loses_nothing_that_was_made() {
     wait_for("the photo", || orange(&display) > 5000);
     keys(&["ctrl+q"]);
     wait_for("the end", || again.0.try_wait().unwrap().is_some());
-    assert_eq!(session::autosave::left(&autosave), left);
+    assert_eq!(session::autosave::recoverable(&autosave), left);
 }
 
 #[test]

@@ -14,29 +14,27 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use super::{INTERRUPTED, pictures_in};
-use crate::digest;
-use crate::engine::{Done, Engine, Event, Job, Made};
-use crate::export::provenance;
-use crate::export::tree::Tree;
-use crate::history::recipe::{PROGRAM, Recipe, Source, Step};
-use crate::image::Picture;
-use crate::problem::Problem;
-use crate::region::Region;
-use crate::step::{DeviceChoice, Seen, Stage, cuda_devices};
+use crate::base;
+use crate::base::{DeviceChoice, PROGRAM, Recipe, RecipeStep, Region, Source, Stage, TileProgress, UserError};
+use crate::document::export::tree::Tree;
+use crate::document::provenance;
+use crate::engine::{Engine, Event, Job, JobOutcome, StepOutput};
+use crate::imaging::Picture;
+use crate::runtime::device::cuda_devices;
 
 /// The options that both commands have.
 #[derive(Args)]
-pub struct BatchArguments {
+pub(super) struct BatchArguments {
     /// Picture, or folder of pictures
     #[arg(short, long, alias = "input_image")]
     pub input: PathBuf,
     /// Folder for the results
     #[arg(short, long, alias = "output_dir")]
     pub output: PathBuf,
-    /// Write each step's words to txt/I.txt
+    /// Write each step's prompt to txt/I.txt
     #[arg(long, alias = "save_prompts")]
     pub save_prompts: bool,
-    /// Where models run: auto, cpu, cuda, cuda:NUMBER, or cuda:N,cuda:M for words and pictures
+    /// Where models run: auto, cpu, cuda, cuda:NUMBER, or cuda:N,cuda:M for prompts and pictures
     #[arg(long, default_value_t = DeviceChoice::Auto)]
     pub device: DeviceChoice,
     /// Leave out pictures whose results are all there
@@ -87,7 +85,7 @@ struct ImageSummary {
     folder: PathBuf,
     states: Vec<StateSummary>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    problem: Option<Problem>,
+    problem: Option<UserError>,
 }
 
 #[derive(Serialize)]
@@ -98,13 +96,13 @@ struct StateSummary {
     #[serde(skip_serializing_if = "String::is_empty")]
     prompt: String,
     /// Of the result, reduced again, with its region: luma PSNR in dB.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    agreement: Option<f64>,
+    #[serde(rename = "agreement", skip_serializing_if = "Option::is_none")]
+    consistency: Option<f64>,
     seconds: f64,
 }
 
 /// What is done with each picture.
-pub struct Task<'a> {
+pub(super) struct Task<'a> {
     /// How many states a picture gets.
     pub steps: u32,
     /// The model, for people.
@@ -112,16 +110,16 @@ pub struct Task<'a> {
     /// Options that were given and have no effect in this command.
     pub idle: Vec<&'static str>,
     /// One picture into its folders.
-    pub each: &'a (dyn Fn(&mut Worker, &Path, &Tree) -> Result<(), Problem> + Sync),
+    pub each: &'a (dyn Fn(&mut Worker, &Path, &Tree) -> Result<(), UserError> + Sync),
 }
 
 /// Does it with all pictures.
-pub fn run(arguments: &BatchArguments, task: &Task) -> anyhow::Result<ExitCode> {
+pub(super) fn run(arguments: &BatchArguments, task: &Task) -> anyhow::Result<ExitCode> {
     let start = Instant::now();
     let files = pictures_in(&arguments.input)?;
     std::fs::create_dir_all(&arguments.output).map_err(|error| {
         let details = format!("{}: {error}", arguments.output.display());
-        Problem::new("The output folder cannot be made", details, "Choose a folder you may write to.")
+        UserError::new("The output folder cannot be made", details, "Choose a folder you may write to.")
     })?;
     let interrupted = super::interruption();
     let given = &arguments.idle;
@@ -198,11 +196,11 @@ pub fn run(arguments: &BatchArguments, task: &Task) -> anyhow::Result<ExitCode> 
 }
 
 /// Where each of so many jobs runs.
-fn devices(told: DeviceChoice, jobs: usize) -> Vec<DeviceChoice> {
+fn devices(choice: DeviceChoice, jobs: usize) -> Vec<DeviceChoice> {
     let number = |i: usize, count: usize| DeviceChoice::Cuda(i % count);
-    match (told, if jobs > 1 { cuda_devices() } else { 0 }) {
+    match (choice, if jobs > 1 { cuda_devices() } else { 0 }) {
         (DeviceChoice::Auto, count) if count > 1 => (0..jobs).map(|i| number(i, count)).collect(),
-        _ => vec![told; jobs],
+        _ => vec![choice; jobs],
     }
 }
 
@@ -233,7 +231,7 @@ fn stems(files: &[PathBuf]) -> Vec<String> {
 }
 
 /// Works through pictures one after another, with models of its own.
-pub struct Worker {
+pub(super) struct Worker {
     engine: Engine,
     /// Where its models run.
     pub device: DeviceChoice,
@@ -245,39 +243,35 @@ pub struct Worker {
 }
 
 /// A picture's states on their way to its folders.
-pub struct Chain<'a> {
+pub(super) struct Chain<'a> {
     tree: &'a Tree,
     recipe: Recipe,
     pictures: Vec<Arc<Picture>>,
     /// Every state goes on from the one before, rather than from the first.
     is_recursive: bool,
-    /// What models are given and hear is kept too.
+    /// What models are given is kept too.
     has_inputs: bool,
 }
 
 impl Worker {
     /// Prints a line beside the progress bar.
-    pub fn print_line(&self, line: &str) {
+    pub(super) fn print_line(&self, line: &str) {
         self.bar.suspend(|| eprintln!("{line}"));
     }
 
     /// Begins with the first state.
-    pub fn begin<'a>(
+    pub(super) fn begin<'a>(
         &mut self,
         tree: &'a Tree,
         first: Arc<Picture>,
         is_recursive: bool,
         has_inputs: bool,
-    ) -> Result<Chain<'a>, Problem> {
+    ) -> Result<Chain<'a>, UserError> {
         tree.state(0, &first, None, None)?;
         let photo = tree.state_file(0);
         let recipe = Recipe {
             program: PROGRAM.into(),
-            photo: Source {
-                name: "0.png".into(),
-                file: photo.canonicalize().ok(),
-                sha256: digest::sha256(&photo).ok(),
-            },
+            photo: Source { name: "0.png".into(), file: photo.canonicalize().ok(), sha256: base::sha256(&photo).ok() },
             width: first.width(),
             height: first.height(),
             steps: Vec::new(),
@@ -286,74 +280,74 @@ impl Worker {
             file: photo,
             region: None,
             prompt: String::new(),
-            agreement: None,
+            consistency: None,
             seconds: 0.0,
         });
         Ok(Chain { tree, recipe, pictures: vec![first], is_recursive, has_inputs })
     }
 
     /// Runs a job and keeps each state as it is made; stops when interrupted.
-    pub fn run(&mut self, job: Job, chain: &mut Chain) -> Result<(), Problem> {
+    pub(super) fn run(&mut self, job: Job, chain: &mut Chain) -> Result<(), UserError> {
         let id = self.engine.run(job);
         let mut stage = Stage::Prompting;
         loop {
             match self.engine.events().recv_timeout(Duration::from_millis(100)) {
-                Ok(Event::Made { job, made, .. }) if job == id => {
-                    self.keep(*made, chain)?;
+                Ok(Event::StepDone { job, output, .. }) if job == id => {
+                    self.keep(*output, chain)?;
                     self.bar.set_prefix("");
                     self.bar.inc(1);
                 }
-                Ok(Event::Finished { job, done }) if job == id => {
-                    return match done {
-                        Done::Completed => Ok(()),
-                        Done::Cancelled => Err(Problem::new("Cancelled", "what was made so far is kept", "")),
-                        Done::Failed(problem) => Err(problem),
+                Ok(Event::Finished { job, outcome }) if job == id => {
+                    return match outcome {
+                        JobOutcome::Completed => Ok(()),
+                        JobOutcome::Cancelled => Err(UserError::new("Cancelled", "what was made so far is kept", "")),
+                        JobOutcome::Failed(problem) => Err(problem),
                     };
                 }
                 Ok(_) | Err(RecvTimeoutError::Timeout) if self.interrupted.load(Ordering::Relaxed) => {
                     self.engine.cancel()
                 }
                 Ok(Event::Progress { stage: now, .. }) => stage = now,
-                Ok(Event::Seen { seen: Seen::Tiles { done, of }, .. }) => {
-                    self.bar.set_prefix(format!(", {}: {done} of {of} tiles", stage.name()));
+                Ok(Event::Tiles { tiles: TileProgress { done, total }, .. }) => {
+                    self.bar.set_prefix(format!(", {}: {done} of {total} tiles", stage.name()));
                 }
                 Ok(_) | Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
                     let hint = "Please report it with `coz doctor`.";
-                    return Err(Problem::new("Something broke inside", "the engine's thread ended", hint));
+                    return Err(UserError::new("Something broke inside", "the engine's thread ended", hint));
                 }
             }
         }
     }
 
-    fn keep(&mut self, made: Made, chain: &mut Chain) -> Result<(), Problem> {
+    fn keep(&mut self, output: StepOutput, chain: &mut Chain) -> Result<(), UserError> {
         let (i, tree) = (chain.pictures.len(), chain.tree);
         if !chain.is_recursive {
             // Every step starts from the first state.
             chain.recipe.steps.clear();
         }
-        let (width, height) = (made.picture.width(), made.picture.height());
-        chain.recipe.steps.push(Step { making: made.making.clone(), width, height });
+        let (width, height) = (output.picture.width(), output.picture.height());
+        chain.recipe.steps.push(RecipeStep { record: output.record.clone(), width, height });
         let xmp = provenance::packet(&chain.recipe);
-        tree.state(i, &made.picture, chain.has_inputs.then_some(&*made.enlarged), Some(&xmp))?;
+        tree.state(i, &output.picture, chain.has_inputs.then_some(&*output.enlarged), Some(&xmp))?;
         if self.save_prompts && chain.has_inputs {
-            tree.prompts(i - 1, &made.making)?;
+            tree.prompts(i - 1, &output.record)?;
         }
         self.states.push(StateSummary {
             file: tree.state_file(i),
-            region: Some(made.making.region),
-            prompt: made.making.prompt,
-            agreement: made.making.agreement.filter(|agreement| agreement.is_finite()),
-            seconds: made.making.elapsed.as_secs_f64(),
+            region: Some(output.record.region),
+            prompt: output.record.prompt,
+            consistency: output.record.consistency.filter(|consistency| consistency.is_finite()),
+            seconds: output.record.elapsed.as_secs_f64(),
         });
-        chain.pictures.push(made.picture);
+        chain.pictures.push(output.picture);
         Ok(())
     }
 }
 
 impl Chain<'_> {
     /// Writes all states side by side.
-    pub fn finish(self, height: u32) -> Result<(), Problem> {
+    pub(super) fn finish(self, height: u32) -> Result<(), UserError> {
         Ok(self.tree.finish(&self.pictures.iter().map(|picture| &**picture).collect::<Vec<_>>(), height)?)
     }
 }

@@ -9,30 +9,33 @@ use std::time::Instant;
 use clap::Args;
 use serde::Serialize;
 
-use super::prompt::PromptArguments;
-use super::sd3::Sd3Arguments;
-use crate::image::{Filter, Picture, codec, resize};
-use crate::problem::Problem;
-use crate::prompt::vlm::SEEN;
-use crate::prompt::{PromptInput, Prompter};
-use crate::step::{self, Backbone, DeviceChoice, Progress, Stage, StepError, StepInput};
+use super::args::{BackboneArguments, PromptArguments};
+use crate::base::{DeviceChoice, ENCODED, Progress, Stage, UserError};
+use crate::imaging::{Filter, Picture, codec, resize};
+use crate::pipelines::caption::{CaptionInput, Captioner};
+use crate::pipelines::sr::StepInput;
+use crate::pipelines::{PipelineError, caption, sr};
+use crate::runtime::{device, memory};
+use crate::{base, runtime};
 
 #[derive(Args)]
-#[command(after_help = "Words are found in each pass with --prompt-type, beside a picture's restoring or alone.\n\
+#[command(
+    after_help = "Prompts are extracted in each pass with --prompt-type, beside a picture's restoring or alone.\n\
     The first pass reads the weights; the others are measured, each with another prompt and seed.\n\
-    `cargo xtask make-random-models DIR --full` makes models to measure with.")]
-pub struct Arguments {
+    `cargo xtask make-random-models DIR --full` makes models to measure with."
+)]
+pub(super) struct Arguments {
     #[command(flatten)]
-    sd3: Sd3Arguments,
+    model: BackboneArguments,
     #[command(flatten)]
-    words: PromptArguments,
-    /// Only find words
-    #[arg(long)]
-    words_only: bool,
-    /// The model is shown the state before too
-    #[arg(long)]
-    both_images: bool,
-    /// Where models run: auto, cpu, cuda, cuda:NUMBER, or cuda:N,cuda:M for words and pictures
+    prompt: PromptArguments,
+    /// Only extract prompts
+    #[arg(long, alias = "words-only")]
+    captioner_only: bool,
+    /// The captioner is shown the parent state too
+    #[arg(long, alias = "both-images")]
+    include_parent: bool,
+    /// Where models run: auto, cpu, cuda, cuda:NUMBER, or cuda:N,cuda:M for prompts and pictures
     #[arg(long, default_value_t = DeviceChoice::Auto)]
     device: DeviceChoice,
     /// Picture to restore [default: a synthetic one]
@@ -78,7 +81,7 @@ struct Figures {
 }
 
 /// Runs the command.
-pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let figures = measure(arguments)?;
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&figures)?);
@@ -102,46 +105,47 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn measure(arguments: &Arguments) -> Result<Figures, Problem> {
-    let _no_grad = step::without_gradients();
+fn measure(arguments: &Arguments) -> Result<Figures, UserError> {
+    let _no_grad = runtime::without_gradients();
     let size = arguments.size;
     let picture = match &arguments.input {
         Some(file) => resize(&codec::open(file)?, size, size, Filter::Bicubic),
         None => Picture::from_fn(size, size, |x, y| [x as u8, y as u8, (x ^ y) as u8]),
     };
     let start = Instant::now();
-    let (device, memory, precision) = (arguments.device, arguments.sd3.memory(), arguments.sd3.precision());
-    let mut prompter = arguments.words.extractor(precision)?.open(device)?;
-    let beside = prompter.as_ref().map_or(0, |prompter| prompter.bytes());
-    let backbone = (!arguments.words_only).then(|| arguments.sd3.files().map(Backbone::Sd3)).transpose()?;
-    let mut resolver = backbone.as_ref().map(|backbone| backbone.load(device, memory, beside)).transpose()?;
+    let (device, plan, precision) = (arguments.device, arguments.model.memory(), arguments.model.precision());
+    let mut captioner = caption::open(&arguments.prompt.prompt_source(precision)?, device)?;
+    let captioner_bytes = captioner.as_ref().map_or(0, |captioner| captioner.bytes());
+    let backbone = (!arguments.captioner_only).then(|| arguments.model.diffusion()).transpose()?;
+    let mut resolver =
+        backbone.as_ref().map(|backbone| sr::open(backbone, device, plan, captioner_bytes)).transpose()?;
     let plan = match resolver.as_ref().and_then(|resolver| resolver.plan()) {
         Some(plan) => plan,
-        None => memory.for_words(beside, device)?,
+        None => memory::plan_for_captioner(plan, captioner_bytes, device).map_err(PipelineError::from)?,
     };
-    if let Some(prompter) = &mut prompter {
-        prompter.follow(plan);
+    if let Some(captioner) = &mut captioner {
+        captioner.set_plan(plan);
     }
     let open_seconds = start.elapsed().as_secs_f64();
     let mut tokens = None;
-    let mut pass = |i: u32| -> Result<(BTreeMap<&'static str, f64>, f64), Problem> {
+    let mut pass = |i: u32| -> Result<(BTreeMap<&'static str, f64>, f64), UserError> {
         let start = Instant::now();
         let enlarged = Arc::new(picture.clone());
         let mut spent = BTreeMap::new();
         let number = if arguments.same_prompt { 0 } else { i };
         let mut prompt = format!("fur, whiskers, an old fox in the snow, number {number}");
-        if let Some(prompter) = &mut prompter {
-            let input = PromptInput {
-                previous: Arc::new(picture.clone()),
+        if let Some(captioner) = &mut captioner {
+            let input = CaptionInput {
+                parent: Arc::new(picture.clone()),
                 enlarged: enlarged.clone(),
-                asking: arguments.words.asking(arguments.both_images, 32),
+                request: arguments.prompt.request(arguments.include_parent, 32),
             };
             if let Some(resolver) = &mut resolver {
                 spent.extend(timed(|progress| resolver.prepare(&enlarged, progress))?);
-                resolver.rest();
+                resolver.offload();
             }
-            let (times, written) = found(&mut **prompter, &input)?;
-            prompter.rest();
+            let (times, written) = captioned(&mut **captioner, &input)?;
+            captioner.offload();
             spent.extend(times);
             tokens = Some(written);
             prompt += &format!(", {number}");
@@ -159,17 +163,17 @@ fn measure(arguments: &Arguments) -> Result<Figures, Problem> {
     let mut memory_after = [None; 2];
     for i in 1..=arguments.runs {
         passes.push(pass(i)?);
-        memory_after[usize::from(i > 1)] = step::memory_of_process();
+        memory_after[usize::from(i > 1)] = base::memory::resident();
     }
     let stages: BTreeSet<&str> = passes.iter().flat_map(|(stages, _)| stages.keys().copied()).collect();
     let seconds = stages.into_iter().map(|stage| {
         let times = passes.iter().filter_map(|(stages, _)| stages.get(stage).copied());
         (stage, median(times.collect()))
     });
-    let settled = backbone.as_ref().and_then(|backbone| backbone.settled(device).precision());
+    let resolved = backbone.as_ref().map(|backbone| sr::resolved(backbone, device).precision);
     Ok(Figures {
-        device: device.among(step::cuda_devices()),
-        precision: settled.unwrap_or(precision).to_string(),
+        device: arguments.device.among(device::cuda_devices()),
+        precision: resolved.unwrap_or(precision).to_string(),
         memory: plan.to_string(),
         size,
         open_seconds,
@@ -177,51 +181,56 @@ fn measure(arguments: &Arguments) -> Result<Figures, Problem> {
         seconds: seconds.collect(),
         tokens,
         pass_seconds: median(passes.iter().map(|(_, seconds)| *seconds).collect()),
-        peak_memory: step::peak_memory_of_process(),
-        peak_device_memory: step::peak_memory_of(device),
+        peak_memory: base::memory::peak_resident(),
+        peak_device_memory: memory::peak_on_device(device),
         memory_after,
     })
 }
 
 /// The time that work spends in each stage.
-fn timed(work: impl FnOnce(&mut Progress) -> Result<(), StepError>) -> Result<BTreeMap<&'static str, f64>, Problem> {
+fn timed(
+    work: impl FnOnce(&mut Progress) -> Result<(), PipelineError>,
+) -> Result<BTreeMap<&'static str, f64>, UserError> {
     let mut spent = BTreeMap::new();
     let mut current = (Stage::Loading, Instant::now());
-    let mut told = |stage: Stage, _: f32| {
+    let mut on_progress = |stage: Stage, _: f32| {
         let now = Instant::now();
         *spent.entry(current.0.name()).or_insert(0.0) += (now - current.1).as_secs_f64();
         current = (stage, now);
         true
     };
-    work(&mut Progress::new(&mut told))?;
-    told(Stage::Loading, 1.0);
+    work(&mut Progress::new(&mut on_progress))?;
+    on_progress(Stage::Loading, 1.0);
     Ok(spent)
 }
 
-/// How long it took to find words, by what was done, and how many tokens were written. Reading the question takes until the
+/// How long it took to write a prompt, by what was done, and how many tokens were written. Reading the question takes until the
 /// first token is there; then the median of all others counts.
-fn found(prompter: &mut dyn Prompter, input: &PromptInput) -> Result<(BTreeMap<&'static str, f64>, usize), Problem> {
+fn captioned(
+    captioner: &mut dyn Captioner,
+    input: &CaptionInput,
+) -> Result<(BTreeMap<&'static str, f64>, usize), UserError> {
     let start = Instant::now();
     let (mut loading, mut reading) = (0.0, None);
     let mut since = start;
     let mut written = Vec::new();
-    let mut told = |stage: Stage, fraction: f32| {
+    let mut on_progress = |stage: Stage, fraction: f32| {
         if stage == Stage::Loading {
             loading += since.elapsed().as_secs_f64();
         }
         since = Instant::now();
-        if stage == Stage::Prompting && fraction >= SEEN {
+        if stage == Stage::Prompting && fraction >= ENCODED {
             reading.get_or_insert(since);
         }
         true
     };
-    prompter.propose(input, &mut Progress::new(&mut told), &mut |_| written.push(Instant::now()))?;
-    let mut times = BTreeMap::from([("finding words", start.elapsed().as_secs_f64())]);
+    captioner.caption(input, &mut Progress::new(&mut on_progress), &mut |_| written.push(Instant::now()))?;
+    let mut times = BTreeMap::from([("captioning", start.elapsed().as_secs_f64())]);
     if let (Some(reading), [first, ..]) = (reading, &written[..]) {
-        times.insert("finding words: seeing", (reading - start).as_secs_f64() - loading);
-        times.insert("finding words: reading", (*first - reading).as_secs_f64());
+        times.insert("captioning: images", (reading - start).as_secs_f64() - loading);
+        times.insert("captioning: prefill", (*first - reading).as_secs_f64());
         let tokens = written.windows(2).map(|pair| (pair[1] - pair[0]).as_secs_f64()).collect();
-        times.insert("finding words: a token", median(tokens));
+        times.insert("captioning: a token", median(tokens));
     }
     Ok((times, written.len()))
 }

@@ -3,26 +3,26 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::export::provenance;
-use crate::history::{self, History};
-use crate::image::{Picture, codec};
-use crate::problem::Problem;
-use crate::session::{self, Choices, EXTENSION, Session, SessionError};
+use crate::base::UserError;
+use crate::document;
+use crate::document::session::{Choices, EXTENSION, Session, SessionError};
+use crate::document::{History, provenance, session};
+use crate::imaging::{Picture, codec};
 
 /// Whether a path names a session file.
-pub fn is_session(path: &Path) -> bool {
+pub(super) fn is_session(path: &Path) -> bool {
     path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case(EXTENSION))
 }
 
 /// Opens a `.coz` file or a sample folder.
-pub fn open(path: &Path) -> Result<Session, Problem> {
+pub(super) fn open(path: &Path) -> Result<Session, UserError> {
     if path.is_dir() && !path.join("chain.json").is_file() { folder(path) } else { Ok(session::open(path)?) }
 }
 
-fn folder(folder: &Path) -> Result<Session, Problem> {
+fn folder(folder: &Path) -> Result<Session, UserError> {
     let file = |i: usize| folder.join(format!("{i}.png"));
     let nothing = |details: String| {
-        Problem::new(
+        UserError::new(
             "There is no chain",
             details,
             "Name a .coz file, or a per-sample folder that `coz zoom` has written.",
@@ -36,9 +36,9 @@ fn folder(folder: &Path) -> Result<Session, Problem> {
     let Some(recipe) = recipe.filter(|recipe| (1..=last).contains(&recipe.steps.len())) else {
         return Err(nothing(format!("{} does not say how it was made", file(last).display())));
     };
-    let open = |i: usize| -> Result<(Arc<Picture>, Arc<Picture>), Problem> {
+    let open = |i: usize| -> Result<(Arc<Picture>, Arc<Picture>), UserError> {
         let picture = codec::open(&file(i))?;
-        let thumbnail = history::thumbnail(&picture);
+        let thumbnail = document::thumbnail(&picture);
         Ok((Arc::new(picture), Arc::new(thumbnail)))
     };
     let (photo, thumbnail) = open(0)?;
@@ -49,11 +49,11 @@ fn folder(folder: &Path) -> Result<Session, Problem> {
         let (picture, thumbnail) = open(i)?;
         let parent = history.current();
         let same_size = (picture.width(), picture.height()) == (step.width, step.height);
-        if !same_size || !step.making.region.fits(parent.picture.width(), parent.picture.height()) {
+        if !same_size || !step.record.region.fits(parent.picture.width(), parent.picture.height()) {
             let found = format!("it says {} x {} pixels, which does not fit the pictures", step.width, step.height);
             return Err(SessionError::Damaged { file: file(i), found }.into());
         }
-        if let Some(id) = history.add(parent.id, step.making, picture, thumbnail) {
+        if let Some(id) = history.add(parent.id, step.record, picture, thumbnail) {
             history.go(id);
         }
     }

@@ -2,21 +2,24 @@
 
 use std::process::{Command, ExitCode};
 
-use crate::hub;
-use crate::settings::{Folders, Settings};
-use crate::step::{self, CudaSupport};
+use crate::base::{BACKBONES, Folders, Precision, Published};
+use crate::hub::ModelPaths;
+use crate::runtime::accelerator::{CudaSupport, cuda_support};
+use crate::runtime::device;
+use crate::viewer::settings::Settings;
+use crate::{base, hub};
 
 /// Runs the command.
-pub fn run() -> anyhow::Result<ExitCode> {
+pub(super) fn run() -> anyhow::Result<ExitCode> {
     let line = |name: &str, value: &str| println!("{name:<14}{value}");
     line("coz", env!("CARGO_PKG_VERSION"));
     line("system", &format!("{} {}", std::env::consts::OS, std::env::consts::ARCH));
-    line("libtorch", step::libtorch_version());
-    line("threads", &format!("{} for models", step::cpu_threads()));
-    if let Some(free) = step::free_memory_of_machine() {
+    line("libtorch", device::libtorch_version());
+    line("threads", &format!("{} for models", device::cpu_threads()));
+    if let Some(free) = base::memory::available() {
         line("memory", &format!("{:.1} GB free", free as f64 / 1e9));
     }
-    match step::cuda_support() {
+    match cuda_support() {
         CudaSupport::NoDriver => line("cuda", "0 devices usable (no NVIDIA driver)"),
         CudaSupport::NoLibraries(error) => {
             line("cuda", "0 devices usable: there is an NVIDIA driver, but libtorch's CUDA half is not here");
@@ -26,7 +29,7 @@ pub fn run() -> anyhow::Result<ExitCode> {
                 "`cargo xtask setup` adds it (an installed program: `coz --fetch-libtorch`); CUDA 13 needs a driver 580 or later",
             );
         }
-        CudaSupport::Loaded => line("cuda", &format!("{} devices usable", step::cuda_devices())),
+        CudaSupport::Loaded => line("cuda", &format!("{} devices usable", device::cuda_devices())),
     }
     for device in cuda_memory() {
         line("", &device);
@@ -47,14 +50,22 @@ pub fn run() -> anyhow::Result<ExitCode> {
         }
         None => line("folders", "none: this user has no home"),
     }
-    match hub::sd3(None).map(hub::with_training) {
-        Ok(files) => {
-            line("sd3", &files.model.display().to_string());
-            for file in files.missing() {
-                line("", &format!("missing: {}", file.display()));
+    for spec in BACKBONES.into_iter().filter(|spec| spec.is_diffusion()) {
+        match hub::backbone(spec, &ModelPaths::of_user(), Precision::Auto) {
+            Ok(backbone) => {
+                line(spec.id, &backbone.main_file().map_or_else(String::new, |folder| folder.display().to_string()));
+                for file in hub::missing(&backbone) {
+                    line("", &format!("missing: {}", file.display()));
+                }
+            }
+            Err(_) => {
+                let published = spec.files.iter().find_map(|file| match file.published {
+                    Published::Repository(name) => Some(name),
+                    Published::Path(_) | Published::Anywhere => None,
+                });
+                line(spec.id, &format!("not found ({})", published.unwrap_or(spec.label)));
             }
         }
-        Err(_) => line("sd3", &format!("not found ({})", hub::SD3)),
     }
     for (i, backbone) in hub::backbones().iter().enumerate() {
         line(if i == 0 { "best first" } else { "" }, &backbone.name());

@@ -7,10 +7,10 @@ use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{chain, pictures_in};
-use crate::export::{sheet, strip};
-use crate::film;
-use crate::image::{Picture, codec};
-use crate::problem::Problem;
+use crate::base::UserError;
+use crate::document::export::{sheet, strip};
+use crate::imaging::{Picture, codec};
+use crate::scene::film;
 
 /// Options of `coz export`.
 #[derive(Args)]
@@ -18,7 +18,7 @@ use crate::problem::Problem;
     after_help = "Examples:\n  coz zoom -i photo.jpg -o out && coz export -i out/per-sample/photo -o strip.png\n  \
     coz export --video -i session.coz -o film.mp4 --size 1080x1920 --caption"
 )]
-pub struct Arguments {
+pub(super) struct Arguments {
     /// A session (.coz), a sample folder of `coz zoom` (its states 0.png, 1.png, ...), any other folder of pictures, or
     /// pictures in order
     #[arg(short, long, required = true, num_args = 1..)]
@@ -63,7 +63,7 @@ struct FilmArguments {
     /// From the last state out to the photo
     #[arg(long, requires = "video")]
     reverse: bool,
-    /// Write magnification and words into the picture
+    /// Write magnification and prompt into the picture
     #[arg(long, requires = "video")]
     caption: bool,
 }
@@ -76,12 +76,12 @@ enum Layout {
     Sheet,
 }
 
-fn wrong_size(text: &str, expected: &str) -> Problem {
-    Problem::new("The size is not clear", format!("expected {expected}, found {text:?}"), "See `coz export --help`.")
+fn wrong_size(text: &str, expected: &str) -> UserError {
+    UserError::new("The size is not clear", format!("expected {expected}, found {text:?}"), "See `coz export --help`.")
 }
 
 /// Runs the command.
-pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     if arguments.video {
         return film(arguments);
     }
@@ -94,12 +94,12 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         Layout::Strip => strip::strip(&pictures, size),
         Layout::Sheet => sheet::sheet(&pictures, size),
     };
-    codec::save(&laid_out, &arguments.output).map_err(Problem::from)?;
+    codec::save(&laid_out, &arguments.output).map_err(UserError::from)?;
     eprintln!("{} pictures on {}", pictures.len(), arguments.output.display());
     Ok(ExitCode::SUCCESS)
 }
 
-fn pictures(inputs: &[PathBuf]) -> Result<Vec<std::sync::Arc<Picture>>, Problem> {
+fn pictures(inputs: &[PathBuf]) -> Result<Vec<std::sync::Arc<Picture>>, UserError> {
     let mut pictures = Vec::new();
     for input in inputs {
         if chain::is_session(input) {
@@ -119,7 +119,7 @@ fn pictures(inputs: &[PathBuf]) -> Result<Vec<std::sync::Arc<Picture>>, Problem>
 fn film(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let [input] = arguments.input.as_slice() else {
         let details = "a film is made of one session or one sample folder";
-        return Err(Problem::new("There are too many inputs", details, "Name one .coz file or one folder.").into());
+        return Err(UserError::new("There are too many inputs", details, "Name one .coz file or one folder.").into());
     };
     let history = chain::open(input)?.history;
     let state = match arguments.film.state {
@@ -129,7 +129,7 @@ fn film(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             let found = outline.get(number).map(|(_, state)| state.id);
             found.ok_or_else(|| {
                 let details = format!("the session has the states 0 to {}, not {number}", outline.len() - 1);
-                Problem::new("There is no such state", details, "`coz replay` lists the states.")
+                UserError::new("There is no such state", details, "`coz replay` lists the states.")
             })?
         }
     };
@@ -139,39 +139,39 @@ fn film(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         bar.set_style(style);
     }
     let start = std::time::Instant::now();
-    let made = shoot(&history.branch(state), &options, &arguments.output, &bar)?;
+    let written = shoot(&history.branch(state), &options, &arguments.output, &bar)?;
     let seconds = start.elapsed().as_secs_f64();
     eprintln!(
         "{} frames, {:.1} s of film in {seconds:.1} s ({:.1} frames a second): {}",
-        made.frames,
-        made.seconds,
-        f64::from(made.frames) / seconds,
+        written.frames,
+        written.seconds,
+        f64::from(written.frames) / seconds,
         arguments.output.display()
     );
     Ok(ExitCode::SUCCESS)
 }
 
 fn shoot(
-    branch: &crate::history::History,
+    branch: &crate::document::History,
     options: &film::Options,
     file: &Path,
     bar: &ProgressBar,
-) -> Result<film::Made, Problem> {
+) -> Result<film::Written, UserError> {
     let stopped = super::interruption();
-    let made = film::make(branch, options, file, &mut |done, all| {
+    let written = film::make(branch, options, file, &mut |done, all| {
         bar.set_length(all.into());
         bar.set_position(done.into());
         !stopped.load(std::sync::atomic::Ordering::Relaxed)
     });
     bar.finish_and_clear();
-    Ok(made?)
+    Ok(written?)
 }
 
-fn options(arguments: &Arguments) -> Result<film::Options, Problem> {
+fn options(arguments: &Arguments) -> Result<film::Options, UserError> {
     let FilmArguments { fps, seconds_per_4x, hold, hold_end, no_easing, reverse, caption, .. } = arguments.film;
     let size = arguments.size.as_deref().unwrap_or("1920x1080");
     let sides: Vec<u32> = size.split(['x', 'X']).filter_map(|side| side.trim().parse().ok()).collect();
     let &[width, height] = sides.as_slice() else { return Err(wrong_size(size, "WIDTHxHEIGHT")) };
     Ok(film::Options { width, height, fps, seconds_per_4x, easing: !no_easing, hold, hold_end, reverse, caption }
-        .sane())
+        .clamped())
 }

@@ -1,4 +1,4 @@
-//! `coz full`: the reference's `inference_coz_full.py`, whole pictures enlarged in tiles.
+//! `coz full`: the reference's `inference_coz_full.py`, full images enlarged in tiles.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -8,35 +8,37 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use indicatif::HumanDuration;
 
-use super::batch::{self, BatchArguments, Task, Worker};
-use super::prompt::PromptArguments;
-use super::sd3::Sd3Arguments;
-use super::zoom::Align;
+use super::args::{Align, BackboneArguments, PromptArguments};
+use super::batch;
+use super::batch::{BatchArguments, Task, Worker};
+use crate::base::{
+    BICUBIC, BUILT_IN, Backbone, BackboneKind, DeviceChoice, FullImage, NEAREST, PromptSource, Region, Tiling,
+    UserError,
+};
+use crate::document::export::tree::Tree;
 use crate::engine::{Job, Restorer};
-use crate::export::tree::Tree;
 use crate::hub;
-use crate::image::codec;
-use crate::problem::Problem;
-use crate::prompt::Extractor;
-use crate::region::Region;
-use crate::step::{Backbone, DeviceChoice, StepError, Tiling, Whole};
+use crate::imaging::codec;
+use crate::pipelines::PipelineError;
+use crate::pipelines::sr::Upscaler;
+use crate::runtime::device;
 
 /// The model, where none is given.
 const DEFAULT: &str = "builtin";
-/// New tokens for a tile, where none are told.
+/// New tokens for a tile, where nothing is said.
 const TOKENS: u32 = 16;
 
 /// Options of `coz full`. The snake_case spellings of the reference work too.
 #[derive(Args)]
 #[command(
     after_help = "Writes OUTPUT/per-sample/NAME/0.png (the picture), 1_input.png (the same enlarged by Lanczos) and 1.png\n\
-    (the result), with --save-prompts the words of each tile as txt/0_TILE.txt; also OUTPUT/per-scale/scaleI/NAME.png.\n\
+    (the result), with --save-prompts the prompt of each tile as txt/0_TILE.txt; also OUTPUT/per-scale/scaleI/NAME.png.\n\
     Exit code: 0 all done, 1 something failed, 2 wrong options, 130 stopped by Ctrl+C."
 )]
-pub struct Arguments {
+pub(super) struct Arguments {
     #[command(flatten)]
     batch: BatchArguments,
-    /// What the words are found by
+    /// What prompts are extracted from
     #[arg(long, alias = "rec_type", value_enum, default_value_t = RecursionType::RecursiveMultiscale)]
     rec_type: RecursionType,
     /// How often each picture is enlarged
@@ -59,9 +61,9 @@ pub struct Arguments {
     #[arg(long)]
     backbone: Option<String>,
     #[command(flatten)]
-    words: PromptArguments,
+    prompt: PromptArguments,
     #[command(flatten)]
-    sd3: Sd3Arguments,
+    model: BackboneArguments,
     #[command(flatten)]
     tiles: TileArguments,
     /// An option of the reference that is for boxes
@@ -69,21 +71,21 @@ pub struct Arguments {
     process_size: Option<u32>,
 }
 
-/// How a whole picture is worked through.
+/// How a full image is worked through.
 #[derive(Args)]
 #[command(next_help_heading = "Tiles of --backbone sd3")]
 struct TileArguments {
     /// Side of the tiles that are restored, in pixels of the latent (8 of the picture)
-    #[arg(long, alias = "latent_tiled_size", default_value_t = Tiling::default().latent, value_parser = clap::value_parser!(u32).range(2..=4096))]
+    #[arg(long, alias = "latent_tiled_size", default_value_t = Tiling::default().latent_tile, value_parser = clap::value_parser!(u32).range(2..=4096))]
     latent_tiled_size: u32,
     /// How far these lie over each other
     #[arg(long, alias = "latent_tiled_overlap", default_value_t = Tiling::default().overlap, value_parser = clap::value_parser!(u32).range(0..=4096))]
     latent_tiled_overlap: u32,
     /// Side of the tiles that are encoded, in pixels
-    #[arg(long, alias = "vae_encoder_tiled_size", default_value_t = Tiling::default().encoder, value_parser = clap::value_parser!(u32).range(8..=16384))]
+    #[arg(long, alias = "vae_encoder_tiled_size", default_value_t = Tiling::default().encoder_tile, value_parser = clap::value_parser!(u32).range(8..=16384))]
     vae_encoder_tiled_size: u32,
     /// Side of the tiles that are decoded, in pixels of the latent
-    #[arg(long, alias = "vae_decoder_tiled_size", default_value_t = Tiling::default().decoder, value_parser = clap::value_parser!(u32).range(2..=4096))]
+    #[arg(long, alias = "vae_decoder_tiled_size", default_value_t = Tiling::default().decoder_tile, value_parser = clap::value_parser!(u32).range(2..=4096))]
     vae_decoder_tiled_size: u32,
     /// How tiles of the autoencoder know of each other
     #[arg(long, alias = "vae_mode", value_enum, default_value_t = VaeMode::Fast)]
@@ -110,7 +112,7 @@ enum RecursionType {
     Onestep,
     /// The tile alone
     Recursive,
-    /// The tile and the whole picture
+    /// The tile and the full image
     RecursiveMultiscale,
 }
 
@@ -132,15 +134,15 @@ fn outscale(text: &str) -> Result<Outscale, String> {
 
 impl Arguments {
     /// How many times larger results are.
-    fn factor(&self, model: &Backbone) -> Result<f64, Problem> {
+    fn factor(&self, model: &Backbone) -> Result<f64, UserError> {
         match self.outscale {
             None => Ok(f64::from(self.upscale)),
             Some(Outscale::Factor(factor)) => Ok(factor),
-            Some(Outscale::Native) => match model.network(DeviceChoice::Cpu)? {
+            Some(Outscale::Native) => match network(model, DeviceChoice::Cpu)? {
                 Some(network) => Ok(f64::from(network.scale())),
                 None => {
                     let details = format!("{} has no scale of its own", model.name());
-                    Err(Problem::new("The enlargement is not clear", details, "Say how much, such as --upscale 4."))
+                    Err(UserError::new("The enlargement is not clear", details, "Say how much, such as --upscale 4."))
                 }
             },
         }
@@ -148,17 +150,17 @@ impl Arguments {
 }
 
 /// Runs the command.
-pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let (model, extractor) = match arguments.rec_type {
-        RecursionType::Nearest => (Backbone::Nearest, Extractor::Own),
-        RecursionType::Bicubic => (Backbone::Bicubic, Extractor::Own),
+pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let (model, prompt_source) = match arguments.rec_type {
+        RecursionType::Nearest => ((&NEAREST).into(), PromptSource::default()),
+        RecursionType::Bicubic => ((&BICUBIC).into(), PromptSource::default()),
         _ => {
-            let model = arguments.sd3.model(arguments.backbone.as_deref(), DEFAULT)?;
-            (model, arguments.words.extractor(arguments.sd3.precision())?)
+            let model = arguments.model.model(arguments.backbone.as_deref(), DEFAULT)?;
+            (model, arguments.prompt.prompt_source(arguments.model.precision())?)
         }
     };
     let factor = arguments.factor(&model)?;
-    let is_default = arguments.backbone.is_none() && model == Backbone::BuiltIn && !arguments.batch.json;
+    let is_default = arguments.backbone.is_none() && model.is(&BUILT_IN) && !arguments.batch.json;
     let secs_per_pixel = if is_default { Some(SecsPerPixel::measure(arguments.batch.device)?) } else { None };
     let task = Task {
         steps: arguments.rec_num,
@@ -169,13 +171,19 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
                 arguments,
                 model: &model,
                 factor,
-                extractor: &extractor,
+                prompt_source: &prompt_source,
                 secs_per_pixel: secs_per_pixel.as_ref(),
             };
             run.enlarge(worker, file, tree)
         },
     };
     batch::run(&arguments.batch, &task)
+}
+
+/// The single-image network of a model; `None` for models of other kinds.
+fn network(model: &Backbone, device: DeviceChoice) -> Result<Option<Upscaler>, PipelineError> {
+    let is_one = model.spec.kind == BackboneKind::SingleImage;
+    is_one.then(|| Upscaler::of(model, device::resolve(device)?.picture)).transpose()
 }
 
 /// Seconds a pixel of the picture that the built-in network takes, and Real-ESRGAN.
@@ -186,16 +194,16 @@ struct SecsPerPixel {
 }
 
 impl SecsPerPixel {
-    fn measure(device: DeviceChoice) -> Result<Self, Problem> {
+    fn measure(device: DeviceChoice) -> Result<Self, UserError> {
         const SIDE: u32 = 1000;
-        let of = |model: Backbone| -> Result<f64, StepError> {
-            let network = model.network(device)?;
+        let of = |model: Backbone| -> Result<f64, PipelineError> {
+            let network = network(&model, device)?;
             let secs = network.map_or(Ok(0.0), |network| network.estimate_secs(SIDE, SIDE))?;
             Ok(secs / f64::from(SIDE * SIDE))
         };
         // A damaged file is reported when it is asked for.
-        let realesrgan = hub::realesrgan().and_then(|file| of(Backbone::File(file)).ok());
-        Ok(Self { builtin: of(Backbone::BuiltIn)?, realesrgan })
+        let realesrgan = hub::realesrgan().and_then(|file| of(Backbone::file(file)).ok());
+        Ok(Self { builtin: of(Backbone::default())?, realesrgan })
     }
 
     /// What a picture of so many pixels takes, and how to have more.
@@ -214,14 +222,14 @@ struct Run<'a> {
     arguments: &'a Arguments,
     model: &'a Backbone,
     factor: f64,
-    extractor: &'a Extractor,
+    prompt_source: &'a PromptSource,
     /// Where the model was not chosen, what it costs to choose another.
     secs_per_pixel: Option<&'a SecsPerPixel>,
 }
 
 impl Run<'_> {
     /// One picture, into its folders.
-    fn enlarge(&self, worker: &mut Worker, file: &Path, tree: &Tree) -> Result<(), Problem> {
+    fn enlarge(&self, worker: &mut Worker, file: &Path, tree: &Tree) -> Result<(), UserError> {
         let (arguments, model) = (self.arguments, self.model);
         let first = Arc::new(codec::open(file)?);
         let restores = !matches!(arguments.rec_type, RecursionType::Nearest | RecursionType::Bicubic);
@@ -236,10 +244,10 @@ impl Run<'_> {
         }
         let tiles = &arguments.tiles;
         let tiling = Tiling {
-            latent: tiles.latent_tiled_size,
+            latent_tile: tiles.latent_tiled_size,
             overlap: tiles.latent_tiled_overlap,
-            encoder: tiles.vae_encoder_tiled_size,
-            decoder: tiles.vae_decoder_tiled_size,
+            encoder_tile: tiles.vae_encoder_tiled_size,
+            decoder_tile: tiles.vae_decoder_tiled_size,
             exact: tiles.vae_mode == VaeMode::Exact,
         };
         let larger = |side: u32| ((f64::from(side) * self.factor) as u32).max(1);
@@ -247,17 +255,17 @@ impl Run<'_> {
             source: first,
             regions: vec![Region { x: 0, y: 0, width, height }; arguments.rec_num as usize],
             size: (larger(width), larger(height)),
-            prompt: arguments.words.prompt.clone(),
-            found: None,
-            extractor: self.extractor.clone(),
-            asking: arguments.words.asking(arguments.rec_type == RecursionType::RecursiveMultiscale, TOKENS),
-            whole: Some(Whole { tiling, prompts: Vec::new() }),
+            prompt: arguments.prompt.prompt.clone(),
+            extracted_prompt: None,
+            prompt_source: self.prompt_source.clone(),
+            request: arguments.prompt.request(arguments.rec_type == RecursionType::RecursiveMultiscale, TOKENS),
+            full_image: Some(FullImage { tiling, prompts: Vec::new() }),
             seed: arguments.seed,
             preview: false,
             restorer: Restorer {
                 backbone: model.clone(),
                 device: worker.device,
-                memory: arguments.sd3.memory(),
+                memory: arguments.model.memory(),
                 align: arguments.align_method.into(),
             },
         };

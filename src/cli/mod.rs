@@ -1,5 +1,6 @@
 //! The command line: the viewer's door, and headless commands on the same engine.
 
+mod args;
 mod batch;
 mod bench;
 mod chain;
@@ -7,10 +8,8 @@ mod doctor;
 mod export;
 mod full;
 mod models;
-mod prompt;
-mod random;
+mod random_models;
 mod replay;
-mod sd3;
 mod train;
 mod zoom;
 
@@ -21,10 +20,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Parser, Subcommand};
 
+use crate::base::{Backbone, BackboneSpec, DeviceChoice, UserError};
 use crate::hub;
-use crate::image::codec::READABLE;
-use crate::problem::Problem;
-use crate::step::{Backbone, DeviceChoice};
+use crate::imaging::formats::readable;
 
 /// Zoom into a photo, x4 and x4 again, with a super-resolution model at every step.
 #[derive(Parser)]
@@ -32,7 +30,7 @@ use crate::step::{Backbone, DeviceChoice};
 #[command(after_help = "Examples:\n  coz photo.jpg                              open the viewer on a photo\n  \
     coz zoom -i photo.jpg -o out               four centred x4 steps: 256x, as the reference does\n  \
     coz zoom -i photos -o out --rec-num 3 --align-method wavelet --json\n  \
-    coz full -i photo.jpg -o out               the whole picture x4\n  \
+    coz full -i photo.jpg -o out               the full image x4\n  \
     coz export --video -i out/per-sample/photo -o film.mp4\n  \
     coz replay session.coz                     does it come out the same?\n  \
     coz models list                            what there is to download, and what is there\n  \
@@ -54,7 +52,7 @@ struct Arguments {
 enum Command {
     /// Run a chain of zoom steps on pictures, without a window
     Zoom(Box<zoom::Arguments>),
-    /// Enlarge whole pictures, tile by tile, without a window
+    /// Enlarge full images, tile by tile, without a window
     Full(Box<full::Arguments>),
     /// Put the pictures of a chain on a strip or a contact sheet, or make a film of it
     Export(export::Arguments),
@@ -67,7 +65,7 @@ enum Command {
     /// Measure Chain-of-Zoom's own model: time of each part, peak memory
     Bench(bench::Arguments),
     /// Write random models in the layouts of the published ones, to measure and try with
-    RandomModels(random::Arguments),
+    RandomModels(random_models::Arguments),
     /// Train the built-in super-resolution model again
     Train(train::TrainArguments),
     /// Measure a model against bicubic on pictures: x4, luma PSNR
@@ -77,7 +75,7 @@ enum Command {
 /// Runs the program; problems go to the terminal in words.
 pub fn main() -> ExitCode {
     // SAFETY: this is the program's first act; no other thread runs yet.
-    unsafe { crate::step::use_large_pages() };
+    unsafe { crate::runtime::allocator::use_large_pages() };
     let arguments = Arguments::parse();
     #[cfg(unix)]
     if arguments.command.is_some() {
@@ -87,7 +85,7 @@ pub fn main() -> ExitCode {
     }
     if arguments.command.is_some() {
         // In the window the engine does this, so that nobody waits for it.
-        crate::step::cuda_support();
+        crate::runtime::accelerator::cuda_support();
     }
     let outcome = match arguments.command {
         None => crate::viewer::run(arguments.images, arguments.device, arguments.restarts).map(|()| ExitCode::SUCCESS),
@@ -98,7 +96,7 @@ pub fn main() -> ExitCode {
         Some(Command::Models(models)) => models::run(&models),
         Some(Command::Doctor) => doctor::run(),
         Some(Command::Bench(bench)) => bench::run(&bench),
-        Some(Command::RandomModels(random)) => random::run(&random),
+        Some(Command::RandomModels(random)) => random_models::run(&random),
         Some(Command::Train(train)) => train::train(&train),
         Some(Command::Measure(measure)) => train::measure(&measure),
     };
@@ -124,42 +122,42 @@ fn interruption() -> Arc<AtomicBool> {
     interrupted
 }
 
-/// `auto`, `builtin`, `nearest`, `bicubic`, `realesrgan`, a model file, or the name of one in the folder of models.
+/// `auto`, `realesrgan`, a model by its id, a model file, or the name of one in the folder of models.
 fn backbone(text: &str) -> Result<Backbone, String> {
+    if let Some(spec) = BackboneSpec::named(text).filter(|spec| spec.files.is_empty()) {
+        return Ok(spec.into());
+    }
     Ok(match text {
         "auto" => hub::backbones().swap_remove(0),
-        "builtin" => Backbone::BuiltIn,
-        "nearest" => Backbone::Nearest,
-        "bicubic" => Backbone::Bicubic,
         "realesrgan" => {
             let missing = "Real-ESRGAN is not on this machine: get it with `coz models download realesrgan`";
-            Backbone::File(hub::realesrgan().ok_or(missing)?)
+            Backbone::file(hub::realesrgan().ok_or(missing)?)
         }
         "" => return Err("expected auto, builtin, nearest, bicubic, realesrgan, sd3 or a model file".into()),
-        file if Path::new(file).exists() => Backbone::File(file.into()),
-        name => Backbone::File(hub::model_file(name).unwrap_or_else(|| name.into())),
+        file if Path::new(file).exists() => Backbone::file(file),
+        name => Backbone::file(hub::model_file(name).unwrap_or_else(|| name.into())),
     })
 }
 
 /// The pictures behind a path: itself, or those directly in the folder, by name.
-fn pictures_in(path: &Path) -> Result<Vec<PathBuf>, Problem> {
+fn pictures_in(path: &Path) -> Result<Vec<PathBuf>, UserError> {
     if !path.is_dir() {
         return Ok(vec![path.to_owned()]);
     }
     let failed = |error: std::io::Error| {
-        Problem::new("The folder cannot be read", format!("{}: {error}", path.display()), "Check its permissions.")
+        UserError::new("The folder cannot be read", format!("{}: {error}", path.display()), "Check its permissions.")
     };
     let mut files = Vec::new();
     for entry in std::fs::read_dir(path).map_err(failed)? {
         let file = entry.map_err(failed)?.path();
         let ending = file.extension().unwrap_or_default().to_string_lossy().to_lowercase();
-        if READABLE.contains(&ending.as_str()) && file.is_file() {
+        if readable().any(|known| known == ending) && file.is_file() {
             files.push(file);
         }
     }
     if files.is_empty() {
         let details = format!("{} holds no PNG, JPEG, WebP, TIFF, BMP or GIF file", path.display());
-        return Err(Problem::new("There is nothing to do", details, "Name a folder with pictures, or one picture."));
+        return Err(UserError::new("There is nothing to do", details, "Name a folder with pictures, or one picture."));
     }
     files.sort();
     Ok(files)

@@ -1,4 +1,4 @@
-//! `coz models`: which parts there are, where they are, and how to get them.
+//! `coz models`: which models there are, where they are, and how to get them.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -10,13 +10,14 @@ use clap::{Args, Subcommand};
 use indicatif::{DecimalBytes, HumanDuration, ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use crate::hub::{self, Found, Part, Patience, Store, Transfer};
-use crate::problem::Problem;
-use crate::settings::Settings;
+use crate::base::UserError;
+use crate::hub;
+use crate::hub::{ASSETS, Found, ModelAsset, ModelPaths, Patience, Store, Transfer};
+use crate::viewer::settings::Settings;
 
 /// Options of `coz models`.
 #[derive(Args)]
-pub struct Arguments {
+pub(super) struct Arguments {
     #[command(subcommand)]
     command: Command,
 }
@@ -31,9 +32,10 @@ enum Command {
     },
     /// Download what is missing into the Hugging Face cache; what came before a cut is kept
     Download {
-        /// sd3, lora, encoder, vlm, vlm-lora, ram, dape, tags [default: what the model and the words chosen in the viewer
-        /// need]
-        parts: Vec<Part>,
+        /// sd3, lora, encoder, vlm, vlm-lora, ram, dape, tags [default: what the model and the prompt source chosen in the
+        /// viewer need]
+        #[arg(value_parser = ModelAsset::named)]
+        parts: Vec<&'static ModelAsset>,
         /// All of them
         #[arg(long, conflicts_with = "parts")]
         all: bool,
@@ -43,22 +45,24 @@ enum Command {
     },
     /// Compare every downloaded file with its hash
     Verify {
-        /// Of these parts only
-        parts: Vec<Part>,
+        /// Of these only
+        #[arg(value_parser = ModelAsset::named)]
+        parts: Vec<&'static ModelAsset>,
         /// Delete what is damaged, so that the next download brings it again
         #[arg(long)]
         delete: bool,
     },
-    /// Print where a part is
+    /// Print where a model is
     Path {
         /// Which
-        part: Part,
+        #[arg(value_parser = ModelAsset::named)]
+        part: &'static ModelAsset,
     },
 }
 
 #[derive(Serialize)]
 struct Line {
-    part: Part,
+    part: &'static ModelAsset,
     title: &'static str,
     purpose: &'static str,
     licence: &'static str,
@@ -70,22 +74,23 @@ struct Line {
 }
 
 /// Runs the command.
-pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let settings = Settings::load().0;
-    let is_needed = |part: &Part| part.is_needed_by(&settings.backbone, settings.extractor.kind());
+    let explicit = ModelPaths::of_user();
+    let is_needed = |asset: &ModelAsset| asset.is_needed_by(&settings.backbone, &settings.prompt_source);
     match &arguments.command {
         Command::List { json } => {
-            let line = |part: Part| Line {
+            let line = |part: &'static ModelAsset| Line {
                 part,
-                title: part.title(),
-                purpose: part.purpose(),
-                licence: part.licence(),
-                page: part.repository().page(),
-                size: part.size(),
-                needed: is_needed(&part),
-                found: part.found(&settings.places),
+                title: part.title,
+                purpose: part.purpose,
+                licence: part.licence,
+                page: part.repository.page(),
+                size: part.size,
+                needed: is_needed(part),
+                found: part.found(&explicit),
             };
-            let lines: Vec<Line> = Part::ALL.into_iter().map(line).collect();
+            let lines: Vec<Line> = ASSETS.iter().map(line).collect();
             match json {
                 true => println!("{}", serde_json::to_string_pretty(&lines)?),
                 false => lines.iter().for_each(print),
@@ -93,32 +98,34 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Download { parts, all, tries } => {
-            let wanted: Vec<Part> = match (parts.is_empty(), all) {
-                (_, true) => Part::ALL.to_vec(),
-                (true, _) => Part::ALL.into_iter().filter(|part| is_needed(part)).collect(),
+            let asked: Vec<&'static ModelAsset> = match (parts.is_empty(), all) {
+                (_, true) => ASSETS.iter().collect(),
+                (true, _) => ASSETS.iter().filter(|asset| is_needed(asset)).collect(),
                 (false, _) => parts.clone(),
             };
-            if wanted.is_empty() {
+            if asked.is_empty() {
                 let hint = "Name parts, such as `coz models download sd3 lora encoder`, or --all.";
-                return Err(Problem::new("There is nothing to do", "the built-in model needs no files", hint).into());
+                return Err(UserError::new("There is nothing to do", "the built-in model needs no files", hint).into());
             }
-            let missing: Vec<Part> =
-                wanted.iter().copied().filter(|part| !part.found(&settings.places).is_whole()).collect();
+            let missing: Vec<&'static ModelAsset> =
+                asked.iter().copied().filter(|part| !part.found(&explicit).is_whole()).collect();
             if missing.is_empty() {
                 eprintln!("all of it is there: see `coz models list`");
                 return Ok(ExitCode::SUCCESS);
             }
             download(missing, Patience { tries: *tries, ..Patience::default() })
         }
-        Command::Verify { parts, delete } => verify(if parts.is_empty() { &Part::ALL } else { parts }, *delete),
-        Command::Path { part } => match part.found(&settings.places).place {
+        Command::Verify { parts, delete } => {
+            verify(if parts.is_empty() { ASSETS.iter().collect() } else { parts.clone() }, *delete)
+        }
+        Command::Path { part } => match part.found(&explicit).place {
             Some(place) => {
                 println!("{}", place.display());
                 Ok(ExitCode::SUCCESS)
             }
             None => {
-                let hint = format!("Get it with `coz models download {part}`.");
-                Err(Problem::new("It is not on this machine", part.title(), &hint).into())
+                let hint = format!("Get it with `coz models download {}`.", part.id);
+                Err(UserError::new("It is not on this machine", part.title, &hint).into())
             }
         },
     }
@@ -132,14 +139,14 @@ fn print(line: &Line) {
     };
     let needed = if line.needed { ", needed now" } else { "" };
     let mark = if line.found.is_whole() { "+" } else { "-" };
-    println!("{mark} {:<9} {} ({}{needed})", line.part.name(), line.title, DecimalBytes(line.size));
+    println!("{mark} {:<9} {} ({}{needed})", line.part.id, line.title, DecimalBytes(line.size));
     println!("            {}", line.purpose);
     println!("            {}; {}", line.licence, line.page);
     println!("            {state}");
 }
 
-fn download(parts: Vec<Part>, patience: Patience) -> anyhow::Result<ExitCode> {
-    let names: Vec<&str> = parts.iter().map(|part| part.name()).collect();
+fn download(parts: Vec<&'static ModelAsset>, patience: Patience) -> anyhow::Result<ExitCode> {
+    let names: Vec<&str> = parts.iter().map(|part| part.id).collect();
     eprintln!("downloading {}", names.join(", "));
     let transfer = Arc::new(Transfer::default());
     let interrupted = super::interruption();
@@ -173,19 +180,19 @@ fn download(parts: Vec<Part>, patience: Patience) -> anyhow::Result<ExitCode> {
             eprintln!("stopped; what came from the hub is kept");
             Ok(ExitCode::from(super::INTERRUPTED))
         }
-        Ok(Err(error)) => Err(Problem::from(error).into()),
-        Err(_) => Err(Problem::new("Something broke inside", "the download ended", "Please report it.").into()),
+        Ok(Err(error)) => Err(UserError::from(error).into()),
+        Err(_) => Err(UserError::new("Something broke inside", "the download ended", "Please report it.").into()),
     }
 }
 
-fn verify(parts: &[Part], delete: bool) -> anyhow::Result<ExitCode> {
-    let mut repositories: Vec<_> = parts.iter().map(|part| part.repository()).collect();
+fn verify(parts: Vec<&'static ModelAsset>, delete: bool) -> anyhow::Result<ExitCode> {
+    let mut repositories: Vec<_> = parts.iter().map(|part| part.repository).collect();
     repositories.sort();
     repositories.dedup();
     let (mut all, mut damaged): (usize, Vec<PathBuf>) = (0, Vec::new());
     for repository in repositories {
         let Some(store) = Store::of_user(repository) else { continue };
-        let checked = store.verify(&mut |_| true).map_err(Problem::from)?;
+        let checked = store.verify(&mut |_| true).map_err(UserError::from)?;
         all += checked.len();
         damaged.extend(checked.into_iter().filter(|(_, is_whole)| !is_whole).map(|(file, _)| file));
     }

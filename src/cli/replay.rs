@@ -9,14 +9,14 @@ use clap::Args;
 use serde::Serialize;
 
 use super::chain;
-use crate::engine::{Done, Engine, Event, Job, Restorer};
-use crate::export::stills::magnification_label;
-use crate::history::{Making, ScaleState};
-use crate::image::psnr::luma_psnr;
-use crate::image::{AlignMethod, Picture};
-use crate::problem::Problem;
-use crate::prompt::{Asking, Extractor};
-use crate::step::{Backbone, DeviceChoice, MemoryPlan};
+use crate::base::{
+    AlignMethod, BICUBIC, CaptionRequest, DeviceChoice, MemoryPlan, PromptSource, StepRecord, UserError,
+    magnification_label,
+};
+use crate::document::ScaleState;
+use crate::engine::{Engine, Event, Job, JobOutcome, Restorer};
+use crate::imaging::Picture;
+use crate::imaging::metrics::luma_psnr;
 
 /// Another device may round otherwise; more than this many levels apart is another picture.
 const SAME: u8 = 2;
@@ -24,7 +24,7 @@ const SAME: u8 = 2;
 /// Options of `coz replay`.
 #[derive(Args)]
 #[command(after_help = "Exit code: 0 all states match, 1 some do not or could not be made.")]
-pub struct Arguments {
+pub(super) struct Arguments {
     /// The session (.coz), or a sample folder of `coz zoom`
     session: PathBuf,
     /// Where models run: auto, cpu, cuda or cuda:NUMBER
@@ -62,7 +62,7 @@ enum Outcome {
         psnr: f64,
     },
     Failed {
-        problem: Problem,
+        problem: UserError,
     },
 }
 
@@ -73,29 +73,29 @@ impl Outcome {
 }
 
 /// Runs the command.
-pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let history = chain::open(&arguments.session)?.history;
     let mut engine = Engine::start(Arc::new(|| ()))?;
     let interrupted = super::interruption();
     let mut lines = Vec::new();
     for (number, (_, state)) in history.outline().into_iter().enumerate() {
-        let (Some(making), Some(parent)) = (&state.making, state.parent.and_then(|id| history.get(id))) else {
+        let (Some(record), Some(parent)) = (&state.record, state.parent.and_then(|id| history.get(id))) else {
             continue;
         };
         if interrupted.load(Ordering::Relaxed) {
             return Ok(ExitCode::from(super::INTERRUPTED));
         }
-        let (outcome, note) = again(&mut engine, parent, state, making, arguments.device);
+        let (outcome, note) = again(&mut engine, parent, state, record, arguments.device);
         let line = Line {
             state: number,
             magnification: magnification_label(state.magnification),
-            model: making.model.as_ref().map_or("none, only reduced".into(), |model| model.name()),
-            prompt: making.prompt.clone(),
+            model: record.model.as_ref().map_or("none, only reduced".into(), |model| model.backbone.name()),
+            prompt: record.prompt.clone(),
             outcome,
             note,
         };
         if !arguments.json {
-            println!("{}", told(&line));
+            println!("{}", format_line(&line));
         }
         lines.push(line);
     }
@@ -108,7 +108,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     Ok(if matching == lines.len() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn told(line: &Line) -> String {
+fn format_line(line: &Line) -> String {
     let outcome = match &line.outcome {
         Outcome::Same => "the same to the bit".into(),
         Outcome::Close { largest_difference } => format!("the same within {largest_difference} of 255"),
@@ -126,23 +126,23 @@ fn again(
     engine: &mut Engine,
     parent: &ScaleState,
     state: &ScaleState,
-    making: &Making,
+    record: &StepRecord,
     device: DeviceChoice,
 ) -> (Outcome, Option<String>) {
-    let (backbone, align) = match &making.model {
+    let (backbone, align) = match &record.model {
         Some(model) => (model.backbone.clone(), model.align),
-        None => (Backbone::Bicubic, AlignMethod::NoFix),
+        None => ((&BICUBIC).into(), AlignMethod::NoFix),
     };
     let id = engine.run(Job {
         source: parent.picture.clone(),
-        regions: vec![making.region],
+        regions: vec![record.region],
         size: (state.picture.width(), state.picture.height()),
-        prompt: making.prompt.clone(),
-        found: None,
-        extractor: Extractor::Own,
-        asking: Asking::default(),
-        whole: making.whole.clone(),
-        seed: making.seed,
+        prompt: record.prompt.clone(),
+        extracted_prompt: None,
+        prompt_source: PromptSource::default(),
+        request: CaptionRequest::default(),
+        full_image: record.full_image.clone(),
+        seed: record.seed,
         preview: false,
         restorer: Restorer { backbone, device, memory: MemoryPlan::Auto, align },
     });
@@ -150,20 +150,20 @@ fn again(
     let mut note = None;
     for event in engine.events().iter() {
         match event {
-            Event::Made { job, made, .. } if job == id => {
-                let used = made.making.model.as_ref().and_then(|model| model.sha256.as_ref());
-                let then = making.model.as_ref().and_then(|model| model.sha256.as_ref());
+            Event::StepDone { job, output, .. } if job == id => {
+                let used = output.record.model.as_ref().and_then(|model| model.sha256.as_ref());
+                let then = record.model.as_ref().and_then(|model| model.sha256.as_ref());
                 if used != then {
                     note = Some("the model file is another one".to_owned());
                 }
-                outcome = Some(compare(&made.picture, &state.picture));
+                outcome = Some(compare(&output.picture, &state.picture));
             }
-            Event::Finished { job, done } if job == id => {
-                return match (done, outcome) {
-                    (Done::Failed(problem), _) => (Outcome::Failed { problem }, note),
+            Event::Finished { job, outcome: end } if job == id => {
+                return match (end, outcome) {
+                    (JobOutcome::Failed(problem), _) => (Outcome::Failed { problem }, note),
                     (_, Some(outcome)) => (outcome, note),
                     (_, None) => {
-                        let problem = Problem::new("Something broke inside", "no picture was made", "");
+                        let problem = UserError::new("Something broke inside", "no picture was made", "");
                         (Outcome::Failed { problem }, note)
                     }
                 };
@@ -171,7 +171,7 @@ fn again(
             _ => {}
         }
     }
-    let problem = Problem::new("Something broke inside", "the engine's thread ended", "Please report it.");
+    let problem = UserError::new("Something broke inside", "the engine's thread ended", "Please report it.");
     (Outcome::Failed { problem }, None)
 }
 

@@ -9,15 +9,16 @@ use clap::Args;
 use indicatif::ProgressBar;
 
 use super::{backbone, pictures_in};
-use crate::image::psnr::luma_psnr;
-use crate::image::{Filter, codec, resize};
-use crate::problem::Problem;
-use crate::step::{Backbone, DeviceChoice, MemoryPlan, Progress, StepInput};
+use crate::base::{Backbone, DeviceChoice, MemoryPlan, Progress, UserError};
+use crate::imaging::metrics::METRICS;
+use crate::imaging::{Filter, Picture, codec, resize};
+use crate::pipelines::sr;
+use crate::pipelines::sr::StepInput;
 use crate::train::fit::{Plan, fit};
 
 /// Options of `coz train`.
 #[derive(Args)]
-pub struct TrainArguments {
+pub(super) struct TrainArguments {
     /// File to write, safetensors in half precision
     #[arg(short, long, default_value = "assets/builtin_x4.safetensors")]
     output: PathBuf,
@@ -42,7 +43,7 @@ pub struct TrainArguments {
 }
 
 /// Runs `coz train`.
-pub fn train(arguments: &TrainArguments) -> anyhow::Result<ExitCode> {
+pub(super) fn train(arguments: &TrainArguments) -> anyhow::Result<ExitCode> {
     let plan = Plan {
         features: arguments.features,
         depth: arguments.depth,
@@ -66,7 +67,7 @@ pub fn train(arguments: &TrainArguments) -> anyhow::Result<ExitCode> {
 
 /// Options of `coz measure`.
 #[derive(Args)]
-pub struct MeasureArguments {
+pub(super) struct MeasureArguments {
     /// Pictures or folders of pictures
     #[arg(required = true)]
     input: Vec<PathBuf>,
@@ -81,26 +82,33 @@ pub struct MeasureArguments {
 const SCALE: u32 = 4;
 
 /// Runs `coz measure`: each picture is reduced x4 by bicubic and brought back.
-pub fn measure(arguments: &MeasureArguments) -> anyhow::Result<ExitCode> {
-    let mut resolver = arguments.backbone.load(arguments.device, MemoryPlan::Auto, 0).map_err(Problem::from)?;
-    let mut gains = Vec::new();
-    println!("{:<28}{:>10}{:>10}{:>8}", "luma PSNR, x4, dB", "bicubic", "model", "gain");
+pub(super) fn measure(arguments: &MeasureArguments) -> anyhow::Result<ExitCode> {
+    let mut resolver = sr::open(&arguments.backbone, arguments.device, MemoryPlan::Auto, 0).map_err(UserError::from)?;
+    let mut gains = vec![Vec::new(); METRICS.len()];
+    println!("{:<28}{:<16}{:>10}{:>10}{:>8}", "x4", "metric", "bicubic", "model", "gain");
     for input in &arguments.input {
         for file in pictures_in(input)? {
-            let picture = codec::open(&file).map_err(Problem::from)?;
+            let picture = codec::open(&file).map_err(UserError::from)?;
             let (width, height) = (picture.width() / SCALE, picture.height() / SCALE);
             let sharp = picture.crop(0, 0, width * SCALE, height * SCALE);
             let cut = resize(&sharp, width, height, Filter::Bicubic);
             let enlarged = resize(&cut, sharp.width(), sharp.height(), Filter::Bicubic);
-            let bicubic = luma_psnr(&sharp, &enlarged, SCALE);
-            let input = StepInput { cut: Arc::new(cut), enlarged: Arc::new(enlarged), prompt: String::new(), seed: 0 };
-            let restored = resolver.restore(&input, &mut Progress::new(&mut |_, _| true)).map_err(Problem::from)?;
-            let model = luma_psnr(&sharp, &restored, SCALE);
+            let enlarged = Arc::new(enlarged);
+            let input = StepInput { cut: Arc::new(cut), enlarged: enlarged.clone(), prompt: String::new(), seed: 0 };
+            let restored = resolver.restore(&input, &mut Progress::new(&mut |_, _| true)).map_err(UserError::from)?;
             let name = file.file_name().unwrap_or_default().to_string_lossy();
-            println!("{name:<28}{bicubic:>10.2}{model:>10.2}{:>+8.2}", model - bicubic);
-            gains.push(model - bicubic);
+            for (metric, gains) in METRICS.iter().zip(&mut gains) {
+                let of = |picture: &Picture| (metric.compute)(&sharp, picture, SCALE);
+                let (bicubic, model) = (of(&enlarged), of(&restored));
+                let label = format!("{}, {}", metric.label, metric.unit);
+                println!("{name:<28}{label:<16}{bicubic:>10.2}{model:>10.2}{:>+8.2}", model - bicubic);
+                gains.push(model - bicubic);
+            }
         }
     }
-    println!("{:<48}{:>+8.2}", "mean", gains.iter().sum::<f64>() / gains.len() as f64);
+    for (metric, gains) in METRICS.iter().zip(gains) {
+        let mean = gains.iter().sum::<f64>() / gains.len() as f64;
+        println!("{:<28}{:<36}{mean:>+8.2}", "mean", format!("{}, {}", metric.label, metric.unit));
+    }
     Ok(ExitCode::SUCCESS)
 }

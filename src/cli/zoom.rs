@@ -6,20 +6,18 @@ use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 
-use super::batch::{self, BatchArguments, Task, Worker};
-use super::prompt::PromptArguments;
-use super::sd3::Sd3Arguments;
+use super::args::{Align, BackboneArguments, PromptArguments};
+use super::batch;
+use super::batch::{BatchArguments, Task, Worker};
+use crate::base::{BICUBIC, Backbone, NEAREST, PromptSource, Region, UserError};
+use crate::document::export::tree::Tree;
 use crate::engine::{Job, Restorer};
-use crate::export::tree::Tree;
-use crate::image::{AlignMethod, Filter, Picture, codec, resize};
-use crate::problem::Problem;
-use crate::prompt::Extractor;
-use crate::region::Region;
-use crate::step::Backbone;
+use crate::imaging::{Filter, Picture, codec, resize};
+use crate::pipelines::PipelineError;
 
 /// The model, where none is given.
 const DEFAULT: &str = "auto";
-/// New tokens for a step, where none are told.
+/// New tokens for a step, where nothing is said.
 const TOKENS: u32 = 32;
 
 /// Options of `coz zoom`. The snake_case spellings of the reference work too.
@@ -29,7 +27,7 @@ const TOKENS: u32 = 32;
     by side as NAME.png), OUTPUT/per-scale/scaleI/NAME.png and OUTPUT/recursive/NAME.png.\n\
     Exit code: 0 all done, 1 something failed, 2 wrong options, 130 stopped by Ctrl+C."
 )]
-pub struct Arguments {
+pub(super) struct Arguments {
     #[command(flatten)]
     batch: BatchArguments,
     /// What a step does
@@ -58,20 +56,20 @@ pub struct Arguments {
     #[arg(long)]
     backbone: Option<String>,
     #[command(flatten)]
-    words: PromptArguments,
+    prompt: PromptArguments,
     #[command(flatten)]
-    sd3: Sd3Arguments,
-    /// Options of the reference that are for whole pictures
+    model: BackboneArguments,
+    /// Options of the reference that are for full images
     #[command(flatten)]
     idle: TileOptions,
 }
 
 impl Arguments {
-    /// What finds words; without a model there is nobody to hear them.
-    fn extractor(&self) -> Result<Extractor, Problem> {
+    /// Where prompts come from; without a model nobody takes them.
+    fn prompt_source(&self) -> Result<PromptSource, UserError> {
         match self.rec_type {
-            RecursionType::Nearest | RecursionType::Bicubic => Ok(Extractor::Own),
-            _ => self.words.extractor(self.sd3.precision()),
+            RecursionType::Nearest | RecursionType::Bicubic => Ok(PromptSource::default()),
+            _ => self.prompt.prompt_source(self.model.precision()),
         }
     }
 
@@ -90,30 +88,10 @@ enum RecursionType {
     Bicubic,
     /// Crop 1/upscale^i of the first state, one super-resolution pass
     Onestep,
-    /// Crop 1/upscale of the state before, one super-resolution pass, again and again
+    /// Crop 1/upscale of the parent state, one super-resolution pass, again and again
     Recursive,
-    /// The same; prompt extractors also see the state before
+    /// The same; captioners also see the parent state
     RecursiveMultiscale,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-pub enum Align {
-    /// None
-    Nofix,
-    /// Mean and deviation of each channel
-    Adain,
-    /// Lowest wavelet band
-    Wavelet,
-}
-
-impl From<Align> for AlignMethod {
-    fn from(align: Align) -> Self {
-        match align {
-            Align::Nofix => Self::NoFix,
-            Align::Adain => Self::Adain,
-            Align::Wavelet => Self::Wavelet,
-        }
-    }
 }
 
 fn crop_box(text: &str) -> Result<Region, String> {
@@ -124,7 +102,7 @@ fn crop_box(text: &str) -> Result<Region, String> {
     }
 }
 
-/// What the reference's command takes and only whole pictures need.
+/// What the reference's command takes and only full images need.
 #[derive(Args)]
 struct TileOptions {
     #[arg(long, alias = "vae_encoder_tiled_size", hide = true)]
@@ -151,13 +129,14 @@ impl TileOptions {
 }
 
 /// Runs the command.
-pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let (model, extractor) = (arguments.sd3.model(arguments.backbone.as_deref(), DEFAULT)?, arguments.extractor()?);
+pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let (model, prompt_source) =
+        (arguments.model.model(arguments.backbone.as_deref(), DEFAULT)?, arguments.prompt_source()?);
     let task = Task {
         steps: steps(arguments),
         model: model.name(),
         idle: arguments.idle.given(),
-        each: &|worker, file, tree| zoom(arguments, &model, &extractor, worker, file, tree),
+        each: &|worker, file, tree| zoom(arguments, &model, &prompt_source, worker, file, tree),
     };
     batch::run(&arguments.batch, &task)
 }
@@ -170,13 +149,13 @@ fn steps(arguments: &Arguments) -> u32 {
 fn zoom(
     arguments: &Arguments,
     model: &Backbone,
-    extractor: &Extractor,
+    prompt_source: &PromptSource,
     worker: &mut Worker,
     file: &Path,
     tree: &Tree,
-) -> Result<(), Problem> {
+) -> Result<(), UserError> {
     let first = Arc::new(first_state(&codec::open(file)?, arguments.process_size));
-    // Without a model there is no input to it, nor words for it.
+    // Without a model there is no input to it, nor a prompt for it.
     let restores = !matches!(arguments.rec_type, RecursionType::Nearest | RecursionType::Bicubic);
     let mut chain = worker.begin(tree, first.clone(), arguments.is_recursive(), restores)?;
     for regions in regions(arguments, &first)? {
@@ -184,21 +163,21 @@ fn zoom(
             source: first.clone(),
             regions,
             size: (first.width(), first.height()),
-            prompt: arguments.words.prompt.clone(),
-            found: None,
-            extractor: extractor.clone(),
-            asking: arguments.words.asking(arguments.rec_type == RecursionType::RecursiveMultiscale, TOKENS),
-            whole: None,
+            prompt: arguments.prompt.prompt.clone(),
+            extracted_prompt: None,
+            prompt_source: prompt_source.clone(),
+            request: arguments.prompt.request(arguments.rec_type == RecursionType::RecursiveMultiscale, TOKENS),
+            full_image: None,
             seed: arguments.seed,
             preview: false,
             restorer: Restorer {
                 backbone: match arguments.rec_type {
-                    RecursionType::Nearest => Backbone::Nearest,
-                    RecursionType::Bicubic => Backbone::Bicubic,
+                    RecursionType::Nearest => (&NEAREST).into(),
+                    RecursionType::Bicubic => (&BICUBIC).into(),
                     _ => model.clone(),
                 },
                 device: worker.device,
-                memory: arguments.sd3.memory(),
+                memory: arguments.model.memory(),
                 align: arguments.align_method.into(),
             },
         };
@@ -208,7 +187,7 @@ fn zoom(
 }
 
 /// The boxes of each job: one recursive chain, or one job a step where every step starts from x_0.
-fn regions(arguments: &Arguments, first: &Picture) -> Result<Vec<Vec<Region>>, Problem> {
+fn regions(arguments: &Arguments, first: &Picture) -> Result<Vec<Vec<Region>>, UserError> {
     let recursive = arguments.is_recursive();
     let region = |i: u32| {
         let divisor = arguments.upscale.saturating_pow(if recursive { 1 } else { i + 1 });
@@ -218,14 +197,14 @@ fn regions(arguments: &Arguments, first: &Picture) -> Result<Vec<Vec<Region>>, P
     let all: Vec<Region> = (0..steps(arguments)).map(region).collect();
     if let Some(&outside) = all.iter().find(|region| !region.fits(first.width(), first.height())) {
         let (width, height) = (first.width(), first.height());
-        return Err(crate::step::StepError::Outside { region: outside, width, height }.into());
+        return Err(PipelineError::Outside { region: outside, width, height }.into());
     }
     Ok(if recursive { vec![all] } else { all.into_iter().map(|region| vec![region]).collect() })
 }
 
 /// x_0 as the reference makes it (`resize_and_center_crop`): short side to `size` by Lanczos, then the central square.
 /// Where truncation leaves a side one pixel short, the crop starts at -1 and the missing pixels are black, as there.
-pub fn first_state(picture: &Picture, size: u32) -> Picture {
+pub(super) fn first_state(picture: &Picture, size: u32) -> Picture {
     let scale = f64::from(size) / f64::from(picture.short_side());
     let scaled = |length: u32| ((f64::from(length) * scale) as u32).max(1);
     let resized = resize(picture, scaled(picture.width()), scaled(picture.height()), Filter::Lanczos);

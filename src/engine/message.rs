@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use crate::history::Making;
-use crate::image::{AlignMethod, Picture};
-use crate::problem::Problem;
-use crate::prompt::{Asking, Extractor};
-use crate::region::Region;
-use crate::step::{Backbone, DeviceChoice, MemoryPlan, Seen, Stage, Whole};
+use crate::base::{
+    AlignMethod, Backbone, CaptionRequest, DeviceChoice, FullImage, MemoryPlan, PromptSource, Region, Stage,
+    StepRecord, TileProgress, UserError,
+};
+use crate::imaging::Picture;
 
 /// Names a job; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,16 +34,16 @@ pub struct Job {
     pub regions: Vec<Region>,
     /// Width and height of every result.
     pub size: (u32, u32),
-    /// The user's own words; where others are found they are added to those.
+    /// The user's own prompt, added to those that are extracted.
     pub prompt: String,
-    /// Words for the first step that were found before.
-    pub found: Option<String>,
-    /// Where words come from otherwise.
-    pub extractor: Extractor,
+    /// The prompt for the first step that was extracted before.
+    pub extracted_prompt: Option<String>,
+    /// Where prompts come from otherwise.
+    pub prompt_source: PromptSource,
     /// How it is asked.
-    pub asking: Asking,
-    /// Each region is a whole picture and is worked through in tiles, with words for each where those are told.
-    pub whole: Option<Whole>,
+    pub request: CaptionRequest,
+    /// Each region is a full image and is worked through in tiles, with a prompt for each where those are given.
+    pub full_image: Option<FullImage>,
     /// For models that draw noise.
     pub seed: u64,
     /// What the built-in network makes of each region is sent first, where the model itself takes longer.
@@ -54,11 +53,12 @@ pub struct Job {
 }
 
 impl Job {
-    /// Whether cut and found words of its first step are those of the other's.
+    /// Whether cut and extracted prompt of its first step are those of the other's.
     pub(super) fn begins_like(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.source, &other.source)
             && (self.regions.first(), self.size) == (other.regions.first(), other.size)
-            && (&self.found, &self.extractor, &self.asking) == (&other.found, &other.extractor, &other.asking)
+            && (&self.extracted_prompt, &self.prompt_source, &self.request)
+                == (&other.extracted_prompt, &other.prompt_source, &other.request)
     }
 }
 
@@ -67,8 +67,8 @@ impl Job {
 pub(super) enum Command {
     /// Do the whole chain.
     Run(JobId, Job),
-    /// Only find the words for the first step.
-    Propose(JobId, Job),
+    /// Only extract the prompt for the first step.
+    Caption(JobId, Job),
     /// Do what can be done before the box is asked for.
     Prepare(JobId, Job),
     /// Load the model and tell how long a step of this width and height will take.
@@ -77,9 +77,9 @@ pub(super) enum Command {
     Quit,
 }
 
-/// What one step made.
+/// What came of one step.
 #[derive(Clone, Debug)]
-pub struct Made {
+pub struct StepOutput {
     /// The result.
     pub picture: Arc<Picture>,
     /// The same, small, for panels.
@@ -87,21 +87,21 @@ pub struct Made {
     /// The region enlarged by bicubic: what the model saw, and the colour source.
     pub enlarged: Arc<Picture>,
     /// How it came to be.
-    pub making: Making,
+    pub record: StepRecord,
 }
 
 /// How a job ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Done {
-    /// All its steps are made.
+pub enum JobOutcome {
+    /// All its steps are done.
     Completed,
-    /// It was stopped; the steps made before stand.
+    /// It was stopped; the steps done before stand.
     Cancelled,
-    /// It failed; the steps made before stand.
-    Failed(Problem),
+    /// It failed; the steps done before stand.
+    Failed(UserError),
 }
 
-/// Out of the engine. Events of jobs that are no longer wanted may still arrive; compare their id.
+/// Out of the engine. Events of jobs that are no longer active may still arrive; compare their id.
 #[derive(Clone, Debug)]
 pub enum Event {
     /// The thread runs; the first event.
@@ -154,50 +154,63 @@ pub enum Event {
         /// Of the size of the result.
         picture: Arc<Picture>,
     },
-    /// Words are being found.
-    Wording {
+    /// A prompt is being written.
+    Captioning {
         /// Whose.
         job: JobId,
         /// For which of its steps, from 0.
         step: usize,
-        /// All that is found so far, without the user's own.
-        found: String,
+        /// All that is written so far, without the user's own.
+        text: String,
     },
-    /// The words for the first step are found.
-    Proposed {
+    /// The prompt for the first step is extracted.
+    Captioned {
         /// Whose.
         job: JobId,
         /// Without the user's own.
-        found: String,
+        text: String,
     },
-    /// Cut, words and weights for a box are ready, should it be asked for.
+    /// Cut, prompt and weights for a box are ready, should it be asked for.
     Prepared {
         /// Whose.
         job: JobId,
     },
-    /// There is something to see of a whole picture.
-    Seen {
+    /// Some tiles of a full image are done with the stage.
+    Tiles {
         /// Whose.
         job: JobId,
         /// Which of its steps, from 0.
         step: usize,
-        /// What.
-        seen: Seen,
+        /// How many.
+        tiles: TileProgress,
     },
-    /// A step is made.
-    Made {
+    /// A piece of the result of a full image.
+    Partial {
         /// Whose.
         job: JobId,
         /// Which of its steps, from 0.
         step: usize,
-        /// What it made.
-        made: Box<Made>,
+        /// Its left edge in the result.
+        left: u32,
+        /// Its top edge.
+        top: u32,
+        /// Its pixels.
+        picture: Arc<Picture>,
+    },
+    /// A step is done.
+    StepDone {
+        /// Whose.
+        job: JobId,
+        /// Which of its steps, from 0.
+        step: usize,
+        /// What came of it.
+        output: Box<StepOutput>,
     },
     /// The job is over.
     Finished {
         /// Which.
         job: JobId,
         /// How.
-        done: Done,
+        outcome: JobOutcome,
     },
 }

@@ -1,44 +1,47 @@
-//! The models that are open: one that finds words, one that restores. They share the memory, so they share its plan.
+//! The models that are open: a captioner and a super-resolution model. They share the memory, so they share its plan.
 
 use super::message::{Event, Job, Restorer};
-use super::worker::Outbox;
-use crate::digest;
-use crate::prompt::{Extractor, Prompter};
-use crate::step::{Backbone, DeviceChoice, MemoryPlan, StepError, SuperResolver, weights_file};
+use super::outbox::Outbox;
+use crate::base::{Backbone, DeviceChoice, MemoryPlan, PromptSource, sha256};
+use crate::checkpoint::weights_file;
+use crate::pipelines::caption::Captioner;
+use crate::pipelines::sr::SuperResolver;
+use crate::pipelines::{PipelineError, caption, sr};
+use crate::runtime::memory::plan_for_captioner;
 
 /// Those opened last.
 #[derive(Default)]
 pub(super) struct Models {
-    finder: Option<Finder>,
+    captioner: Option<LoadedCaptioner>,
     restorer: Option<Loaded>,
 }
 
-/// What finds words, with what it was opened for.
-struct Finder {
-    extractor: Extractor,
+/// A captioner, with what it was opened for.
+struct LoadedCaptioner {
+    prompt_source: PromptSource,
     device: DeviceChoice,
     memory: MemoryPlan,
     /// The plan it would follow alone.
-    alone: MemoryPlan,
-    prompter: Option<Box<dyn Prompter>>,
+    own_plan: MemoryPlan,
+    model: Option<Box<dyn Captioner>>,
 }
 
-/// What restores, with what it was loaded for.
+/// A super-resolution model, with what it was loaded for.
 pub(super) struct Loaded {
     backbone: Backbone,
     device: DeviceChoice,
     memory: MemoryPlan,
     /// Bytes of the other model, where they matter.
-    beside: u64,
+    other_model_bytes: u64,
     /// The same backbone, with what it left to the device decided.
-    pub settled: Backbone,
+    pub resolved: Backbone,
     pub sha256: Option<String>,
     pub resolver: Box<dyn SuperResolver>,
 }
 
 /// Both, for one step.
 pub(super) struct Opened<'a> {
-    pub prompter: Option<&'a mut Box<dyn Prompter>>,
+    pub captioner: Option<&'a mut Box<dyn Captioner>>,
     pub loaded: &'a mut Loaded,
     /// Both stay in memory, so that they can work at the same time.
     pub together: bool,
@@ -46,40 +49,45 @@ pub(super) struct Opened<'a> {
 
 impl Models {
     /// Whether a job's models are open already.
-    pub fn are_for(&self, job: &Job) -> bool {
-        self.finder.as_ref().is_some_and(|finder| finder.is_for(job))
-            && self.restorer.as_ref().is_some_and(|loaded| loaded.is_for(&job.restorer, self.beside(job)))
+    pub(super) fn are_for(&self, job: &Job) -> bool {
+        self.captioner.as_ref().is_some_and(|captioner| captioner.is_for(job))
+            && self.restorer.as_ref().is_some_and(|loaded| loaded.is_for(&job.restorer, self.other_model_bytes(job)))
     }
 
     /// Opens what a job needs; what is not needed any more goes first, because both need not fit at once.
-    pub fn open(&mut self, job: &Job, outbox: &Outbox) -> Result<Opened<'_>, StepError> {
-        if !self.finder.as_ref().is_some_and(|finder| finder.is_for(job)) {
-            self.finder = None;
-            self.finder = Some(Finder::open(job)?);
+    pub(super) fn open(&mut self, job: &Job, outbox: &Outbox) -> Result<Opened<'_>, PipelineError> {
+        if !self.captioner.as_ref().is_some_and(|captioner| captioner.is_for(job)) {
+            self.captioner = None;
+            self.captioner = Some(LoadedCaptioner::open(job)?);
         }
-        let beside = self.beside(job);
-        self.load(&job.restorer, beside, outbox)?;
-        let (Some(finder), Some(loaded)) = (&mut self.finder, &mut self.restorer) else {
-            return Err(StepError::Internal("the model went away".into()));
+        let other_model_bytes = self.other_model_bytes(job);
+        self.load(&job.restorer, other_model_bytes, outbox)?;
+        let (Some(captioner), Some(loaded)) = (&mut self.captioner, &mut self.restorer) else {
+            return Err(PipelineError::Internal("the model went away".into()));
         };
-        let plan = loaded.resolver.plan().unwrap_or(finder.alone);
-        let mut prompter = finder.prompter.as_mut();
-        if let Some(prompter) = &mut prompter {
-            prompter.follow(plan);
+        let plan = loaded.resolver.plan().unwrap_or(captioner.own_plan);
+        let mut captioner = captioner.model.as_mut();
+        if let Some(captioner) = &mut captioner {
+            captioner.set_plan(plan);
         }
-        Ok(Opened { prompter, loaded, together: plan == MemoryPlan::Resident })
+        Ok(Opened { captioner, loaded, together: plan == MemoryPlan::Resident })
     }
 
     /// Opens what restores, in place of another.
-    pub fn load(&mut self, restorer: &Restorer, beside: u64, outbox: &Outbox) -> Result<&mut Loaded, StepError> {
+    pub(super) fn load(
+        &mut self,
+        restorer: &Restorer,
+        other_model_bytes: u64,
+        outbox: &Outbox,
+    ) -> Result<&mut Loaded, PipelineError> {
         let loaded = match self.restorer.take() {
-            Some(loaded) if loaded.is_for(restorer, beside) => loaded,
+            Some(loaded) if loaded.is_for(restorer, other_model_bytes) => loaded,
             other => {
                 if other.is_some() {
                     drop(other);
                     outbox.send(Event::Unloaded);
                 }
-                let loaded = Loaded::open(restorer, beside)?;
+                let loaded = Loaded::open(restorer, other_model_bytes)?;
                 outbox.send(Event::Loaded { backbone: loaded.backbone.clone(), plan: loaded.resolver.plan() });
                 loaded
             }
@@ -88,44 +96,43 @@ impl Models {
     }
 
     /// Gives all of them up.
-    pub fn close(&mut self) {
+    pub(super) fn close(&mut self) {
         *self = Self::default();
     }
 
-    fn beside(&self, job: &Job) -> u64 {
-        let finder = self.finder.as_ref().filter(|_| job.restorer.memory == MemoryPlan::Auto);
-        finder.and_then(|finder| finder.prompter.as_ref()).map_or(0, |prompter| prompter.bytes())
+    fn other_model_bytes(&self, job: &Job) -> u64 {
+        let captioner = self.captioner.as_ref().filter(|_| job.restorer.memory == MemoryPlan::Auto);
+        captioner.and_then(|captioner| captioner.model.as_ref()).map_or(0, |captioner| captioner.bytes())
     }
 }
 
-impl Finder {
-    fn open(job: &Job) -> Result<Self, StepError> {
+impl LoadedCaptioner {
+    fn open(job: &Job) -> Result<Self, PipelineError> {
         let (device, memory) = (job.restorer.device, job.restorer.memory);
-        let prompter = job.extractor.open(device)?;
-        let bytes = prompter.as_ref().map_or(0, |prompter| prompter.bytes());
-        let alone = memory.for_words(bytes, device)?;
-        Ok(Self { extractor: job.extractor.clone(), device, memory, alone, prompter })
+        let model = caption::open(&job.prompt_source, device)?;
+        let bytes = model.as_ref().map_or(0, |model| model.bytes());
+        let own_plan = plan_for_captioner(memory, bytes, device)?;
+        Ok(Self { prompt_source: job.prompt_source.clone(), device, memory, own_plan, model })
     }
 
     fn is_for(&self, job: &Job) -> bool {
-        (&self.extractor, self.device, self.memory) == (&job.extractor, job.restorer.device, job.restorer.memory)
+        (&self.prompt_source, self.device, self.memory)
+            == (&job.prompt_source, job.restorer.device, job.restorer.memory)
     }
 }
 
 impl Loaded {
-    fn open(restorer: &Restorer, beside: u64) -> Result<Self, StepError> {
+    fn open(restorer: &Restorer, other_model_bytes: u64) -> Result<Self, PipelineError> {
         let Restorer { backbone, device, memory, .. } = restorer.clone();
-        let resolver = backbone.load(device, memory, beside)?;
-        let sha256 = match &backbone {
-            Backbone::File(file) => digest::sha256(&weights_file(file)).ok(),
-            _ => None,
-        };
-        Ok(Self { settled: backbone.settled(device), backbone, device, memory, beside, sha256, resolver })
+        let resolver = sr::open(&backbone, device, memory, other_model_bytes)?;
+        let sha256 = backbone.network_file().and_then(|file| sha256(&weights_file(file)).ok());
+        let resolved = sr::resolved(&backbone, device);
+        Ok(Self { resolved, backbone, device, memory, other_model_bytes, sha256, resolver })
     }
 
-    fn is_for(&self, restorer: &Restorer, beside: u64) -> bool {
+    fn is_for(&self, restorer: &Restorer, other_model_bytes: u64) -> bool {
         let same = (&self.backbone, self.device, self.memory) == (&restorer.backbone, restorer.device, restorer.memory);
         // Only a model with a plan minds what is beside it.
-        same && (self.beside == beside || self.resolver.plan().is_none())
+        same && (self.other_model_bytes == other_model_bytes || self.resolver.plan().is_none())
     }
 }

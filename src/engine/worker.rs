@@ -5,73 +5,59 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::Receiver;
 
-use super::Wake;
-use super::message::{Command, Done, Event, Job, JobId, Made, Restorer};
+use super::message::{Command, Event, Job, JobId, JobOutcome, Restorer, StepOutput};
 use super::models::{Loaded, Models, Opened};
-use crate::history::{self, Making};
-use crate::image::psnr::luma_psnr;
-use crate::image::{Filter, Picture, colour, resize};
-use crate::prompt::{PromptInput, joined};
-use crate::region::{MAX_FACTOR, Region};
-use crate::step::{
-    self, Backbone, ModelUsed, Network, Progress, Stage, StepError, StepInput, SuperResolver, cuda_devices,
-};
+use super::outbox::Outbox;
+use crate::base::{BUILT_IN, BackboneKind, MAX_FACTOR, ModelUsed, Progress, Region, Stage, StepRecord, joined};
+use crate::document;
+use crate::imaging::metrics::luma_psnr;
+use crate::imaging::{Filter, Picture, colour, resize};
+use crate::pipelines::PipelineError;
+use crate::pipelines::caption::CaptionInput;
+use crate::pipelines::sr::{StepInput, SuperResolver, Upscaler};
+use crate::runtime::device::cuda_devices;
+use crate::runtime::{accelerator, device};
 
 /// Regions of longer sides are not previewed: the built-in network would keep the model waiting.
 const PREVIEWED: u32 = 1024;
 
 pub(super) struct Worker {
     pub(super) outbox: Outbox,
-    pub(super) wanted: Arc<AtomicU64>,
+    pub(super) active_job: Arc<AtomicU64>,
     pub(super) models: Models,
-    /// The only work ahead that is still of use.
-    wanted_ahead: Arc<AtomicU64>,
-    ahead: Option<Ahead>,
+    /// The only prefetch that is still of use.
+    active_prefetch: Arc<AtomicU64>,
+    prefetched: Option<Prefetched>,
     /// The built-in network, for previews.
-    preview: Option<Network>,
+    preview: Option<Upscaler>,
 }
 
 /// How a step begins.
 #[derive(Clone)]
-struct Beginning {
+struct PreparedStep {
     cut: Arc<Picture>,
     enlarged: Arc<Picture>,
-    /// The words, where there are any yet.
-    found: Option<String>,
+    /// The prompt that was extracted, where there is one yet.
+    extracted_prompt: Option<String>,
 }
 
 /// The beginning of a job's first step, done before it was asked for, or kept for the next job on the same box.
-struct Ahead {
+struct Prefetched {
     job: Job,
-    beginning: Beginning,
+    step: PreparedStep,
 }
 
-impl Ahead {
+impl Prefetched {
     fn is_of(&self, source: &Arc<Picture>, region: Region, size: (u32, u32)) -> bool {
         Arc::ptr_eq(&self.job.source, source) && self.job.regions.first() == Some(&region) && self.job.size == size
     }
 }
 
-#[derive(Clone)]
-pub(super) struct Outbox {
-    events: Sender<Event>,
-    wake: Wake,
-}
-
-impl Outbox {
-    pub fn send(&self, event: Event) {
-        // Nobody listens any more when the handle is being dropped; then Quit is already on its way.
-        _ = self.events.send(event);
-        (self.wake)();
-    }
-}
-
 impl Worker {
-    pub(super) fn new(events: Sender<Event>, wake: Wake, wanted: Arc<AtomicU64>, wanted_ahead: Arc<AtomicU64>) -> Self {
-        let outbox = Outbox { events, wake };
-        Self { outbox, wanted, models: Models::default(), wanted_ahead, ahead: None, preview: None }
+    pub(super) fn new(outbox: Outbox, active_job: Arc<AtomicU64>, active_prefetch: Arc<AtomicU64>) -> Self {
+        Self { outbox, active_job, models: Models::default(), active_prefetch, prefetched: None, preview: None }
     }
 
     pub(super) fn run(mut self, inbox: &Receiver<Command>) {
@@ -82,35 +68,35 @@ impl Worker {
             match command {
                 Command::Quit => return,
                 Command::Run(id, job) => self.guarded(id, |worker| worker.chain(id, &job)),
-                Command::Propose(id, job) => self.guarded(id, |worker| worker.propose(id, &job)),
-                Command::Prepare(id, job) => self.guarded_ahead(id, &job),
+                Command::Caption(id, job) => self.guarded(id, |worker| worker.caption(id, &job)),
+                Command::Prepare(id, job) => self.guarded_prefetch(id, &job),
                 Command::Estimate(restorer, size) => self.guarded_estimate(&restorer, size),
             }
         }
     }
 
     /// Runs one job and reports how it ended; not even a panic in it ends the thread.
-    fn guarded(&mut self, id: JobId, work: impl FnOnce(&mut Self) -> Result<(), StepError>) {
+    fn guarded(&mut self, id: JobId, work: impl FnOnce(&mut Self) -> Result<(), PipelineError>) {
         let outcome = catch_unwind(AssertUnwindSafe(|| work(self))).unwrap_or_else(|panic| {
             // A model that panicked half-way is not trusted again.
             self.free();
             let text = panic.downcast_ref::<String>().map(String::as_str);
             let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("unknown");
-            Err(StepError::Internal(text.lines().next().unwrap_or_default().to_owned()))
+            Err(PipelineError::Internal(text.lines().next().unwrap_or_default().to_owned()))
         });
-        if outcome.as_ref().is_err_and(StepError::is_out_of_memory) {
+        if outcome.as_ref().is_err_and(PipelineError::is_out_of_memory) {
             self.free();
         }
-        let done = match outcome {
-            Ok(()) => Done::Completed,
-            Err(StepError::Cancelled) => Done::Cancelled,
-            Err(error) => Done::Failed(error.into()),
+        let outcome = match outcome {
+            Ok(()) => JobOutcome::Completed,
+            Err(PipelineError::Cancelled) => JobOutcome::Cancelled,
+            Err(error) => JobOutcome::Failed(error.into()),
         };
-        self.outbox.send(Event::Finished { job: id, done });
+        self.outbox.send(Event::Finished { job: id, outcome });
     }
 
-    /// Works ahead. What fails here fails again, and is told, when it is asked for.
-    fn guarded_ahead(&mut self, id: JobId, job: &Job) {
+    /// Prefetches. What fails here fails again, and is reported, when it is asked for.
+    fn guarded_prefetch(&mut self, id: JobId, job: &Job) {
         let outcome = catch_unwind(AssertUnwindSafe(|| self.prepare(id, job)));
         match outcome {
             Ok(Ok(true)) => self.outbox.send(Event::Prepared { job: id }),
@@ -123,10 +109,10 @@ impl Worker {
     /// Estimates a step of networks that are quickly loaded. What fails here fails again, and is reported, when it is
     /// asked for.
     fn guarded_estimate(&mut self, restorer: &Restorer, (width, height): (u32, u32)) {
-        if !matches!(restorer.backbone, Backbone::BuiltIn | Backbone::File(_)) {
+        if restorer.backbone.spec.kind != BackboneKind::SingleImage {
             return;
         }
-        let outcome = catch_unwind(AssertUnwindSafe(|| -> Result<Option<f64>, StepError> {
+        let outcome = catch_unwind(AssertUnwindSafe(|| -> Result<Option<f64>, PipelineError> {
             let loaded = self.models.load(restorer, 0, &self.outbox)?;
             loaded.resolver.estimate_secs(width / MAX_FACTOR, height / MAX_FACTOR)
         }));
@@ -147,12 +133,16 @@ impl Worker {
         job: &Job,
         cut: &Arc<Picture>,
         enlarged: &Arc<Picture>,
-        is_wanted: &dyn Fn() -> bool,
+        is_active: &dyn Fn() -> bool,
     ) -> Option<Arc<Picture>> {
-        let is_slow = match job.restorer.backbone {
-            Backbone::Sd3(_) => true,
-            Backbone::File(_) => job.restorer.device.resolve().is_ok_and(|devices| devices.picture == tch::Device::Cpu),
-            Backbone::BuiltIn | Backbone::Bicubic | Backbone::Nearest => false,
+        let backbone = &job.restorer.backbone;
+        let is_slow = match backbone.spec.kind {
+            BackboneKind::Diffusion => true,
+            BackboneKind::SingleImage => {
+                let is_cpu = device::resolve(job.restorer.device).is_ok_and(|it| it.picture == tch::Device::Cpu);
+                !backbone.is(&BUILT_IN) && is_cpu
+            }
+            BackboneKind::Interpolation => false,
         };
         let is_small = cut.width().max(cut.height()) <= PREVIEWED;
         if !job.preview || !is_slow || !is_small {
@@ -160,83 +150,91 @@ impl Worker {
         }
         let network = match self.preview.take() {
             Some(network) => network,
-            None => Network::built_in(tch::Device::Cpu).ok()?,
+            None => Upscaler::built_in(tch::Device::Cpu).ok()?,
         };
         let network = self.preview.insert(network);
         let input = StepInput { cut: cut.clone(), enlarged: enlarged.clone(), prompt: String::new(), seed: 0 };
-        network.restore(&input, &mut Progress::new(&mut |_, _| is_wanted())).ok().map(Arc::new)
+        network.restore(&input, &mut Progress::new(&mut |_, _| is_active())).ok().map(Arc::new)
     }
 
     /// Gives up the models: makes room for another try.
     fn free(&mut self) {
         self.models.close();
-        step::give_back();
+        accelerator::trim();
         self.outbox.send(Event::Unloaded);
     }
 
-    /// Cut, words and weights for the job's first step; whether all of it was still wanted.
-    fn prepare(&mut self, id: JobId, job: &Job) -> Result<bool, StepError> {
-        let wanted = self.wanted_ahead.clone();
-        let is_wanted = || wanted.load(Ordering::Acquire) == id.0;
-        if job.regions.is_empty() || !is_wanted() {
+    /// Cut, prompt and weights for the job's first step; whether all of it was still of use.
+    fn prepare(&mut self, id: JobId, job: &Job) -> Result<bool, PipelineError> {
+        let active = self.active_prefetch.clone();
+        let is_active = || active.load(Ordering::Acquire) == id.0;
+        if job.regions.is_empty() || !is_active() {
             return Ok(false);
         }
-        let mut told = |_, _| is_wanted();
-        self.find(job, &mut Progress::new(&mut told), &is_wanted, &mut |_| ())?;
+        let mut on_progress = |_, _| is_active();
+        self.prefetch(job, &mut Progress::new(&mut on_progress), &is_active, &mut |_| ())?;
         Ok(true)
     }
 
-    /// Has cut and words of the job's first step in `ahead`.
-    fn find(
+    /// Has cut and extracted prompt of the job's first step in `prefetched`.
+    fn prefetch(
         &mut self,
         job: &Job,
         progress: &mut Progress,
-        is_wanted: &(dyn Fn() -> bool + Sync),
-        written: &mut dyn FnMut(&str),
-    ) -> Result<(), StepError> {
+        is_active: &(dyn Fn() -> bool + Sync),
+        on_text: &mut dyn FnMut(&str),
+    ) -> Result<(), PipelineError> {
         let Some(&region) = job.regions.first() else { return Ok(()) };
-        let mut beginning = self.begin(job, 0, &job.source, region)?;
-        self.ahead = Some(Ahead { job: job.clone(), beginning: beginning.clone() });
+        let mut prepared = self.begin(job, 0, &job.source, region)?;
+        self.prefetched = Some(Prefetched { job: job.clone(), step: prepared.clone() });
         if !reduces_only(region, job) {
             let opened = self.models.open(job, &self.outbox)?;
-            encode_and_find(opened, job, &job.source, &mut beginning, progress, is_wanted, written)?;
-            self.ahead = Some(Ahead { job: job.clone(), beginning });
+            encode_and_caption(opened, job, &job.source, &mut prepared, progress, is_active, on_text)?;
+            self.prefetched = Some(Prefetched { job: job.clone(), step: prepared });
         }
         Ok(())
     }
 
-    /// The region cut and enlarged, and its words where they are known: from what was done ahead, where that is for it.
-    fn begin(&self, job: &Job, step: usize, source: &Arc<Picture>, region: Region) -> Result<Beginning, StepError> {
-        let told = job.found.clone().filter(|_| step == 0);
-        if let Some(ahead) = self.ahead.as_ref().filter(|ahead| ahead.is_of(source, region, job.size)) {
-            let found = ahead.beginning.found.clone().filter(|_| step == 0 && ahead.job.begins_like(job));
-            return Ok(Beginning { found: told.or(found), ..ahead.beginning.clone() });
+    /// The region cut and enlarged, and its extracted prompt where that is known: from what was prefetched, where that is
+    /// for it.
+    fn begin(
+        &self,
+        job: &Job,
+        step: usize,
+        source: &Arc<Picture>,
+        region: Region,
+    ) -> Result<PreparedStep, PipelineError> {
+        let known = job.extracted_prompt.clone().filter(|_| step == 0);
+        if let Some(prefetched) = self.prefetched.as_ref().filter(|it| it.is_of(source, region, job.size)) {
+            let extracted = prefetched.step.extracted_prompt.clone();
+            let extracted = extracted.filter(|_| step == 0 && prefetched.job.begins_like(job));
+            return Ok(PreparedStep { extracted_prompt: known.or(extracted), ..prefetched.step.clone() });
         }
         let (cut, enlarged) = StepInput::cut(source, region, job.size.0, job.size.1)?;
-        Ok(Beginning { cut: Arc::new(cut), enlarged: Arc::new(enlarged), found: told })
+        Ok(PreparedStep { cut: Arc::new(cut), enlarged: Arc::new(enlarged), extracted_prompt: known })
     }
 
-    fn chain(&mut self, id: JobId, job: &Job) -> Result<(), StepError> {
+    fn chain(&mut self, id: JobId, job: &Job) -> Result<(), PipelineError> {
         let mut source = job.source.clone();
         for (step, &region) in job.regions.iter().enumerate() {
-            let made = match &job.whole {
+            let output = match &job.full_image {
                 None => self.step(id, step, job, &source, region)?,
-                Some(whole) => self.whole(id, step, job, &source, whole)?,
+                Some(full_image) => self.full_image(id, step, job, &source, full_image)?,
             };
-            source = made.picture.clone();
-            self.outbox.send(Event::Made { job: id, step, made: Box::new(made) });
+            source = output.picture.clone();
+            self.outbox.send(Event::StepDone { job: id, step, output: Box::new(output) });
         }
         Ok(())
     }
 
-    fn propose(&mut self, id: JobId, job: &Job) -> Result<(), StepError> {
-        let (wanted, outbox) = (self.wanted.clone(), self.outbox.clone());
-        let is_wanted = || wanted.load(Ordering::Acquire) == id.0;
-        let mut told = telling(&outbox, id, 0, &is_wanted);
-        let mut written = |found: &str| outbox.send(Event::Wording { job: id, step: 0, found: found.to_owned() });
-        self.find(job, &mut Progress::new(&mut told), &is_wanted, &mut written)?;
-        let found = self.ahead.as_ref().and_then(|ahead| ahead.beginning.found.clone()).unwrap_or_default();
-        self.outbox.send(Event::Proposed { job: id, found });
+    fn caption(&mut self, id: JobId, job: &Job) -> Result<(), PipelineError> {
+        let (active_job, outbox) = (self.active_job.clone(), self.outbox.clone());
+        let is_active = || active_job.load(Ordering::Acquire) == id.0;
+        let mut on_progress = reporter(&outbox, id, 0, &is_active);
+        let mut on_text = |text: &str| outbox.send(Event::Captioning { job: id, step: 0, text: text.to_owned() });
+        self.prefetch(job, &mut Progress::new(&mut on_progress), &is_active, &mut on_text)?;
+        let text = self.prefetched.as_ref().and_then(|it| it.step.extracted_prompt.clone()).unwrap_or_default();
+        self.outbox.send(Event::Captioned { job: id, text });
         Ok(())
     }
 
@@ -247,21 +245,21 @@ impl Worker {
         job: &Job,
         source: &Arc<Picture>,
         region: Region,
-    ) -> Result<Made, StepError> {
-        let (wanted, outbox) = (self.wanted.clone(), self.outbox.clone());
-        let is_wanted = || wanted.load(Ordering::Acquire) == id.0;
-        let mut told = telling(&outbox, id, step, &is_wanted);
-        let mut progress = Progress::new(&mut told);
+    ) -> Result<StepOutput, PipelineError> {
+        let (active_job, outbox) = (self.active_job.clone(), self.outbox.clone());
+        let is_active = || active_job.load(Ordering::Acquire) == id.0;
+        let mut on_progress = reporter(&outbox, id, step, &is_active);
+        let mut progress = Progress::new(&mut on_progress);
         progress.at(Stage::Prompting, 0.0)?;
         let mut start = Instant::now();
-        let mut beginning = self.begin(job, step, source, region)?;
-        let (cut, enlarged) = (beginning.cut.clone(), beginning.enlarged.clone());
+        let mut prepared = self.begin(job, step, source, region)?;
+        let (cut, enlarged) = (prepared.cut.clone(), prepared.enlarged.clone());
         self.outbox.send(Event::Enlarged { job: id, step, picture: enlarged.clone() });
 
         let (picture, prompt, model) = if reduces_only(region, job) {
             (enlarged.clone(), String::new(), None)
         } else {
-            if let Some(picture) = self.preview(job, &cut, &enlarged, &is_wanted) {
+            if let Some(picture) = self.preview(job, &cut, &enlarged, &is_active) {
                 self.outbox.send(Event::Preview { job: id, step, picture });
             }
             start = Instant::now();
@@ -273,52 +271,61 @@ impl Worker {
             if !are_open {
                 start = Instant::now();
             }
-            let mut written = |found: &str| outbox.send(Event::Wording { job: id, step, found: found.to_owned() });
-            let loaded = encode_and_find(opened, job, source, &mut beginning, &mut progress, &is_wanted, &mut written)?;
-            let found = beginning.found.clone();
+            let mut on_text = |text: &str| outbox.send(Event::Captioning { job: id, step, text: text.to_owned() });
+            let loaded =
+                encode_and_caption(opened, job, source, &mut prepared, &mut progress, &is_active, &mut on_text)?;
+            let extracted = prepared.extracted_prompt.clone();
             if step == 0 {
                 // Variants of this box begin the same.
-                self.ahead = Some(Ahead { job: job.clone(), beginning });
+                self.prefetched = Some(Prefetched { job: job.clone(), step: prepared });
             }
-            let prompt = found.map_or_else(|| job.prompt.clone(), |found| joined(&found, &job.prompt));
+            let prompt = extracted.map_or_else(|| job.prompt.clone(), |extracted| joined(&extracted, &job.prompt));
             let input =
                 StepInput { cut: cut.clone(), enlarged: enlarged.clone(), prompt: prompt.clone(), seed: job.seed };
             let restored = loaded.resolver.restore(&input, &mut progress)?;
             let align = job.restorer.align;
-            let used = ModelUsed { backbone: loaded.settled.clone(), align, sha256: loaded.sha256.clone() };
+            let used = ModelUsed { backbone: loaded.resolved.clone(), align, sha256: loaded.sha256.clone() };
             (Arc::new(colour::align(align, &restored, &enlarged)), prompt, Some(used))
         };
-        let agreement = model.is_some().then(|| {
+        let consistency = model.is_some().then(|| {
             let reduced = resize(&picture, region.width, region.height, Filter::Bicubic);
             luma_psnr(&reduced, &cut, 0)
         });
-        Ok(Made {
-            thumbnail: Arc::new(history::thumbnail(&picture)),
+        Ok(StepOutput {
+            thumbnail: Arc::new(document::thumbnail(&picture)),
             picture,
             enlarged,
-            making: Making { region, prompt, model, seed: job.seed, agreement, whole: None, elapsed: start.elapsed() },
+            record: StepRecord {
+                region,
+                prompt,
+                model,
+                seed: job.seed,
+                consistency,
+                full_image: None,
+                elapsed: start.elapsed(),
+            },
         })
     }
 }
 
-/// How long progress within a stage is kept back: every word of it has the window drawn again, which may take the models'
+/// How long progress within a stage is kept back: each report has the window drawn again, which may take the models'
 /// own processor.
-const REST: Duration = Duration::from_millis(100);
+const REPORT_EVERY: Duration = Duration::from_millis(100);
 
-/// Tells of a step's progress now and then, and of every new stage; answers whether to go on.
-pub(super) fn telling<'a>(
+/// Reports a step's progress now and then, and every new stage; answers whether to go on.
+pub(super) fn reporter<'a>(
     outbox: &'a Outbox,
     job: JobId,
     step: usize,
-    is_wanted: &'a dyn Fn() -> bool,
+    is_active: &'a dyn Fn() -> bool,
 ) -> impl FnMut(Stage, f32) -> bool + 'a {
     let mut last: Option<(Stage, Instant)> = None;
     move |stage, fraction| {
-        if last.is_none_or(|(last, when)| last != stage || when.elapsed() >= REST) {
+        if last.is_none_or(|(last, when)| last != stage || when.elapsed() >= REPORT_EVERY) {
             last = Some((stage, Instant::now()));
             outbox.send(Event::Progress { job, step, stage, fraction });
         }
-        is_wanted()
+        is_active()
     }
 }
 
@@ -327,41 +334,41 @@ fn reduces_only(region: Region, job: &Job) -> bool {
     region.width >= job.size.0 && region.height >= job.size.1
 }
 
-/// Has the picture encoded and its words found: at the same time where both models stay in memory, else one after the
-/// other. Where the words are known, or nothing is there to find any, it is only encoded.
-fn encode_and_find<'a>(
+/// Has the picture encoded and its prompt extracted: at the same time where both models stay in memory, else one after the
+/// other. Where the prompt is known, or nothing is there to extract one, it is only encoded.
+fn encode_and_caption<'a>(
     opened: Opened<'a>,
     job: &Job,
     source: &Arc<Picture>,
-    beginning: &mut Beginning,
+    prepared: &mut PreparedStep,
     progress: &mut Progress,
-    is_wanted: &(dyn Fn() -> bool + Sync),
-    written: &mut dyn FnMut(&str),
-) -> Result<&'a mut Loaded, StepError> {
-    let Opened { prompter, loaded, together } = opened;
-    let (resolver, enlarged) = (&mut loaded.resolver, beginning.enlarged.clone());
-    let Some(prompter) = prompter.filter(|_| beginning.found.is_none()) else {
+    is_active: &(dyn Fn() -> bool + Sync),
+    on_text: &mut dyn FnMut(&str),
+) -> Result<&'a mut Loaded, PipelineError> {
+    let Opened { captioner, loaded, together } = opened;
+    let (resolver, enlarged) = (&mut loaded.resolver, prepared.enlarged.clone());
+    let Some(captioner) = captioner.filter(|_| prepared.extracted_prompt.is_none()) else {
         resolver.prepare(&enlarged, progress)?;
         return Ok(loaded);
     };
-    let input = PromptInput { previous: source.clone(), enlarged: enlarged.clone(), asking: job.asking.clone() };
-    let found = if together {
+    let input = CaptionInput { parent: source.clone(), enlarged: enlarged.clone(), request: job.request.clone() };
+    let extracted = if together {
         std::thread::scope(|scope| {
             let encoding = scope.spawn(|| {
                 let _no_grad = tch::no_grad_guard();
-                resolver.prepare(&enlarged, &mut Progress::new(&mut |_, _| is_wanted()))
+                resolver.prepare(&enlarged, &mut Progress::new(&mut |_, _| is_active()))
             });
-            let found = prompter.propose(&input, progress, written);
-            let encoded = encoding.join().unwrap_or_else(|_| Err(StepError::Internal("encoding broke off".into())));
-            encoded.and(found)
+            let extracted = captioner.caption(&input, progress, on_text);
+            let encoded = encoding.join().unwrap_or_else(|_| Err(PipelineError::Internal("encoding broke off".into())));
+            encoded.and(extracted)
         })
     } else {
         resolver.prepare(&enlarged, progress)?;
-        resolver.rest();
-        let found = prompter.propose(&input, progress, written);
-        prompter.rest();
-        found
+        resolver.offload();
+        let extracted = captioner.caption(&input, progress, on_text);
+        captioner.offload();
+        extracted
     };
-    beginning.found = Some(found?);
+    prepared.extracted_prompt = Some(extracted?);
     Ok(loaded)
 }

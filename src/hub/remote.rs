@@ -4,17 +4,16 @@ use std::io::Read;
 use std::path::{Component, Path};
 use std::time::Duration;
 
-use hf_hub::Cache;
-use hf_hub::api::sync::{Api, ApiBuilder};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use ureq::config::RedirectAuthHeaders;
 use ureq::http::{Response, StatusCode, header};
-use ureq::{Agent, Body};
+use ureq::typestate::WithoutBody;
+use ureq::{Agent, Body, RequestBuilder};
 
 use super::error::HubError;
-use super::parts::Repository;
-use super::store::Hash;
+use super::hash::Hash;
+use super::repository::{RemoteFile, Repository};
+use super::store;
 
 /// How long the hub is waited for, and how often it is asked again.
 #[derive(Clone, Copy, Debug)]
@@ -33,20 +32,9 @@ impl Default for Patience {
     }
 }
 
-/// A file of a repository.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RemoteFile {
-    /// Its path there.
-    pub name: String,
-    /// In bytes.
-    pub size: u64,
-    /// Of its bytes.
-    pub hash: Hash,
-}
-
 /// A repository as it is now.
 #[derive(Clone, Debug)]
-pub struct Listing {
+pub(super) struct Listing {
     /// Which state of it.
     pub commit: String,
     /// All its files.
@@ -54,8 +42,8 @@ pub struct Listing {
 }
 
 /// A way to the hub.
-pub struct Remote {
-    api: Api,
+pub(super) struct Remote {
+    endpoint: String,
     agent: Agent,
     token: Option<String>,
     patience: Patience,
@@ -85,27 +73,20 @@ struct Lfs {
 
 /// The user's token, where the hub's own programs have it.
 fn token() -> Option<String> {
-    let told = |variable: &str| std::env::var(variable).ok().filter(|value| !value.trim().is_empty());
+    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.trim().is_empty());
     let saved = |file: std::path::PathBuf| std::fs::read_to_string(file).ok();
-    let token = told("HF_TOKEN")
-        .or_else(|| saved(told("HF_TOKEN_PATH")?.into()))
-        .or_else(|| saved(super::home()?.join("token")))?;
+    let token = variable("HF_TOKEN")
+        .or_else(|| saved(variable("HF_TOKEN_PATH")?.into()))
+        .or_else(|| saved(store::home()?.join("token")))?;
     Some(token.trim().to_owned()).filter(|token| !token.is_empty())
 }
 
 impl Remote {
     /// By the usual settings: `HF_ENDPOINT`, `HF_TOKEN` or the saved token, the system's proxy.
-    pub fn of_user(patience: Patience) -> Result<Self, HubError> {
-        let failed = |error: hf_hub::api::sync::ApiError| HubError::Unreachable {
-            url: "the hub".into(),
-            details: error.to_string(),
-        };
+    pub(super) fn of_user(patience: Patience) -> Result<Self, HubError> {
         let token = token();
-        let cache = Cache::new(super::cache().ok_or(HubError::NoPlace)?);
-        let mut builder = ApiBuilder::from_cache(cache).with_token(token.clone());
-        if let Some(endpoint) = std::env::var("HF_ENDPOINT").ok().filter(|endpoint| !endpoint.is_empty()) {
-            builder = builder.with_endpoint(endpoint.trim_end_matches('/').to_owned());
-        }
+        let endpoint = std::env::var("HF_ENDPOINT").ok().filter(|endpoint| !endpoint.is_empty());
+        let endpoint = endpoint.unwrap_or_else(|| "https://huggingface.co".into()).trim_end_matches('/').to_owned();
         let config = Agent::config_builder()
             .http_status_as_error(false)
             // The token is for the hub, not for the hosts it sends us to.
@@ -114,21 +95,24 @@ impl Remote {
             .timeout_recv_response(Some(patience.connection))
             .timeout_recv_body(Some(patience.connection))
             .build();
-        Ok(Self { api: builder.build().map_err(failed)?, agent: config.into(), token, patience })
+        Ok(Self { endpoint, agent: config.into(), token, patience })
+    }
+
+    /// A request with the user's token.
+    fn get(&self, url: &str) -> RequestBuilder<WithoutBody> {
+        let request = self.agent.get(url);
+        match &self.token {
+            Some(token) => request.header(header::AUTHORIZATION, format!("Bearer {token}")),
+            None => request,
+        }
     }
 
     /// The repository's files.
-    pub fn list(&self, repository: &Repository) -> Result<Listing, HubError> {
-        let request = self.api.repo(repository.at(None)).info_request().query("blobs", "true");
-        let url = request.uri_ref().map(ToString::to_string).unwrap_or_default();
-        let mut response = request
-            .config()
-            .http_status_as_error(false)
-            .timeout_global(Some(self.patience.connection))
-            .build()
-            .call()
-            .map_err(|error| unreachable(&url, error))?;
-        self.check(&url, *repository, &response)?;
+    pub(super) fn list(&self, repository: Repository) -> Result<Listing, HubError> {
+        let url = repository.info_url(&self.endpoint);
+        let request = self.get(&url).config().timeout_global(Some(self.patience.connection)).build();
+        let mut response = request.call().map_err(|error| unreachable(&url, error))?;
+        self.check(&url, repository, &response)?;
         let info: Info = response
             .body_mut()
             .with_config()
@@ -157,17 +141,21 @@ impl Remote {
     }
 
     /// Where a file's bytes are.
-    pub fn url(&self, repository: Repository, commit: &str, file: &RemoteFile) -> String {
-        const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'.').remove(b'-').remove(b'_').remove(b'/');
-        self.api.repo(repository.at(Some(commit))).url(&utf8_percent_encode(&file.name, PLAIN).to_string())
+    pub(super) fn url(&self, repository: Repository, commit: &str, file: &RemoteFile) -> Result<String, HubError> {
+        repository.file_url(&self.endpoint, commit, &file.name).map_err(|error| HubError::Unreachable {
+            url: self.endpoint.clone(),
+            details: format!("HF_ENDPOINT is no address: {error}"),
+        })
     }
 
     /// A file's bytes from `start` on, and where they really start.
-    pub fn bytes(&self, url: &str, repository: Repository, start: u64) -> Result<(u64, impl Read + use<>), HubError> {
-        let mut request = self.agent.get(url).header(header::ACCEPT_ENCODING, "identity");
-        if let Some(token) = &self.token {
-            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
-        }
+    pub(super) fn bytes(
+        &self,
+        url: &str,
+        repository: Repository,
+        start: u64,
+    ) -> Result<(u64, impl Read + use<>), HubError> {
+        let mut request = self.get(url).header(header::ACCEPT_ENCODING, "identity");
         if start > 0 {
             request = request.header(header::RANGE, format!("bytes={start}-"));
         }

@@ -3,18 +3,14 @@
 //! whole or not at all.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read};
+use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use hf_hub::{Cache, Repo};
-use sha1::Sha1;
-use sha2::{Digest, Sha256};
-
 use super::error::HubError;
-use super::parts::Repository;
-use super::remote::RemoteFile;
+use super::hash::Hash;
+use super::repository::{RemoteFile, Repository};
 
 /// How long it waits before it looks again whether another program is done with a file.
 const WAIT: Duration = Duration::from_millis(100);
@@ -22,7 +18,7 @@ const WAIT: Duration = Duration::from_millis(100);
 /// One repository in the cache.
 pub struct Store {
     root: PathBuf,
-    repo: Repo,
+    repository: Repository,
 }
 
 /// A file that only this program writes now; free again when dropped.
@@ -31,7 +27,7 @@ pub(super) struct Claim(#[expect(dead_code, reason = "the lock goes with the fil
 impl Store {
     /// In the user's cache; `None` where there is no place for one.
     pub fn of_user(repository: Repository) -> Option<Self> {
-        super::cache().map(|root| Self { root, repo: repository.at(None) })
+        cache().map(|root| Self { root, repository })
     }
 
     /// The cache.
@@ -41,12 +37,12 @@ impl Store {
 
     /// The repository's own folder.
     pub fn folder(&self) -> PathBuf {
-        self.root.join(self.repo.folder_name())
+        self.root.join(self.repository.folder_name())
     }
 
     /// Where a file's bytes are, named by its hash.
     pub fn blob(&self, file: &RemoteFile) -> PathBuf {
-        Cache::new(self.root.clone()).repo(self.repo.clone()).blob_path(file.hash.name())
+        self.folder().join("blobs").join(file.hash.name())
     }
 
     /// The same while they are still coming.
@@ -71,7 +67,7 @@ impl Store {
 
     /// Waits until no other program writes this file.
     pub(super) fn claim(&self, file: &RemoteFile, stop: &AtomicBool) -> Result<Claim, HubError> {
-        let locks = Path::new(".locks").join(self.repo.folder_name());
+        let locks = Path::new(".locks").join(self.repository.folder_name());
         let path = self.root.join(&locks).join(format!("{}.lock", file.hash.name()));
         self.make_folder(&locks)?;
         let failed = |source| HubError::Write { file: path.clone(), source };
@@ -113,12 +109,12 @@ impl Store {
 
     /// Makes the folder of its blobs.
     pub(super) fn make_blobs(&self) -> Result<(), HubError> {
-        self.make_folder(&Path::new(&self.repo.folder_name()).join("blobs"))
+        self.make_folder(&Path::new(&self.repository.folder_name()).join("blobs"))
     }
 
     /// A file whose bytes are all there appears in the commit's snapshot.
     pub(super) fn show(&self, commit: &str, file: &RemoteFile) -> Result<(), HubError> {
-        let below = Path::new(&self.repo.folder_name()).join("snapshots").join(commit).join(&file.name);
+        let below = Path::new(&self.repository.folder_name()).join("snapshots").join(commit).join(&file.name);
         let folder = below.parent().unwrap_or(&below);
         self.make_folder(folder)?;
         let place = self.root.join(&below);
@@ -136,7 +132,7 @@ impl Store {
 
     /// The commit is the current one from now on.
     pub(super) fn settle(&self, commit: &str) -> Result<(), HubError> {
-        let below = Path::new(&self.repo.folder_name()).join("refs");
+        let below = Path::new(&self.repository.folder_name()).join("refs");
         self.make_folder(&below)?;
         let (folder, file) = (self.root.join(&below), self.root.join(&below).join("main"));
         let failed = |source| HubError::Write { file: file.clone(), source };
@@ -146,15 +142,15 @@ impl Store {
         Ok(())
     }
 
-    /// All blobs whose names are hashes, with whether that is their hash; `told` hears of each and says whether to go on.
-    pub fn verify(&self, told: &mut dyn FnMut(&Path) -> bool) -> Result<Vec<(PathBuf, bool)>, HubError> {
+    /// All blobs whose names are hashes, with whether that is their hash; `on_file` is called with each and says whether to go on.
+    pub fn verify(&self, on_file: &mut dyn FnMut(&Path) -> bool) -> Result<Vec<(PathBuf, bool)>, HubError> {
         let blobs = self.folder().join("blobs");
         let Ok(entries) = fs::read_dir(&blobs) else { return Ok(Vec::new()) };
         let mut all = Vec::new();
         for path in entries.flatten().map(|entry| entry.path()) {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let Some(hash) = Hash::named(&name) else { continue };
-            if !told(&path) {
+            if !on_file(&path) {
                 return Err(HubError::Cancelled);
             }
             let failed = |source| HubError::Write { file: path.clone(), source };
@@ -180,72 +176,36 @@ fn link(_: &Path, blob: &Path, place: &Path) -> io::Result<()> {
     fs::hard_link(blob, place).or_else(|_| fs::copy(blob, place).map(|_| ()))
 }
 
-/// What a file is known by.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Hash {
-    /// SHA-256 of its bytes: large files.
-    Sha256(String),
-    /// As git names its blobs: small ones.
-    Git(String),
+/// A folder that a variable names.
+fn variable(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 
-impl Hash {
-    /// From hexadecimal digits, by their number.
-    pub fn named(name: &str) -> Option<Self> {
-        let is_hex = name.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
-        match name.len() {
-            64 if is_hex => Some(Self::Sha256(name.to_owned())),
-            40 if is_hex => Some(Self::Git(name.to_owned())),
-            _ => None,
-        }
-    }
-
-    /// Its digits.
-    pub fn name(&self) -> &str {
-        match self {
-            Self::Sha256(name) | Self::Git(name) => name,
-        }
-    }
-
-    /// For a file of so many bytes.
-    pub(super) fn hasher(&self, size: u64) -> Hasher {
-        match self {
-            Self::Sha256(_) => Hasher::Sha256(Sha256::new()),
-            Self::Git(_) => Hasher::Git(Sha1::new_with_prefix(format!("blob {size}\0"))),
-        }
-    }
+/// The folder of the hub's own programs, as they find it.
+pub(super) fn home() -> Option<PathBuf> {
+    let user = || directories::BaseDirs::new().map(|directories| directories.home_dir().to_owned());
+    let caches = || variable("XDG_CACHE_HOME").or_else(|| Some(user()?.join(".cache")));
+    variable("HF_HOME").or_else(|| Some(caches()?.join("huggingface")))
 }
 
-/// A hash on its way.
-pub(super) enum Hasher {
-    Sha256(Sha256),
-    Git(Sha1),
+/// The hub's cache, as its own library finds it.
+pub(super) fn cache() -> Option<PathBuf> {
+    variable("HF_HUB_CACHE").or_else(|| variable("HUGGINGFACE_HUB_CACHE")).or_else(|| Some(home()?.join("hub")))
 }
 
-impl Hasher {
-    pub fn take(&mut self, bytes: &[u8]) {
-        match self {
-            Self::Sha256(hasher) => hasher.update(bytes),
-            Self::Git(hasher) => hasher.update(bytes),
-        }
+/// The snapshot that `main` stands for, else any.
+pub(super) fn snapshot(repository: &Path) -> PathBuf {
+    let snapshots = repository.join("snapshots");
+    let main = std::fs::read_to_string(repository.join("refs").join("main")).unwrap_or_default();
+    let main = snapshots.join(main.trim());
+    if main != snapshots.join("") && main.is_dir() {
+        return main;
     }
-
-    pub fn read(&mut self, file: &mut File) -> io::Result<()> {
-        let mut buffer = vec![0; 1 << 20];
-        loop {
-            match file.read(&mut buffer)? {
-                0 => return Ok(()),
-                n => self.take(&buffer[..n]),
-            }
-        }
-    }
-
-    pub fn is(self, hash: &Hash) -> bool {
-        let digits = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-        let found = match self {
-            Self::Sha256(hasher) => digits(&hasher.finalize()),
-            Self::Git(hasher) => digits(&hasher.finalize()),
-        };
-        found == hash.name()
-    }
+    let any = std::fs::read_dir(&snapshots).ok().and_then(|entries| {
+        let mut folders: Vec<PathBuf> =
+            entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
+        folders.sort();
+        folders.pop()
+    });
+    any.unwrap_or(snapshots)
 }

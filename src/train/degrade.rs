@@ -7,7 +7,7 @@ use fastrand::Rng;
 use image::codecs::jpeg::JpegEncoder;
 use image::{ExtendedColorType, ImageFormat};
 
-use crate::image::{Filter, Picture, resize};
+use crate::imaging::{Filter, Picture, resize};
 
 /// The small picture for `sharp`, 1/`scale` of its size. Most of them are clean.
 pub fn reduced(rng: &mut Rng, sharp: &Picture, scale: u32) -> Picture {

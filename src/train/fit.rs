@@ -11,9 +11,10 @@ use tch::nn::{self, OptimizerConfig};
 use tch::{Device, Kind, Tensor};
 
 use super::{degrade, scenes};
-use crate::image::tensor::tensor_from_picture;
-use crate::image::{Filter, Picture, resize};
-use crate::models::{Loader, SrvggNetCompact, Weights};
+use crate::imaging::{Filter, Picture, resize};
+use crate::networks::SrvggNetCompact;
+use crate::runtime::tensor::tensor_from_picture;
+use crate::runtime::weights::{Loader, Weights};
 
 const SCALE: i64 = 4;
 const SCENE_SIDE: u32 = 320;
@@ -53,7 +54,7 @@ pub fn fit(plan: &Plan, out: &Path, mut report: impl FnMut(u64, f64, f64)) -> an
         let weights = Weights::open(from)?;
         let mut loader = Loader::new(&weights, "", Device::Cpu, Kind::Float);
         for (name, mut tensor) in store.variables() {
-            let value = loader.take(&name, &tensor.size())?;
+            let value = loader.tensor(&name, &tensor.size())?;
             tch::no_grad(|| tensor.copy_(&value));
         }
         loader.finish("the network to train")?;

@@ -10,8 +10,8 @@ use tiny_skia::{
     RadialGradient, Shader, SpreadMode, Stroke, Transform,
 };
 
-use crate::image::lettering::Lettering;
-use crate::image::{Filter, Picture, resize};
+use crate::imaging::lettering::Lettering;
+use crate::imaging::{Filter, Picture, resize};
 
 /// Scenes are drawn larger and reduced, so that edges fall between pixels as a lens lets them.
 const SUPERSAMPLING: u32 = 2;

@@ -4,74 +4,8 @@ use std::collections::BTreeMap;
 
 use egui::{Key, KeyboardShortcut, Modifiers};
 
-use super::actions::{Action, CompareMode, ExportKind, Tool};
-use crate::history::Direction;
-
-impl Action {
-    /// Its usual keys, the first one to be shown.
-    pub fn shortcuts(&self) -> Vec<KeyboardShortcut> {
-        use Action::*;
-        let key = |key| KeyboardShortcut::new(Modifiers::NONE, key);
-        let command = |key| KeyboardShortcut::new(Modifiers::COMMAND, key);
-        let shifted = |key| KeyboardShortcut::new(Modifiers::COMMAND | Modifiers::SHIFT, key);
-        let alt = |key| KeyboardShortcut::new(Modifiers::ALT, key);
-        match self {
-            Open => vec![command(Key::O)],
-            Save => vec![command(Key::S)],
-            Export(ExportKind::Session) => vec![shifted(Key::S)],
-            Export(ExportKind::State) => vec![command(Key::E)],
-            Export(ExportKind::Chain) => vec![shifted(Key::E)],
-            ToggleFilm => vec![command(Key::M)],
-            ToggleModels => vec![key(Key::M)],
-            PlayFilm => vec![key(Key::P)],
-            Copy => vec![command(Key::C)],
-            Close => vec![command(Key::W)],
-            Quit => vec![command(Key::Q)],
-            Run => vec![key(Key::Enter), command(Key::Enter)],
-            Enqueue => vec![key(Key::Q)],
-            RunAgain => vec![command(Key::R)],
-            EnlargeWhole => vec![key(Key::W)],
-            Regenerate => vec![key(Key::R)],
-            Variants => vec![key(Key::V)],
-            Cancel => vec![key(Key::Escape)],
-            Go(Direction::Parent) => vec![key(Key::ArrowLeft)],
-            Go(Direction::Child) => vec![key(Key::ArrowRight)],
-            Go(Direction::PreviousSibling) => vec![key(Key::ArrowUp)],
-            Go(Direction::NextSibling) => vec![key(Key::ArrowDown)],
-            Go(Direction::Back) => vec![alt(Key::ArrowLeft)],
-            Go(Direction::Forward) => vec![alt(Key::ArrowRight)],
-            Go(Direction::Photo) => vec![key(Key::Home)],
-            Go(Direction::Deepest) => vec![key(Key::End)],
-            Delete => vec![key(Key::Delete)],
-            Undo => vec![command(Key::Z)],
-            Redo => vec![shifted(Key::Z), command(Key::Y)],
-            Fit => vec![key(Key::Num0), command(Key::Num0)],
-            OneToOne => vec![key(Key::Num1)],
-            TwoToOne => vec![key(Key::Num2)],
-            ZoomIn => vec![key(Key::Plus), key(Key::Equals)],
-            ZoomOut => vec![key(Key::Minus)],
-            Use(Tool::Zoom) => vec![key(Key::Z)],
-            Use(Tool::Hand) => vec![key(Key::H)],
-            Compare(CompareMode::Split) => vec![key(Key::S)],
-            Compare(CompareMode::Lens) => vec![key(Key::G)],
-            NextReference => vec![key(Key::B)],
-            HoldReference => vec![key(Key::C)],
-            HoldHeat => vec![key(Key::X)],
-            HoldPhoto => vec![key(Key::E)],
-            EarlierPrompt => vec![alt(Key::ArrowUp)],
-            LaterPrompt => vec![alt(Key::ArrowDown)],
-            RollSeed => vec![key(Key::D)],
-            ToggleSeedLock => vec![key(Key::L)],
-            ToggleAskFirst => vec![key(Key::A)],
-            TogglePanels => vec![key(Key::Tab)],
-            ToggleInfo => vec![key(Key::I)],
-            ToggleFullscreen => vec![key(Key::F11)],
-            TogglePalette => vec![command(Key::P)],
-            ToggleHelp => vec![key(Key::F1), key(Key::Questionmark)],
-            _ => vec![],
-        }
-    }
-}
+use super::actions::Action;
+use super::commands::{Command, current_id};
 
 /// Keys of all actions.
 #[derive(Clone, Debug, Default)]
@@ -82,13 +16,14 @@ pub struct Bindings {
 }
 
 impl Bindings {
-    /// The usual ones; `changed` names actions ([`Action::name`]) and the keys they have instead, as `Ctrl+Shift+S`. What
+    /// The usual ones; `changed` names actions ([`Action::id`], or as files of before did) and the keys they have instead, as `Ctrl+Shift+S`. What
     /// cannot be read is left out. A key that was given away means only what it was given to.
     pub fn new(changed: &BTreeMap<String, Vec<String>>) -> Self {
         let own: Vec<(Action, Vec<KeyboardShortcut>)> = Action::all()
             .into_iter()
             .filter_map(|action| {
-                let keys = changed.get(&action.name())?;
+                let named = |name: &&String| current_id(name) == action.id();
+                let keys = changed.iter().find(|(name, _)| named(name)).map(|(_, keys)| keys)?;
                 Some((action, keys.iter().filter_map(|key| parse(key)).collect()))
             })
             .collect();
@@ -119,16 +54,17 @@ impl Bindings {
     }
 
     /// Its name with its first key, for tooltips.
-    pub fn tooltip(&self, action: &Action, context: &egui::Context) -> String {
-        match self.of(action).first() {
+    pub fn tooltip(&self, action: impl Into<Action>, context: &egui::Context) -> String {
+        let action = action.into();
+        match self.of(&action).first() {
             Some(key) => format!("{}  ({})", action.label(), context.format_shortcut(key)),
             None => action.label(),
         }
     }
 
-    /// Whether the key of an action that lasts while it is held is down.
-    pub fn is_held(&self, action: &Action, context: &egui::Context) -> bool {
-        let keys = self.of(action);
+    /// Whether the key of a command that lasts while it is held is down.
+    pub fn is_held(&self, command: Command, context: &egui::Context) -> bool {
+        let keys = self.of(&command.into());
         !context.text_edit_focused()
             && context.input(|input| {
                 keys.iter()
@@ -138,7 +74,7 @@ impl Bindings {
 }
 
 /// `Ctrl+Shift+S`, the same on every system.
-pub fn written(key: &KeyboardShortcut) -> String {
+pub fn format(key: &KeyboardShortcut) -> String {
     let mut text = String::new();
     for (pressed, name) in [
         (key.modifiers.command || key.modifiers.ctrl, "Ctrl+"),
@@ -152,7 +88,7 @@ pub fn written(key: &KeyboardShortcut) -> String {
     text + key.logical_key.name()
 }
 
-/// Reads what [`written`] wrote.
+/// Reads what [`format()`] wrote.
 pub fn parse(text: &str) -> Option<KeyboardShortcut> {
     let mut modifiers = Modifiers::NONE;
     let mut rest = text.trim();
@@ -179,15 +115,15 @@ mod tests {
     fn no_key_means_two_things() {
         let mut seen = std::collections::HashMap::new();
         for (action, key) in Bindings::new(&BTreeMap::new()).sorted() {
-            let other = seen.insert(written(key), action.clone());
-            assert_eq!(other, None, "{} is also {action:?}", written(key));
+            let other = seen.insert(format(key), action.clone());
+            assert_eq!(other, None, "{} is also {action:?}", format(key));
         }
     }
 
     #[test]
     fn keys_survive_being_written() {
         for (action, key) in Bindings::new(&BTreeMap::new()).sorted() {
-            assert_eq!(parse(&written(key)), Some(*key), "{action:?}");
+            assert_eq!(parse(&format(key)), Some(*key), "{action:?}");
         }
         assert_eq!(parse("Ctrl++").map(|key| key.logical_key), Some(Key::Plus));
         assert_eq!(parse("Hyper+X"), None);
@@ -196,11 +132,12 @@ mod tests {
 
     #[test]
     fn a_key_given_away_means_only_that() {
-        let changed = BTreeMap::from([(Action::Fit.name(), vec!["Ctrl+O".to_owned(), "nonsense".to_owned()])]);
+        let changed =
+            BTreeMap::from([(Action::from(Command::Fit).id(), vec!["Ctrl+O".to_owned(), "nonsense".to_owned()])]);
         let bindings = Bindings::new(&changed);
-        assert_eq!(bindings.of(&Action::Fit), [KeyboardShortcut::new(Modifiers::COMMAND, Key::O)]);
-        assert!(bindings.of(&Action::Open).is_empty());
-        let names: std::collections::HashSet<String> = Action::all().iter().map(Action::name).collect();
-        assert_eq!(names.len(), Action::all().len(), "every action has a name of its own");
+        assert_eq!(bindings.of(&Command::Fit.into()), [KeyboardShortcut::new(Modifiers::COMMAND, Key::O)]);
+        assert!(bindings.of(&Command::Open.into()).is_empty());
+        let names: std::collections::HashSet<String> = Action::all().iter().map(Action::id).collect();
+        assert_eq!(names.len(), Action::all().len(), "every action has an id of its own");
     }
 }

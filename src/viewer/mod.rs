@@ -2,11 +2,13 @@
 //! is painted (`ui`). The thread here never waits: files, dialogs and pixels are the tasks' work, models the engine's.
 
 pub mod actions;
+mod autosave_worker;
 pub mod bindings;
+pub mod commands;
 mod dialogs;
-mod keeper;
 mod logic;
 mod sample;
+pub mod settings;
 pub mod state;
 mod tasks;
 mod theme;
@@ -19,19 +21,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use anyhow::Context;
-
-use crate::canvas::Renderer;
-use crate::engine::Engine;
-use crate::problem::Problem;
-use crate::session::autosave;
-use crate::settings::{Folders, Settings};
-use crate::step::DeviceChoice;
 use actions::Action;
-use keeper::Keeper;
+use anyhow::Context;
+use autosave_worker::AutosaveWorker;
 use state::{PlacedBox, State};
 use tasks::Tasks;
 use thumbnails::Thumbnails;
+
+use self::settings::Settings;
+use crate::base::{DeviceChoice, Folders, UserError};
+use crate::document::session::autosave;
+use crate::engine::Engine;
+use crate::scene::canvas::Renderer;
 
 /// The program with a window.
 pub struct Viewer {
@@ -40,22 +41,22 @@ pub struct Viewer {
     engine: Engine,
     tasks: Tasks,
     /// Keeps the open session on the disk; `None` where there is no place for it.
-    keeper: Option<Keeper>,
+    autosave_worker: Option<AutosaveWorker>,
     autosave_folder: Option<PathBuf>,
     thumbnails: Thumbnails,
     /// What the user asked for in this frame; the logic carries it out.
     actions: Vec<Action>,
     /// The pixel of the state at hand under the pointer.
     pointer_in_state: Option<[f64; 2]>,
-    /// The box that was prepared last.
-    ahead: Option<PlacedBox>,
+    /// The box that was prefetched last.
+    prefetched: Option<PlacedBox>,
     /// Documents opened so far.
     documents: u64,
     last_screen: [f64; 2],
     /// Settings that wait to be written, and since when they are so.
     settings_seen: Option<(Instant, Settings)>,
-    /// Sessions left behind are to be offered once.
-    offer_left: bool,
+    /// Recoverable sessions are to be offered once.
+    offer_recoverable: bool,
     device_lost: Arc<AtomicBool>,
     /// The window is being closed.
     leaving: Arc<AtomicBool>,
@@ -63,7 +64,7 @@ pub struct Viewer {
 
 /// What a viewer may write on the disk.
 #[derive(Clone, Debug, Default)]
-pub struct Keeps {
+pub struct Persistence {
     /// Settings are saved when they change.
     pub settings: bool,
     /// The open session is kept below this folder.
@@ -72,7 +73,11 @@ pub struct Keeps {
 
 impl Viewer {
     /// A viewer in a new window, with settings as loaded.
-    pub fn new(creation: &eframe::CreationContext<'_>, settings: Settings, keeps: Keeps) -> std::io::Result<Self> {
+    pub fn new(
+        creation: &eframe::CreationContext<'_>,
+        settings: Settings,
+        persistence: Persistence,
+    ) -> std::io::Result<Self> {
         let context = creation.egui_ctx.clone();
         theme::install(&context, settings.theme);
         let (device_lost, leaving) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
@@ -91,28 +96,28 @@ impl Viewer {
         let waking = context.clone();
         let engine = Engine::start(Arc::new(move || waking.request_repaint()))?;
         let tasks = Tasks::new(context.clone());
-        let keeper = match &keeps.sessions {
-            Some(folder) => Some(Keeper::start(folder.clone(), tasks.sender(), context)?),
+        let autosave_worker = match &persistence.sessions {
+            Some(folder) => Some(AutosaveWorker::start(folder.clone(), tasks.sender(), context)?),
             None => None,
         };
-        if let Some(folder) = &keeps.sessions {
-            tasks.look_for_left(folder.clone());
+        if let Some(folder) = &persistence.sessions {
+            tasks.look_for_recoverable(folder.clone());
         }
         tasks.look_for_backbones();
         Ok(Self {
-            state: State::new(settings, keeps.settings),
+            state: State::new(settings, persistence.settings),
             engine,
             tasks,
-            keeper,
-            autosave_folder: keeps.sessions,
+            autosave_worker,
+            autosave_folder: persistence.sessions,
             thumbnails: Thumbnails::default(),
             actions: Vec::new(),
             pointer_in_state: None,
-            ahead: None,
+            prefetched: None,
             documents: 0,
             last_screen: [0.0; 2],
             settings_seen: None,
-            offer_left: true,
+            offer_recoverable: true,
             device_lost,
             leaving,
         })
@@ -127,8 +132,8 @@ impl Viewer {
     }
 
     /// Does as if the user had asked for it.
-    pub fn act(&mut self, action: Action) {
-        self.actions.push(action);
+    pub fn act(&mut self, action: impl Into<Action>) {
+        self.actions.push(action.into());
     }
 }
 
@@ -159,11 +164,11 @@ impl eframe::App for Viewer {
             transfer.stop.store(true, Ordering::Relaxed);
             std::thread::sleep(STOPPING);
         }
-        if let Some(keeper) = self.keeper.take() {
+        if let Some(autosave_worker) = self.autosave_worker.take() {
             if !self.state.document.as_ref().is_some_and(state::Document::is_unsaved) {
-                keeper.forget();
+                autosave_worker.forget();
             }
-            drop(keeper);
+            drop(autosave_worker);
         }
         if self.state.keeps_settings && self.state.settings != self.state.saved_settings {
             _ = self.state.settings.save();
@@ -183,7 +188,7 @@ pub fn run(images: Vec<PathBuf>, device: Option<DeviceChoice>, restarts: u32) ->
     let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     if cfg!(target_os = "linux") && !set("DISPLAY") && !set("WAYLAND_DISPLAY") && !set("WAYLAND_SOCKET") {
         let details = "neither DISPLAY nor WAYLAND_DISPLAY is set";
-        return Err(Problem::new("There is no screen", details, "Without one, use `coz zoom`.").into());
+        return Err(UserError::new("There is no screen", details, "Without one, use `coz zoom`.").into());
     }
     // One picture is one recent file, however it was named.
     let mut images: Vec<PathBuf> = images.into_iter().map(|file| file.canonicalize().unwrap_or(file)).collect();
@@ -191,20 +196,21 @@ pub fn run(images: Vec<PathBuf>, device: Option<DeviceChoice>, restarts: u32) ->
     if let Some(problem) = problem {
         eprintln!("warning: {problem}; starting with the defaults");
     }
-    let keeps = Keeps { settings: device.is_none(), sessions: Folders::of_user().map(|folders| folders.autosave) };
+    let persistence =
+        Persistence { settings: device.is_none(), sessions: Folders::of_user().map(|folders| folders.autosave) };
     settings.device = device.unwrap_or(settings.device);
-    if let Some(folder) = keeps.sessions.as_ref().filter(|_| restarts > 0) {
-        images = autosave::left(folder).into_iter().map(|left| left.folder).take(1).collect();
+    if let Some(folder) = persistence.sessions.as_ref().filter(|_| restarts > 0) {
+        images = autosave::recoverable(folder).into_iter().map(|session| session.folder).take(1).collect();
     }
     // Where the graphics device is lost while a frame is drawn, the libraries in between can only panic.
-    let lost = catch_unwind(AssertUnwindSafe(|| window(settings, keeps, images))).unwrap_or(Ok(true))?;
+    let lost = catch_unwind(AssertUnwindSafe(|| window(settings, persistence, images))).unwrap_or(Ok(true))?;
     if !lost {
         return Ok(());
     }
     if restarts >= RESTARTS {
         let details = format!("it broke {} times, one after another", restarts + 1);
         let hint = "Your work is kept and will be offered at the next start. `coz doctor` shows the graphics drivers.";
-        return Err(Problem::new("The window cannot be drawn", details, hint).into());
+        return Err(UserError::new("The window cannot be drawn", details, hint).into());
     }
     eprintln!("warning: the graphics device was lost; starting again with the session as it was");
     restart(restarts + 1, device)
@@ -228,7 +234,7 @@ fn restart(restarts: u32, device: Option<DeviceChoice>) -> anyhow::Result<()> {
 }
 
 /// Shows one window until it is closed; whether that was because its graphics device was lost.
-fn window(settings: Settings, keeps: Keeps, images: Vec<PathBuf>) -> anyhow::Result<bool> {
+fn window(settings: Settings, persistence: Persistence, images: Vec<PathBuf>) -> anyhow::Result<bool> {
     let viewport = egui::ViewportBuilder::default()
         .with_title("Chain-of-Zoom")
         .with_app_id("chain-of-zoom")
@@ -239,13 +245,13 @@ fn window(settings: Settings, keeps: Keeps, images: Vec<PathBuf>) -> anyhow::Res
         .with_drag_and_drop(true);
     let options = eframe::NativeOptions { viewport, ..Default::default() };
     let lost = Arc::new(OnceLock::new());
-    let told = lost.clone();
+    let device_lost = lost.clone();
     eframe::run_native(
         "chain-of-zoom",
         options,
         Box::new(move |creation| {
-            let mut viewer = Viewer::new(creation, settings, keeps)?;
-            _ = told.set(viewer.device_lost.clone());
+            let mut viewer = Viewer::new(creation, settings, persistence)?;
+            _ = device_lost.set(viewer.device_lost.clone());
             viewer.open_all(images);
             Ok(Box::new(viewer))
         }),

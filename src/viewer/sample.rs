@@ -3,8 +3,8 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use crate::image::ImageError;
-use crate::image::codec::write_whole;
+use crate::base::write_atomic;
+use crate::imaging::ImageError;
 
 const NAME: &str = "sample.jpg";
 const BYTES: &[u8] = include_bytes!("../../assets/sample.jpg");
@@ -13,7 +13,7 @@ const BYTES: &[u8] = include_bytes!("../../assets/sample.jpg");
 pub(super) fn put_into(folder: &Path) -> Result<PathBuf, ImageError> {
     let file = folder.join(NAME);
     if !std::fs::read(&file).is_ok_and(|bytes| bytes == BYTES) {
-        write_whole(&file, |out| out.write_all(BYTES))?;
+        write_atomic(&file, |out| out.write_all(BYTES))?;
     }
     Ok(file)
 }

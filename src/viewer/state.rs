@@ -8,21 +8,20 @@ use std::time::Instant;
 
 use super::actions::{Action, Against, CompareMode, Tool};
 use super::bindings::Bindings;
-use crate::canvas::{Camera, Overlay};
+use super::settings::Settings;
+use crate::base::{
+    BUILT_IN, Backbone, BackboneSpec, DeviceChoice, MemoryPlan, Plan, PromptSourceSpec, Region, Stage, UserError, plan,
+};
+use crate::document::consistency::Consistency;
+use crate::document::session::autosave::RecoverableSession;
+use crate::document::session::{Choices, Session};
+use crate::document::{History, ScaleState, StateId};
 use crate::engine::{Job, JobId};
-use crate::film::path::ZoomPath;
-use crate::history::agreement::Agreement;
-use crate::history::{History, ScaleState, StateId};
-use crate::hub::{Found, Part, Transfer};
-use crate::image::Picture;
-use crate::image::codec::Preview;
-use crate::problem::Problem;
-use crate::prompt::ExtractorKind;
-use crate::region::{Plan, Region, plan};
-use crate::session::autosave::Left;
-use crate::session::{Choices, Session};
-use crate::settings::Settings;
-use crate::step::{Backbone, DeviceChoice, MemoryPlan, Sd3Files, Stage};
+use crate::hub::{Found, ModelAsset, Transfer};
+use crate::imaging::Picture;
+use crate::imaging::codec::Preview;
+use crate::scene::canvas::{Camera, Overlay};
+use crate::scene::film::path::ZoomPath;
 
 /// All of it.
 pub struct State {
@@ -41,13 +40,13 @@ pub struct State {
     pub cuda_devices: Option<usize>,
     /// What the left button does.
     pub tool: Tool,
-    /// Words for the next step.
+    /// The prompt for the next step.
     pub draft: String,
-    /// What a model has found in the box at hand, as far as it is, and as edited.
-    pub found: String,
-    /// The box that waits, where they are its.
-    pub(super) found_for: Option<PlacedBox>,
-    /// Which of the words used before is shown; counted from the end.
+    /// The prompt that was extracted for the box at hand, as far as it is, and as edited.
+    pub extracted_prompt: String,
+    /// The box that waits, where it is its.
+    pub(super) extracted_for: Option<PlacedBox>,
+    /// Which of the prompts used before is shown; counted from the end.
     pub(super) recalled: Option<usize>,
     /// The job that runs.
     pub running: Option<Running>,
@@ -60,7 +59,7 @@ pub struct State {
     /// What went wrong or was done, the newest last.
     pub messages: Vec<Message>,
     /// Sessions that were left behind by a crash or unsaved.
-    pub left: Vec<Left>,
+    pub recoverable: Vec<RecoverableSession>,
     /// The window with the keys.
     pub help: bool,
     /// The action whose key is to be changed.
@@ -72,13 +71,13 @@ pub struct State {
     /// The window in which they are got.
     pub downloads: bool,
     /// All that can be got, and what of it is there; empty while it is looked for.
-    pub parts: Vec<(Part, Found)>,
+    pub assets: Vec<(&'static ModelAsset, Found)>,
     /// What is on its way from the hub.
     pub transfer: Option<Arc<Transfer>>,
-    /// Chain-of-Zoom's own model on the disk; `None` while it is looked for.
-    pub sd3: Option<FoundSd3>,
-    /// What could find words, and where it is or what is missing; empty while it is looked for.
-    pub words: Vec<(ExtractorKind, Result<PathBuf, Problem>)>,
+    /// The diffusion models, and what of each is on the disk; empty while they are looked for.
+    pub diffusion: Vec<(&'static BackboneSpec, FoundBackbone)>,
+    /// The sources of prompts, and where each is or what is missing; empty while they are looked for.
+    pub prompt_models: Vec<(&'static PromptSourceSpec, Result<PathBuf, UserError>)>,
     /// The super-resolution models on this machine, the best first; empty while they are looked for.
     pub backbones: Vec<Backbone>,
     /// The open session has a model of its own, which is not the user's default.
@@ -88,7 +87,7 @@ pub struct State {
     /// The model that the engine has open, and its memory plan.
     pub loaded: Option<(Backbone, Option<MemoryPlan>)>,
     /// What was left of a job when the memory ran out.
-    pub(super) starved: Option<Queued>,
+    pub(super) oom_retry: Option<Queued>,
     /// The list of all actions, with what was typed there.
     pub palette: Option<Palette>,
     /// What the state at hand is compared with.
@@ -98,18 +97,18 @@ pub struct State {
     /// Where the split is, as a fraction of the canvas.
     pub split: f32,
     /// Bytes of memory in use, looked up now and then.
-    pub(super) memory: Option<(Instant, usize)>,
+    pub(super) memory: Option<(Instant, u64)>,
 }
 
-/// What was found of Chain-of-Zoom's own model.
+/// What was found of a diffusion model.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum FoundSd3 {
+pub enum FoundBackbone {
     /// Nothing; where it was looked for.
-    Nothing(Problem),
+    Nothing(UserError),
     /// Some of it: what is missing.
-    Incomplete(Sd3Files, Vec<PathBuf>),
+    Incomplete(Backbone, Vec<PathBuf>),
     /// All that is needed.
-    Whole(Sd3Files),
+    Whole(Backbone),
 }
 
 /// A file on its way.
@@ -158,11 +157,11 @@ pub struct Palette {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Message {
     /// Something went wrong; stays until it is closed.
-    Problem(Problem),
+    UserError(UserError),
     /// Something was done.
     Done(String),
     /// A session was left behind: restore it?
-    Offer(Left),
+    Offer(RecoverableSession),
 }
 
 /// An open photo with all that was made of it.
@@ -179,16 +178,16 @@ pub struct Document {
     pub screen: [f64; 2],
     /// All of the state at hand is to be shown as soon as the canvas's size is known.
     pub(super) fit_pending: bool,
-    pub(super) glide: Option<Glide>,
+    pub(super) tween: Option<CameraTween>,
     /// States that are still fading in: since when, and over what.
-    pub(super) born: HashMap<StateId, (Instant, Overlay)>,
-    /// The box that waits for the words to be confirmed.
+    pub(super) fading_in: HashMap<StateId, (Instant, Overlay)>,
+    /// The box that waits for the prompt to be confirmed.
     pub placed: Option<PlacedBox>,
     /// Where a box is being drawn: the pressed point, in physical pixels of the canvas.
     pub(super) drawing_from: Option<[f64; 2]>,
-    /// The words of the state at hand, as edited.
+    /// The prompt of the state at hand, as edited.
     pub edited: Edited,
-    /// Words that go into every prompt below a state.
+    /// Prompts that are added to every one below a state.
     pub pinned: BTreeMap<StateId, String>,
     /// The `.coz` file it was saved to or opened from.
     pub session_file: Option<PathBuf>,
@@ -198,7 +197,7 @@ pub struct Document {
     pub(super) kept_revision: u64,
     /// The autosave it was restored from, until there is a new one.
     pub(super) restored_from: Option<PathBuf>,
-    /// What is known of how far states agree with what was there; `None` while it is looked at.
+    /// What is known of how consistent states are; `None` while it is found out.
     pub(super) examined: HashMap<StateId, Option<Arc<Examined>>>,
     /// The film being previewed.
     pub film: Option<Playing>,
@@ -208,7 +207,7 @@ pub struct Document {
 #[derive(Debug)]
 pub struct Examined {
     /// `None` where no model ran.
-    pub agreement: Option<Agreement>,
+    pub consistency: Option<Consistency>,
     /// Its region, plainly enlarged.
     pub bicubic: Arc<Picture>,
 }
@@ -223,17 +222,17 @@ pub struct Playing {
     pub start: Instant,
 }
 
-/// The words of a state while they are being edited.
+/// The prompt of a state while it is being edited.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Edited {
     /// Whose.
     pub state: StateId,
-    /// The words.
+    /// The prompt.
     pub prompt: String,
 }
 
 /// The camera on its way.
-pub(super) struct Glide {
+pub(super) struct CameraTween {
     pub from: Camera,
     pub to: Camera,
     pub start: Instant,
@@ -254,9 +253,9 @@ pub struct PlacedBox {
 pub struct Running {
     /// Which.
     pub job: JobId,
-    /// It only looks for words.
-    pub proposing: bool,
-    /// The box is to be run as soon as they are there.
+    /// It only extracts a prompt.
+    pub captioning: bool,
+    /// The box is to be run as soon as it is there.
     pub then_run: bool,
     /// As it was started.
     pub asked: Job,
@@ -278,9 +277,9 @@ pub struct Running {
     pub step_start: Instant,
     /// The overlay is the built-in network's result.
     pub has_preview: bool,
-    /// The enlarged region or its preview, shown in place until the result is there; of a whole picture the pieces made so far too.
+    /// The enlarged region or its preview, shown in place until the result is there; of a full image the pieces that are there so far too.
     pub overlays: Vec<Overlay>,
-    /// Tiles of a whole picture that are done of the stage, and of how many.
+    /// Tiles of a full image that are done of the stage, and of how many.
     pub tiles: Option<(usize, usize)>,
 }
 
@@ -298,29 +297,29 @@ impl State {
             cuda_devices: None,
             tool: Tool::default(),
             draft: String::new(),
-            found: String::new(),
-            found_for: None,
+            extracted_prompt: String::new(),
+            extracted_for: None,
             recalled: None,
             running: None,
             queue: VecDeque::new(),
             pace: HashMap::new(),
             exporting: None,
             messages: Vec::new(),
-            left: Vec::new(),
+            recoverable: Vec::new(),
             help: false,
             rebinding: None,
             film_options: false,
             models: false,
             downloads: false,
-            parts: Vec::new(),
+            assets: Vec::new(),
             transfer: None,
-            sd3: None,
-            words: Vec::new(),
+            diffusion: Vec::new(),
+            prompt_models: Vec::new(),
             backbones: Vec::new(),
             session_backbone: false,
             estimated: None,
             loaded: None,
-            starved: None,
+            oom_retry: None,
             palette: None,
             against: Against::default(),
             compare: CompareMode::default(),
@@ -339,7 +338,7 @@ impl State {
             align: settings.align,
             seed: settings.seed,
             draft: self.draft.clone(),
-            pinned: document.pinned.iter().map(|(id, words)| (id.0, words.clone())).collect(),
+            pinned: document.pinned.iter().map(|(id, pinned)| (id.0, pinned.clone())).collect(),
         };
         Some(Session { history: document.history.clone(), choices, lost_photo: None })
     }
@@ -347,7 +346,7 @@ impl State {
     /// Seconds that the running job will still take, where its model's pace is known.
     pub fn remaining(&self) -> Option<f64> {
         let running = self.running.as_ref()?;
-        if running.asked.whole.is_some() {
+        if running.asked.full_image.is_some() {
             // Its pace is its own.
             let (elapsed, done) = (running.step_start.elapsed().as_secs_f64(), f64::from(running.fraction));
             return (done > 0.05).then(|| elapsed / done * (1.0 - done));
@@ -360,6 +359,19 @@ impl State {
     /// Seconds that a step of the chosen model takes, as far as is known.
     pub fn step_secs(&self) -> Option<f64> {
         self.pace.get(&self.settings.backbone.name()).copied()
+    }
+
+    /// Compares so, or stops comparing where it is so already.
+    pub(super) fn toggle_compare(&mut self, mode: CompareMode) {
+        self.compare = if self.compare == mode { CompareMode::Off } else { mode };
+    }
+
+    /// The next thing to compare with.
+    pub(super) fn next_reference(&mut self) {
+        self.against = match self.against {
+            Against::Bicubic => Against::Photo,
+            Against::Photo | Against::State(_) => Against::Bicubic,
+        };
     }
 
     /// Whether the best model on this machine is the one in use.
@@ -376,15 +388,17 @@ impl State {
 
     /// Whether a better model than the built-in is still to be got.
     pub fn lacks_realesrgan(&self) -> bool {
-        self.backbones.first() == Some(&Backbone::BuiltIn)
+        self.backbones.first().is_some_and(|best| best.is(&BUILT_IN))
     }
 
     /// Why the best model is that one.
     pub fn reason(&self) -> &'static str {
         match self.backbones.first() {
-            Some(Backbone::Sd3(_)) => "Best on this machine: all files of Chain-of-Zoom's own model are here",
-            Some(Backbone::File(_)) | None => "Best on this machine",
-            Some(_) => "The only one on this machine",
+            Some(best) if best.is_diffusion() => {
+                "Best on this machine: all files of Chain-of-Zoom's own model are here"
+            }
+            Some(best) if best.is(&BUILT_IN) => "The only one on this machine",
+            _ => "Best on this machine",
         }
     }
 
@@ -407,8 +421,8 @@ impl Document {
             camera,
             screen: [0.0; 2],
             fit_pending: true,
-            glide: None,
-            born: HashMap::new(),
+            tween: None,
+            fading_in: HashMap::new(),
             placed: None,
             drawing_from: None,
             edited,
@@ -434,19 +448,19 @@ impl Document {
         self.history.revision() != self.saved_revision && self.history.outline().len() > 1
     }
 
-    /// The words that go into every prompt for a box on this state.
-    pub fn pinned_words(&self, parent: StateId) -> Vec<&str> {
+    /// The prompts that are added to every one for a box on this state.
+    pub fn pinned_prompts(&self, parent: StateId) -> Vec<&str> {
         let chain = self.history.chain(parent);
         chain.iter().filter_map(|state| self.pinned.get(&state.id)).map(String::as_str).collect()
     }
 
-    /// What is known of how far a state agrees with what was there.
+    /// What is known of how consistent a state is.
     pub fn examined(&self, id: StateId) -> Option<&Examined> {
         self.examined.get(&id)?.as_deref()
     }
 
     /// Width and height of the part of the photo behind what is seen of the state at hand, in the photo's own pixels.
-    pub fn evidence_in_view(&self) -> [f64; 2] {
+    pub fn source_pixels_in_view(&self) -> [f64; 2] {
         let state = self.history.current();
         let Some(view) = self.camera.relative_to(&self.history, state.id) else { return [0.0; 2] };
         let side = |axis: usize| {
@@ -460,8 +474,8 @@ impl Document {
 
     /// How a state is called: its magnification, or the photo.
     pub fn title(state: &ScaleState) -> String {
-        match state.making {
-            Some(_) => crate::export::stills::magnification_label(state.magnification),
+        match state.record {
+            Some(_) => crate::base::magnification_label(state.magnification),
             None => "photo".into(),
         }
     }

@@ -7,23 +7,24 @@ use std::sync::atomic::Ordering;
 
 use crossbeam_channel::{Receiver, Sender};
 
-use super::actions::{Action, ExportKind};
-use super::state::{Examined, Exporting, FoundSd3};
+use super::actions::Action;
+use super::state::{Examined, Exporting, FoundBackbone};
 use super::{dialogs, sample};
-use crate::digest;
-use crate::export::{provenance, sheet, stills, strip, tree::Tree};
-use crate::film;
-use crate::history::agreement::examine;
-use crate::history::recipe::{Recipe, Step};
-use crate::history::{self, History, ScaleState, Source, StateId};
-use crate::hub::{self, Found, HubError, Part, Patience, Transfer};
-use crate::image::codec::{self, Preview, READABLE};
-use crate::image::{Filter, Format, Picture, resize};
-use crate::problem::Problem;
-use crate::prompt::{Extractor, ExtractorKind, Places};
-use crate::session::autosave::{self, Left};
-use crate::session::{self, Choices, EXTENSION, Session};
-use crate::step::{Backbone, Precision, Sd3Files};
+use crate::base::{
+    BACKBONES, Backbone, BackboneSpec, PROMPT_SOURCES, Precision, PromptSource, PromptSourceSpec, Recipe, RecipeStep,
+    Source, UserError,
+};
+use crate::document::consistency::examine;
+use crate::document::export::{Export, Exporter};
+use crate::document::session::autosave::RecoverableSession;
+use crate::document::session::{Choices, EXTENSION, Session, autosave};
+use crate::document::{History, ScaleState, StateId, provenance, session};
+use crate::hub::{ASSETS, Found, HubError, ModelAsset, ModelPaths, Patience, Transfer};
+use crate::imaging::codec::Preview;
+use crate::imaging::formats::readable;
+use crate::imaging::{Filter, Format, Picture, codec, resize};
+use crate::scene::film;
+use crate::{base, document, hub};
 
 /// What came of a task.
 pub(super) enum Outcome {
@@ -37,28 +38,28 @@ pub(super) enum Outcome {
     Copied(egui::ColorImage),
     /// Something is known of a state of this document.
     Examined { document: u64, id: StateId, examined: Examined },
-    /// Sessions were left behind.
-    Left(Vec<Left>),
+    /// Sessions can be recovered.
+    Recoverable(Vec<RecoverableSession>),
     /// The session is on the disk, with states up to this revision.
     Saved { document: u64, file: PathBuf, revision: u64 },
     /// Something is done that is worth a line.
     Done(String),
-    /// What there is of Chain-of-Zoom's own model.
-    Sd3(FoundSd3),
+    /// What there is of the diffusion models.
+    Diffusion(Vec<(&'static BackboneSpec, FoundBackbone)>),
     /// The super-resolution models on this machine, the best first.
     Backbones(Vec<Backbone>),
-    /// What could find words.
-    WordModels(Vec<(ExtractorKind, Result<PathBuf, Problem>)>),
+    /// Where the models of prompt sources are.
+    PromptModels(Vec<(&'static PromptSourceSpec, Result<PathBuf, UserError>)>),
     /// What can be got from the hub, and what of it is there.
-    Parts(Vec<(Part, Found)>),
+    Assets(Vec<(&'static ModelAsset, Found)>),
     /// It is there now, or why not.
     Downloaded(Result<(), HubError>),
-    /// What finds words from now on.
-    Words(Extractor),
+    /// Where prompts come from from now on.
+    PromptSource(PromptSource),
     /// An export is over, however it ended.
     Exported,
     /// It did not work; `opening` where it was a picture that could not be opened.
-    Failed { problem: Problem, opening: bool },
+    Failed { problem: UserError, opening: bool },
 }
 
 /// What was opened.
@@ -73,7 +74,7 @@ pub(super) struct Opened {
     /// The autosave it was restored from.
     pub restored_from: Option<PathBuf>,
     /// Steps that an exported picture tells of, to be made again.
-    pub rebuild: Vec<Step>,
+    pub rebuild: Vec<RecipeStep>,
     /// Worth a line.
     pub note: Option<String>,
 }
@@ -81,7 +82,7 @@ pub(super) struct Opened {
 impl Opened {
     fn photo(file: Option<PathBuf>, source: Source, picture: Picture) -> Self {
         prepare_levels(&picture);
-        let thumbnail = Arc::new(history::thumbnail(&picture));
+        let thumbnail = Arc::new(document::thumbnail(&picture));
         let history = History::new(source, Arc::new(picture), thumbnail);
         Self { file, history, choices: None, session_file: None, restored_from: None, rebuild: vec![], note: None }
     }
@@ -99,26 +100,13 @@ pub(super) struct Tasks {
     context: egui::Context,
 }
 
-/// What an export is made of.
-pub(super) struct ExportInput {
-    pub kind: ExportKind,
-    pub to: PathBuf,
-    pub format: Format,
-    pub source: Source,
-    /// The chain from the photo to the state at hand.
-    pub chain: Vec<ScaleState>,
-    /// All states.
-    pub all: Vec<Arc<Picture>>,
-    pub size: u32,
-}
-
 impl Tasks {
-    pub fn new(context: egui::Context) -> Self {
+    pub(super) fn new(context: egui::Context) -> Self {
         let (sender, outcomes) = crossbeam_channel::unbounded();
         Self { outcomes, sender, context }
     }
 
-    pub fn outcomes(&self) -> &Receiver<Outcome> {
+    pub(super) fn outcomes(&self) -> &Receiver<Outcome> {
         &self.outcomes
     }
 
@@ -132,17 +120,17 @@ impl Tasks {
             }
         };
         if let Err(error) = std::thread::Builder::new().name(format!("coz-{name}")).spawn(run) {
-            let problem = Problem::new("The system is out of threads", error.to_string(), "Close other programs.");
+            let problem = UserError::new("The system is out of threads", error.to_string(), "Close other programs.");
             _ = self.sender.send(Outcome::Failed { problem, opening: false });
         }
     }
 
     /// For threads of their own.
-    pub fn sender(&self) -> Sender<Outcome> {
+    pub(super) fn sender(&self) -> Sender<Outcome> {
         self.sender.clone()
     }
 
-    pub fn open(&self, file: PathBuf) {
+    pub(super) fn open(&self, file: PathBuf) {
         let (sender, context) = (self.sender.clone(), self.context.clone());
         self.spawn("open", move || {
             let mut watch = |preview| {
@@ -157,7 +145,7 @@ impl Tasks {
     }
 
     /// Puts the sample photo into `folder`, and has it opened.
-    pub fn open_sample(&self, folder: PathBuf) {
+    pub(super) fn open_sample(&self, folder: PathBuf) {
         self.spawn("sample", move || {
             Some(match sample::put_into(&folder) {
                 Ok(file) => Outcome::Chosen(Action::OpenFile(file)),
@@ -166,7 +154,7 @@ impl Tasks {
         });
     }
 
-    pub fn open_pasted(&self, image: Arc<egui::ColorImage>) {
+    pub(super) fn open_pasted(&self, image: Arc<egui::ColorImage>) {
         self.spawn("paste", move || {
             let [width, height] = image.size.map(|side| u32::try_from(side).unwrap_or(0));
             let rgb = image.pixels.iter().flat_map(|pixel| [pixel.r(), pixel.g(), pixel.b()]).collect();
@@ -177,42 +165,49 @@ impl Tasks {
     }
 
     /// Looks for sessions that were left behind.
-    pub fn look_for_left(&self, folder: PathBuf) {
-        self.spawn("left", move || Some(Outcome::Left(autosave::left(&folder))));
+    pub(super) fn look_for_recoverable(&self, folder: PathBuf) {
+        self.spawn("recover", move || Some(Outcome::Recoverable(autosave::recoverable(&folder))));
     }
 
     /// Throws one of them away, then looks again.
-    pub fn discard_left(&self, left: PathBuf, folder: PathBuf) {
-        self.spawn("left", move || {
-            autosave::discard(&left);
-            Some(Outcome::Left(autosave::left(&folder)))
+    pub(super) fn discard_recoverable(&self, session: PathBuf, folder: PathBuf) {
+        self.spawn("recover", move || {
+            autosave::discard(&session);
+            Some(Outcome::Recoverable(autosave::recoverable(&folder)))
         });
     }
 
-    /// Finds out how far the last state of a chain agrees with what was there.
-    pub fn examine(&self, document: u64, chain: Vec<ScaleState>) {
+    /// Finds out how consistent the last state of a chain is.
+    pub(super) fn examine(&self, document: u64, chain: Vec<ScaleState>) {
         self.spawn("examine", move || {
             let chain: Vec<&ScaleState> = chain.iter().collect();
             let [.., parent, state] = chain.as_slice() else { return None };
-            let region = state.making.as_ref()?.region;
+            let region = state.record.as_ref()?.region;
             let cut = parent.picture.crop(region.x.into(), region.y.into(), region.width, region.height);
             let bicubic = resize(&cut, state.picture.width(), state.picture.height(), Filter::Bicubic);
-            let agreement = examine(&chain);
-            let examined = Examined { agreement, bicubic: Arc::new(bicubic) };
+            let consistency = examine(&chain);
+            let examined = Examined { consistency, bicubic: Arc::new(bicubic) };
             Some(Outcome::Examined { document, id: state.id, examined })
         });
     }
 
     /// Saves a session; `number` and `revision` name what was saved.
-    pub fn save_session(&self, session: Session, number: u64, file: PathBuf, link_photo: bool, exporting: Exporting) {
+    pub(super) fn save_session(
+        &self,
+        session: Session,
+        number: u64,
+        file: PathBuf,
+        link_photo: bool,
+        exporting: Exporting,
+    ) {
         self.spawn("save", move || {
-            let mut told = |fraction: f32| {
+            let mut on_progress = |fraction: f32| {
                 exporting.done.0.store((fraction * 1000.0) as u32, Ordering::Relaxed);
                 exporting.done.1.store(1000, Ordering::Relaxed);
                 !exporting.stop.load(Ordering::Relaxed)
             };
             let revision = session.history.revision();
-            Some(match session::save(&session, &file, link_photo, &mut told) {
+            Some(match session::save(&session, &file, link_photo, &mut on_progress) {
                 Ok(()) => Outcome::Saved { document: number, file, revision },
                 Err(_) if exporting.stop.load(Ordering::Relaxed) => Outcome::Exported,
                 Err(error) => Outcome::Failed { problem: error.into(), opening: false },
@@ -221,22 +216,22 @@ impl Tasks {
     }
 
     /// Makes a film of a branch.
-    pub fn film(&self, branch: History, options: film::Options, file: PathBuf, exporting: Exporting) {
+    pub(super) fn film(&self, branch: History, options: film::Options, file: PathBuf, exporting: Exporting) {
         self.spawn("film", move || {
-            let mut told = |done: u32, all: u32| {
+            let mut on_frame = |done: u32, all: u32| {
                 exporting.done.0.store(done, Ordering::Relaxed);
                 exporting.done.1.store(all, Ordering::Relaxed);
                 !exporting.stop.load(Ordering::Relaxed)
             };
-            Some(match film::make(&branch, &options, &file, &mut told) {
-                Ok(made) => Outcome::Done(format!("{:.1} s of film: {}", made.seconds, file.display())),
+            Some(match film::make(&branch, &options, &file, &mut on_frame) {
+                Ok(film) => Outcome::Done(format!("{:.1} s of film: {}", film.seconds, file.display())),
                 Err(film::FilmError::Cancelled) => Outcome::Exported,
                 Err(error) => Outcome::Failed { problem: error.into(), opening: false },
             })
         });
     }
 
-    pub fn copy(&self, picture: Arc<Picture>) {
+    pub(super) fn copy(&self, picture: Arc<Picture>) {
         self.spawn("copy", move || {
             let size = [picture.width() as usize, picture.height() as usize];
             Some(Outcome::Copied(egui::ColorImage::from_rgb(size, picture.rgb())))
@@ -251,138 +246,159 @@ impl Tasks {
         });
     }
 
-    pub fn ask_for_picture(&self) {
+    pub(super) fn ask_for_picture(&self) {
         self.dialog(|dialog| {
-            let all: Vec<&str> = READABLE.iter().copied().chain([EXTENSION]).collect();
+            let all: Vec<&str> = readable().chain([EXTENSION]).collect();
             let dialog = dialog.set_title("Open a picture or a session").add_filter("Pictures and sessions", &all);
             dialog.pick_file().map(Action::OpenFile)
         });
     }
 
-    pub fn ask_for_model(&self) {
+    pub(super) fn ask_for_model(&self) {
         self.dialog(|dialog| {
             let dialog = dialog
                 .set_title("Open a super-resolution model of the ESRGAN family")
                 .add_filter("Models", &["pth", "safetensors", "pt", "param", "bin"]);
-            dialog.pick_file().map(|file| Action::UseBackbone(Backbone::File(file)))
+            dialog.pick_file().map(|file| Action::UseBackbone(Backbone::file(file)))
         });
     }
 
-    pub fn ask_for_sd3(&self) {
-        self.dialog(|dialog| {
-            let dialog = dialog.set_title("Open a folder of stable-diffusion-3-medium-diffusers");
-            let folder = dialog.pick_folder()?;
-            Some(Action::UseBackbone(Backbone::Sd3(hub::with_training(Sd3Files::in_folder(&folder)))))
+    /// Asks for the folder of a diffusion model; its other files are looked for beside it.
+    pub(super) fn ask_for_diffusion(&self, spec: &'static BackboneSpec) {
+        self.dialog(move |dialog| {
+            let main = spec.files.first()?;
+            let dialog = dialog.set_title(format!("Open the folder of {}", main.label));
+            let mut explicit = ModelPaths::default();
+            explicit.set(main.id, dialog.pick_folder()?);
+            hub::backbone(spec, &explicit, Precision::Auto).ok().map(Action::UseBackbone)
         });
     }
 
-    /// Looks for the files of Chain-of-Zoom's own model: those that are chosen, or wherever they may be.
-    pub fn look_for_sd3(&self, chosen: Option<Sd3Files>) {
+    /// Looks for the files of the diffusion models: those that are chosen, or wherever they may be.
+    pub(super) fn look_for_diffusion(&self, explicit: ModelPaths) {
         self.spawn("models", move || {
-            let files = match chosen {
-                Some(files) => Ok(files),
-                None => hub::sd3(None).map(hub::with_training),
-            };
-            Some(Outcome::Sd3(match files {
-                Err(problem) => FoundSd3::Nothing(problem),
-                Ok(files) => match files.missing() {
-                    missing if missing.is_empty() => FoundSd3::Whole(files),
-                    missing => FoundSd3::Incomplete(files, missing),
-                },
-            }))
+            let specs = BACKBONES.into_iter().filter(|spec| spec.is_diffusion());
+            let found = specs.map(|spec| {
+                let found = match hub::backbone(spec, &explicit, Precision::Auto) {
+                    Err(problem) => FoundBackbone::Nothing(problem),
+                    Ok(backbone) => match hub::missing(&backbone) {
+                        missing if missing.is_empty() => FoundBackbone::Whole(backbone),
+                        missing => FoundBackbone::Incomplete(backbone, missing),
+                    },
+                };
+                (spec, found)
+            });
+            Some(Outcome::Diffusion(found.collect()))
         });
     }
 
     /// Looks for super-resolution models.
-    pub fn look_for_backbones(&self) {
+    pub(super) fn look_for_backbones(&self) {
         self.spawn("models", || Some(Outcome::Backbones(hub::backbones())));
     }
 
-    /// Looks for all that could find words.
-    pub fn look_for_word_models(&self, places: Places) {
-        self.spawn("words", move || {
-            let kinds = [ExtractorKind::Tags, ExtractorKind::Vlm, ExtractorKind::Tuned];
-            let found = kinds.map(|kind| {
-                let extractor = hub::extractor(kind, &places, Precision::Auto);
-                (kind, extractor.map(|extractor| extractor.main_file().map(Path::to_owned).unwrap_or_default()))
+    /// Looks for the models of all prompt sources.
+    pub(super) fn look_for_prompt_models(&self, explicit: ModelPaths) {
+        self.spawn("prompts", move || {
+            let with_models = PROMPT_SOURCES.into_iter().filter(|spec| !spec.files.is_empty());
+            let found = with_models.map(|spec| {
+                let source = hub::prompt_source(spec, &explicit, Precision::Auto);
+                (spec, source.map(|source| source.main_file().map(Path::to_owned).unwrap_or_default()))
             });
-            Some(Outcome::WordModels(found.into()))
+            Some(Outcome::PromptModels(found.collect()))
         });
     }
 
-    /// Looks for all that can be got from the hub.
-    pub fn look_for_parts(&self, places: Places) {
-        self.spawn("parts", move || Some(Outcome::Parts(Part::ALL.map(|part| (part, part.found(&places))).into())));
+    /// Looks for all that can be downloaded.
+    pub(super) fn look_for_assets(&self, explicit: ModelPaths) {
+        self.spawn("assets", move || {
+            Some(Outcome::Assets(ASSETS.iter().map(|asset| (asset, asset.found(&explicit))).collect()))
+        });
     }
 
-    /// Gets parts from the hub.
-    pub fn download(&self, parts: Vec<Part>, transfer: Arc<Transfer>) {
+    /// Downloads models.
+    pub(super) fn download(&self, assets: Vec<&'static ModelAsset>, transfer: Arc<Transfer>) {
         self.spawn("download", move || {
-            Some(Outcome::Downloaded(hub::download(&parts, &transfer, Patience::default())))
+            Some(Outcome::Downloaded(hub::download(&assets, &transfer, Patience::default())))
         });
     }
 
-    /// Asks for the folder or file of a model that finds words.
-    pub fn ask_for_words(&self, kind: ExtractorKind) {
+    /// Asks for the folder or file by which a prompt source's model is known.
+    pub(super) fn ask_for_prompt_source(&self, spec: &'static PromptSourceSpec) {
         self.dialog(move |dialog| {
-            let label = Action::OpenWords(kind).label();
-            let dialog = dialog.set_title(label.trim_end_matches('…'));
-            let place = match kind {
-                ExtractorKind::Tags => dialog.add_filter("RAM", &["pth", "safetensors"]).pick_file()?,
-                _ => dialog.pick_folder()?,
+            let file = spec.distinct_file()?;
+            let dialog = dialog.set_title(format!("Open {}", file.label));
+            let place = match file.is_folder() {
+                false => dialog.add_filter(file.label, &["pth", "safetensors"]).pick_file()?,
+                true => dialog.pick_folder()?,
             };
-            Some(Action::UseWordsAt(kind, place))
+            Some(Action::UsePromptSourceAt(spec, place))
         });
     }
 
-    /// Looks for the files of what is to find words.
-    pub fn look_for_words(&self, kind: ExtractorKind, places: Places) {
-        self.spawn("words", move || match hub::extractor(kind, &places, Precision::Auto) {
-            Ok(extractor) => Some(Outcome::Words(extractor)),
+    /// Looks for the model of a prompt source that is to be used.
+    pub(super) fn look_for_prompt_source(&self, spec: &'static PromptSourceSpec, explicit: ModelPaths) {
+        self.spawn("prompts", move || match hub::prompt_source(spec, &explicit, Precision::Auto) {
+            Ok(source) => Some(Outcome::PromptSource(source)),
             Err(problem) => {
-                let hint =
-                    format!("Download it, or choose {:?} in \"Models and memory\".", Action::OpenWords(kind).label());
-                let problem = Problem { hint, ..problem };
-                Some(Outcome::Failed { problem, opening: false })
+                let open = Action::OpenPromptSource(spec).label();
+                let hint = format!("Download it, or choose {open:?} in \"Models and memory\".");
+                Some(Outcome::Failed { problem: UserError { hint, ..problem }, opening: false })
             }
         });
     }
 
-    pub fn ask_where_to_export(&self, kind: ExportKind, name: String) {
+    /// Asks for the file or folder of an export.
+    pub(super) fn ask_where_to_export(&self, exporter: &'static Exporter, name: String) {
         self.dialog(move |dialog| {
-            let dialog = dialog.set_title(Action::Export(kind).label().trim_end_matches('…'));
-            let place = match kind {
-                ExportKind::Chain | ExportKind::Folders => dialog.pick_folder(),
-                ExportKind::State | ExportKind::Strip | ExportKind::Sheet => {
-                    dialog.add_filter("Pictures", &Format::ALL.map(Format::extension)).set_file_name(name).save_file()
-                }
-                ExportKind::Film => dialog.add_filter("Films", &["mp4", "gif"]).set_file_name(name).save_file(),
-                ExportKind::Session => dialog.add_filter("Sessions", &[EXTENSION]).set_file_name(name).save_file(),
+            let dialog = dialog.set_title(Action::Export(exporter).label().trim_end_matches('…'));
+            let place = match exporter.is_folder {
+                true => dialog.pick_folder(),
+                false => dialog
+                    .add_filter("Pictures", &Format::all().map(Format::extension).collect::<Vec<_>>())
+                    .set_file_name(name)
+                    .save_file(),
             };
-            place.map(|place| Action::ExportTo(kind, place))
+            place.map(|place| Action::ExportTo(exporter, place))
         });
     }
 
-    pub fn export(&self, input: ExportInput) {
+    /// Asks for the file of a film.
+    pub(super) fn ask_where_to_film(&self, name: String) {
+        self.dialog(|dialog| {
+            let dialog = dialog.set_title("Export the film").add_filter("Films", &["mp4", "gif"]);
+            dialog.set_file_name(name).save_file().map(Action::FilmTo)
+        });
+    }
+
+    /// Asks for the file of a session.
+    pub(super) fn ask_where_to_save(&self, name: String) {
+        self.dialog(|dialog| {
+            let dialog = dialog.set_title("Save the session as").add_filter("Sessions", &[EXTENSION]);
+            dialog.set_file_name(name).save_file().map(Action::SaveTo)
+        });
+    }
+
+    pub(super) fn export(&self, exporter: &'static Exporter, export: Export, to: PathBuf) {
         self.spawn("export", move || {
-            Some(match export(&input) {
+            Some(match (exporter.write)(&export, &to) {
                 Ok(line) => Outcome::Done(line),
                 Err(error) => Outcome::Failed { problem: error.into(), opening: false },
             })
         });
     }
 
-    pub fn save_settings(&self, settings: crate::settings::Settings) {
+    pub(super) fn save_settings(&self, settings: crate::viewer::settings::Settings) {
         self.spawn("settings", move || {
             let details = settings.save().err()?;
-            let problem = Problem::new("The settings were not saved", details, "They hold until you quit.");
+            let problem = UserError::new("The settings were not saved", details, "They hold until you quit.");
             Some(Outcome::Failed { problem, opening: false })
         });
     }
 }
 
 /// Opens what a path names: an autosave's folder, a session, a picture that says how it was made, or a picture.
-fn open(file: &Path, watch: &mut dyn FnMut(Preview)) -> Result<Opened, Problem> {
+fn open(file: &Path, watch: &mut dyn FnMut(Preview)) -> Result<Opened, UserError> {
     let is_session = file.extension().is_some_and(|ending| ending.eq_ignore_ascii_case(EXTENSION));
     if is_session || file.is_dir() {
         let Session { history, choices, lost_photo } = session::open(file)?;
@@ -428,7 +444,7 @@ fn open(file: &Path, watch: &mut dyn FnMut(Preview)) -> Result<Opened, Problem> 
     }
     // The digest is made while the pixels are.
     let (digest, picture) = std::thread::scope(|scope| {
-        let digest = std::thread::Builder::new().name("coz-digest".into()).spawn_scoped(scope, || digest::sha256(file));
+        let digest = std::thread::Builder::new().name("coz-digest".into()).spawn_scoped(scope, || base::sha256(file));
         let picture = codec::open_watched(file, watch);
         (digest.ok().and_then(|thread| thread.join().ok()).and_then(Result::ok), picture)
     });
@@ -442,51 +458,8 @@ fn open(file: &Path, watch: &mut dyn FnMut(Preview)) -> Result<Opened, Problem> 
 fn photo_of(recipe: &Recipe, file: &Path) -> Option<PathBuf> {
     let photo = session::photo_beside(&recipe.photo, file)?;
     let same = match &recipe.photo.sha256 {
-        Some(expected) => digest::sha256(&photo).is_ok_and(|found| found == *expected),
+        Some(expected) => base::sha256(&photo).is_ok_and(|found| found == *expected),
         None => true,
     };
     same.then_some(photo)
-}
-
-fn export(input: &ExportInput) -> Result<String, crate::image::ImageError> {
-    let chain: Vec<&ScaleState> = input.chain.iter().collect();
-    let pictures: Vec<&Picture> = chain.iter().map(|state| &*state.picture).collect();
-    let to = input.to.display();
-    match input.kind {
-        ExportKind::State => {
-            stills::state(&input.source, &chain, &input.to)?;
-            Ok(format!("Saved {to}"))
-        }
-        ExportKind::Chain => {
-            let files = stills::chain(&input.source, &chain, &input.to, input.format)?;
-            Ok(format!("Saved {} pictures to {to}", files.len()))
-        }
-        ExportKind::Strip => {
-            codec::save_with(&strip::strip(&pictures, input.size), &input.to, Some(&xmp(input, &chain)))?;
-            Ok(format!("Saved a strip of {} states: {to}", chain.len()))
-        }
-        ExportKind::Sheet => {
-            let all: Vec<&Picture> = input.all.iter().map(|picture| &**picture).collect();
-            codec::save_with(&sheet::sheet(&all, input.size), &input.to, Some(&xmp(input, &chain)))?;
-            Ok(format!("Saved a sheet of {} states: {to}", all.len()))
-        }
-        ExportKind::Folders => {
-            let tree = Tree::new(&input.to, &input.source.stem());
-            for (i, state) in chain.iter().enumerate() {
-                tree.state(i, &state.picture, None, Some(&xmp(input, &chain[..=i])))?;
-                if let (Some(making), Some(i)) = (&state.making, i.checked_sub(1)) {
-                    tree.prompts(i, making)?;
-                }
-            }
-            // States differ in size here: the photo keeps its own.
-            tree.finish(&pictures, input.size)?;
-            Ok(format!("Saved {} states to {to}", chain.len()))
-        }
-        // These have tasks of their own.
-        ExportKind::Film | ExportKind::Session => Ok(String::new()),
-    }
-}
-
-fn xmp(input: &ExportInput, chain: &[&ScaleState]) -> String {
-    provenance::packet(&Recipe::of(&input.source, chain))
 }

@@ -2,18 +2,18 @@
 
 use egui::{Color32, CornerRadius, FontFamily, FontId, Stroke, TextStyle, Visuals};
 
-use crate::settings::Theme;
+use super::settings::Theme;
 
 /// The zoom box, the state at hand, the one primary button.
-pub const ACCENT: Color32 = Color32::from_rgb(0xf2, 0xa9, 0x3b);
+pub(super) const ACCENT: Color32 = Color32::from_rgb(0xf2, 0xa9, 0x3b);
 /// Errors, nothing else.
-pub const ERROR: Color32 = Color32::from_rgb(0xe5, 0x5a, 0x4e);
+pub(super) const ERROR: Color32 = Color32::from_rgb(0xe5, 0x5a, 0x4e);
 /// On the accent.
-pub const ON_ACCENT: Color32 = Color32::from_rgb(0x1a, 0x14, 0x08);
+pub(super) const ON_ACCENT: Color32 = Color32::from_rgb(0x1a, 0x14, 0x08);
 
 /// The colours that egui's visuals have no place for.
 #[derive(Clone, Copy)]
-pub struct Palette {
+pub(super) struct Palette {
     /// Around the picture.
     pub canvas: Color32,
     /// Panels.
@@ -25,7 +25,7 @@ pub struct Palette {
 }
 
 /// Of the theme in use.
-pub fn palette(ui: &egui::Ui) -> Palette {
+pub(super) fn palette(ui: &egui::Ui) -> Palette {
     match ui.visuals() {
         visuals if !visuals.dark_mode => LIGHT,
         visuals if visuals.panel_fill == CONTRAST.panel => CONTRAST,
@@ -55,7 +55,7 @@ const LIGHT: Palette = Palette {
 };
 
 /// Fonts and style, once.
-pub fn install(context: &egui::Context, theme: Theme) {
+pub(super) fn install(context: &egui::Context, theme: Theme) {
     egui_material_icons::initialize(context);
     context.all_styles_mut(|style| {
         let sans = |size| FontId::new(size, FontFamily::Proportional);
@@ -76,7 +76,7 @@ pub fn install(context: &egui::Context, theme: Theme) {
 }
 
 /// Switches the surroundings.
-pub fn apply(context: &egui::Context, theme: Theme) {
+pub(super) fn apply(context: &egui::Context, theme: Theme) {
     let dark = theme != Theme::Light;
     let contrast = theme == Theme::Contrast;
     context.set_theme(if dark { egui::Theme::Dark } else { egui::Theme::Light });
@@ -126,7 +126,7 @@ pub fn apply(context: &egui::Context, theme: Theme) {
 }
 
 /// The window's icon: nested boxes.
-pub fn icon() -> egui::IconData {
+pub(super) fn icon() -> egui::IconData {
     const SIDE: u32 = 64;
     let mut rgba = Vec::with_capacity((SIDE * SIDE * 4) as usize);
     for y in 0..SIDE {

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use egui::{TextureHandle, TextureOptions};
 
-use crate::history::{ScaleState, StateId};
-use crate::image::codec::Preview;
+use crate::document::{ScaleState, StateId};
+use crate::imaging::codec::Preview;
 
 /// Made on first sight, kept while the photo is open.
 #[derive(Default)]
@@ -16,7 +16,7 @@ pub(super) struct Thumbnails {
 }
 
 impl Thumbnails {
-    pub fn get(&mut self, context: &egui::Context, state: &ScaleState) -> TextureHandle {
+    pub(super) fn get(&mut self, context: &egui::Context, state: &ScaleState) -> TextureHandle {
         let texture = self.states.entry(state.id).or_insert_with(|| {
             let size = [state.thumbnail.width() as usize, state.thumbnail.height() as usize];
             let image = egui::ColorImage::from_rgb(size, state.thumbnail.rgb());
@@ -26,7 +26,7 @@ impl Thumbnails {
     }
 
     /// A picture that is being decoded.
-    pub fn preview(&mut self, context: &egui::Context, preview: &Preview) -> TextureHandle {
+    pub(super) fn preview(&mut self, context: &egui::Context, preview: &Preview) -> TextureHandle {
         match &self.preview {
             Some((fraction, texture)) if *fraction == preview.fraction => texture.clone(),
             _ => {
@@ -39,7 +39,7 @@ impl Thumbnails {
         }
     }
 
-    pub fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.states.clear();
         self.preview = None;
     }

@@ -6,21 +6,21 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chain_of_zoom::history::{self, History, Making, Source, StateId};
-use chain_of_zoom::image::{AlignMethod, Format, codec};
-use chain_of_zoom::prompt::tags::TagFiles;
-use chain_of_zoom::prompt::vlm::VlmFiles;
-use chain_of_zoom::prompt::{Extractor, Places};
-use chain_of_zoom::region::Region;
-use chain_of_zoom::session::{self, Choices, Session};
-use chain_of_zoom::settings::{Settings, Theme};
-use chain_of_zoom::step::{Backbone, DeviceChoice, MemoryPlan, ModelUsed, Precision, Sd3Files, Tiling, Whole};
-use chain_of_zoom::viewer::actions::{Action, ExportKind};
-use chain_of_zoom::viewer::state::Message;
-use chain_of_zoom::viewer::{Keeps, Viewer};
-use chain_of_zoom::{film, image};
 use egui_kittest::Harness;
 
+use chain_of_zoom::{film, history, image, session};
+use chain_of_zoom::history::{History, Making, Source, StateId};
+use chain_of_zoom::image::{AlignMethod, Format, codec};
+use chain_of_zoom::prompt::{Extractor, Places};
+use chain_of_zoom::prompt::tags::TagFiles;
+use chain_of_zoom::prompt::vlm::VlmFiles;
+use chain_of_zoom::region::Region;
+use chain_of_zoom::session::{Choices, Session};
+use chain_of_zoom::settings::{Settings, Theme};
+use chain_of_zoom::step::{Backbone, DeviceChoice, MemoryPlan, ModelUsed, Precision, Sd3Files, Tiling, Whole};
+use chain_of_zoom::viewer::{Keeps, Viewer};
+use chain_of_zoom::viewer::actions::{Action, ExportKind};
+use chain_of_zoom::viewer::state::Message;
 use crate::samples::{coz, photo};
 
 type App = Harness<'static, Viewer>;

@@ -1,9 +1,8 @@
 //! `coz zoom` without a model against the reference's own steps in Pillow: every pixel of every state.
 
-use chain_of_zoom::image::codec;
-
 use super::{cases, difference, pictures};
 use crate::samples::{Folder, coz};
+use chain_of_zoom::imaging::codec;
 
 #[test]
 fn nearest_and_bicubic_chains_equal_the_reference() {

@@ -1,9 +1,8 @@
 //! `adain` and `wavelet` against the reference's arithmetic in PyTorch: within one level.
 
-use chain_of_zoom::image::AlignMethod;
-use chain_of_zoom::image::colour::align;
-
 use super::{cases, difference, pictures};
+use chain_of_zoom::base::AlignMethod;
+use chain_of_zoom::imaging::colour::align;
 
 #[test]
 fn colour_matching_is_within_one_level() {

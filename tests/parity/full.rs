@@ -1,17 +1,17 @@
-//! Whole pictures, against the reference's tiled autoencoder and its blended tiles on the tiny models of `sd3`.
+//! Full images, against the reference's tiled autoencoder and its blended tiles on the tiny models of `sd3`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use chain_of_zoom::image::psnr::luma_psnr;
-use chain_of_zoom::image::{Filter, Picture, codec, resize};
-use chain_of_zoom::step::{
-    Backbone, DeviceChoice, MemoryPlan, Precision, Progress, Sd3Files, Seen, SuperResolver, Tiling, WholeInput,
-};
 use tch::Tensor;
 
 use super::fixture;
-use crate::samples::{Folder, coz};
+use crate::samples::{Folder, coz, sd3};
+use chain_of_zoom::base::{Backbone, DeviceChoice, MemoryPlan, Precision, Progress, TileProgress, Tiling};
+use chain_of_zoom::imaging::metrics::luma_psnr;
+use chain_of_zoom::imaging::{Filter, Picture, codec, resize};
+use chain_of_zoom::pipelines::sr::SuperResolver;
+use chain_of_zoom::pipelines::{FullImageInput, PartialResult, sr};
 
 const PROMPT: &str = "The red FUR of an old fox";
 
@@ -41,27 +41,26 @@ fn cases() -> Vec<Case> {
     (0..tensors.len() / 4).map(case).collect()
 }
 
-fn files() -> Sd3Files {
-    Sd3Files {
-        model: fixture("sd3"),
-        lora: Some(fixture("sd3/model_20001.pkl")),
-        vae: Some(fixture("sd3/vae_encoder_20001.pt")),
-        precision: Precision::Fp32,
-    }
+fn backbone() -> Backbone {
+    let backbone = sd3(&fixture("sd3"), Precision::Fp32);
+    assert_eq!(backbone.files.get("lora"), Some(fixture("sd3/model_20001.pkl").as_path()));
+    assert_eq!(backbone.files.get("vae"), Some(fixture("sd3/vae_encoder_20001.pt").as_path()));
+    backbone
 }
 
 fn model(memory: MemoryPlan) -> Box<dyn SuperResolver> {
-    Backbone::Sd3(files()).load(DeviceChoice::Cpu, memory, 0).unwrap()
+    sr::open(&backbone(), DeviceChoice::Cpu, memory, 0).unwrap()
 }
 
-fn input(case: &Case, exact: bool) -> WholeInput {
-    let [upscale, seed, latent, overlap, encoder, decoder, _] = case.options[..] else { panic!() };
+fn input(case: &Case, exact: bool) -> FullImageInput {
+    let [upscale, seed, latent_tile, overlap, encoder_tile, decoder_tile, _] = case.options[..] else { panic!() };
     let (width, height) = (case.photo.width() * upscale as u32, case.photo.height() * upscale as u32);
-    let [latent, overlap, encoder, decoder] = [latent, overlap, encoder, decoder].map(|side| side as u32);
-    WholeInput {
+    let [latent_tile, overlap, encoder_tile, decoder_tile] =
+        [latent_tile, overlap, encoder_tile, decoder_tile].map(|side| side as u32);
+    FullImageInput {
         source: Arc::new(case.photo.clone()),
         enlarged: Arc::new(resize(&case.photo, width, height, Filter::Lanczos)),
-        tiling: Tiling { latent, overlap, encoder, decoder, exact },
+        tiling: Tiling { latent_tile, overlap, encoder_tile, decoder_tile, exact },
         seed: seed as u64,
     }
 }
@@ -79,7 +78,7 @@ fn near(what: &str, ours: &Picture, theirs: &Picture) {
 }
 
 #[test]
-fn whole_pictures_are_those_of_the_reference() {
+fn full_images_are_those_of_the_reference() {
     let _no_grad = tch::no_grad_guard();
     for (n, case) in cases().iter().enumerate() {
         let input = input(case, false);
@@ -91,14 +90,13 @@ fn whole_pictures_are_those_of_the_reference() {
         // What is seen on the way makes up the result.
         let mut shown = Picture::from_fn(case.result.width(), case.result.height(), |_, _| [0; 3]);
         let (mut quiet, mut done) = (|_, _| true, 0);
-        let mut see = |seen| match seen {
-            Seen::Piece { left, top, picture } => shown.paste(&picture, left, top),
-            Seen::Tiles { done: now, .. } => done = now,
-        };
-        let mut progress = Progress::new(&mut quiet).seeing(&mut see);
-        let made = model.restore_whole(&input, &[PROMPT.into()], &mut progress).unwrap();
-        near(&format!("case {n}"), &made, &case.result);
-        assert_eq!(made, shown, "case {n}");
+        let mut on_tiles = |tiles: TileProgress| done = tiles.done;
+        let mut on_partial = |partial: PartialResult| shown.paste(&partial.picture, partial.left, partial.top);
+        let mut progress = Progress::new(&mut quiet).with_tiles(&mut on_tiles);
+        let prompts = [PROMPT.into()];
+        let result = model.restore_full_image(&input, &prompts, &mut progress, &mut on_partial).unwrap();
+        near(&format!("case {n}"), &result, &case.result);
+        assert_eq!(result, shown, "case {n}");
         assert!(done == tiles.len() || tiles.len() == 1);
     }
 }
@@ -112,12 +110,12 @@ fn the_command_makes_the_same_picture_and_takes_any_size() {
     codec::save(&case.photo.crop(0, 0, 37, 53), &folder.path("in/odd.png")).unwrap();
     codec::save(&case.photo.crop(0, 0, 100, 2), &folder.path("in/thin.png")).unwrap();
     let [upscale, seed, latent, overlap, encoder, decoder, _] = case.options[..] else { panic!() };
-    let files = files();
-    let (lora, vae) = (files.lora.unwrap(), files.vae.unwrap());
+    let backbone = backbone();
+    let file = |role: &str| backbone.files.get(role).unwrap().to_str().unwrap();
     let run = |output: &str, more: &[&str]| {
         let run = coz(["full", "-i", folder.path("in").to_str().unwrap(), "-o", folder.path(output).to_str().unwrap()])
-            .args(["--pretrained_model_name_or_path", files.model.to_str().unwrap()])
-            .args(["--lora_path", lora.to_str().unwrap(), "--vae_path", vae.to_str().unwrap()])
+            .args(["--pretrained_model_name_or_path", file("model")])
+            .args(["--lora_path", file("lora"), "--vae_path", file("vae")])
             .args(["--rec_type", "recursive_multiscale", "--prompt_type", "null", "--prompt", PROMPT, "--save_prompts"])
             .args(["--upscale", &upscale.to_string(), "--seed", &seed.to_string()])
             .args(["--latent_tiled_size", &latent.to_string(), "--latent_tiled_overlap", &overlap.to_string()])
@@ -130,37 +128,39 @@ fn the_command_makes_the_same_picture_and_takes_any_size() {
     };
     run("out", &[]);
     run("exact", &["--vae_mode", "exact"]);
-    let made = |name: &str| codec::open(&folder.path(&format!("out/{name}.png"))).unwrap();
-    near("the command's", &made("per-sample/photo/1"), &case.result);
-    assert_eq!(made("per-scale/scale1/photo"), made("per-sample/photo/1"));
-    assert_eq!(made("per-sample/photo/0"), case.photo);
-    let odd = made("per-sample/odd/1");
+    let written = |name: &str| codec::open(&folder.path(&format!("out/{name}.png"))).unwrap();
+    near("the command's", &written("per-sample/photo/1"), &case.result);
+    assert_eq!(written("per-scale/scale1/photo"), written("per-sample/photo/1"));
+    assert_eq!(written("per-sample/photo/0"), case.photo);
+    let odd = written("per-sample/odd/1");
     assert_eq!((odd.width(), odd.height()), (148, 212));
-    let thin = made("per-sample/thin/1");
+    let thin = written("per-sample/thin/1");
     assert_eq!((thin.width(), thin.height()), (400, 8));
-    let words = std::fs::read_to_string(folder.path("out/per-sample/photo/txt/0.txt")).unwrap();
-    assert_eq!(words, PROMPT);
+    let prompt = std::fs::read_to_string(folder.path("out/per-sample/photo/txt/0.txt")).unwrap();
+    assert_eq!(prompt, PROMPT);
     let exact = codec::open(&folder.path("exact/per-sample/photo/1.png")).unwrap();
-    assert!(exact != made("per-sample/photo/1") && (exact.width(), exact.height()) == (400, 240));
+    assert!(exact != written("per-sample/photo/1") && (exact.width(), exact.height()) == (400, 240));
 }
 
 #[test]
 fn exactly_encoded_and_decoded_pictures_do_not_depend_on_the_tiles() {
     let _no_grad = tch::no_grad_guard();
     let case = &cases()[0];
-    let made = |encoder: u32, decoder: u32, exact: bool| {
+    let restored = |encoder_tile: u32, decoder_tile: u32, exact: bool| {
         let mut input = input(case, exact);
-        (input.tiling.encoder, input.tiling.decoder) = (encoder, decoder);
+        (input.tiling.encoder_tile, input.tiling.decoder_tile) = (encoder_tile, decoder_tile);
         let mut model = model(MemoryPlan::Resident);
-        model.restore_whole(&input, &[PROMPT.into()], &mut Progress::new(&mut |_, _| true)).unwrap()
+        let mut quiet = |_, _| true;
+        let progress = &mut Progress::new(&mut quiet);
+        model.restore_full_image(&input, &[PROMPT.into()], progress, &mut |_| ()).unwrap()
     };
     // All at once: larger than the picture.
-    let whole = made(4096, 4096, false);
+    let at_once = restored(4096, 4096, false);
     for (encoder, decoder) in [(96, 16), (64, 8), (136, 11), (200, 24)] {
-        let tiled = made(encoder, decoder, true);
-        let (off, _, psnr) = difference(&tiled, &whole);
+        let tiled = restored(encoder, decoder, true);
+        let (off, _, psnr) = difference(&tiled, &at_once);
         assert!(off == 0 && psnr > 55.0, "{encoder}, {decoder}: {off} differ by more than 2, {psnr} dB");
     }
-    let (_, _, psnr) = difference(&made(96, 16, false), &whole);
+    let (_, _, psnr) = difference(&restored(96, 16, false), &at_once);
     assert!(psnr < 50.0, "the fast way shows its tiles: {psnr} dB");
 }

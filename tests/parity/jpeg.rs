@@ -1,8 +1,7 @@
 //! JPEG decoding against Pillow's libjpeg-turbo: the same pixels.
 
-use chain_of_zoom::image::codec;
-
 use super::{cases, difference, fixture, pictures};
+use chain_of_zoom::imaging::codec;
 
 #[test]
 fn jpeg_pixels_are_the_same() {

@@ -15,8 +15,9 @@ mod winograd;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use chain_of_zoom::image::Picture;
 use safetensors::SafeTensors;
+
+use chain_of_zoom::imaging::Picture;
 
 /// A file beside the test of this name.
 fn fixture(name: &str) -> PathBuf {

@@ -3,18 +3,21 @@
 
 use std::sync::Arc;
 
-use chain_of_zoom::image::Picture;
-use chain_of_zoom::models::{Loader, RrdbNet, SrvggNetCompact, Weights};
-use chain_of_zoom::step::{Network, Progress, StepInput, SuperResolver};
 use tch::{Device, Kind, Tensor};
 
 use super::fixture;
 use crate::samples::Folder;
+use chain_of_zoom::base::Progress;
+use chain_of_zoom::checkpoint::Checkpoint;
+use chain_of_zoom::imaging::Picture;
+use chain_of_zoom::networks::{RrdbNet, SrvggNetCompact};
+use chain_of_zoom::pipelines::sr::{StepInput, SuperResolver, Upscaler};
+use chain_of_zoom::runtime::weights::{Loader, Weights};
 
 fn tensor(name: &str) -> Tensor {
     let cases = Weights::open(&fixture("ncnn/cases.safetensors")).unwrap();
     let shape = cases.shapes()[name].clone();
-    Loader::new(&cases, "", Device::Cpu, Kind::Float).take(name, &shape).unwrap()
+    Loader::new(&cases, "", Device::Cpu, Kind::Float).tensor(name, &shape).unwrap()
 }
 
 fn picture(tensor: &Tensor) -> Picture {
@@ -53,7 +56,7 @@ fn networks_of_pairs_equal_ncnn() {
 #[test]
 fn graphs_that_resize_their_output_have_a_scale_of_their_own() {
     for (name, scale) in [("compact_x4_to_x2", 2), ("compact_x4_to_x3", 3), ("rrdb_x4_fp16", 4)] {
-        let mut network = Network::open(&fixture(&format!("ncnn/{name}.param")), Device::Cpu).unwrap();
+        let mut network = Upscaler::open(&fixture(&format!("ncnn/{name}.param")), Device::Cpu).unwrap();
         assert_eq!(network.scale(), scale, "{name}");
         let expected = picture(&tensor(&format!("{name}.output")));
         let input = StepInput {
@@ -71,9 +74,10 @@ fn graphs_that_resize_their_output_have_a_scale_of_their_own() {
 #[test]
 fn written_as_safetensors_they_are_the_same() {
     let folder = Folder::new();
-    let pair = Weights::open(&fixture("ncnn/rrdb_x4_fp16.param")).unwrap();
+    let param = fixture("ncnn/rrdb_x4_fp16.param");
+    let pair = Weights::open(&param).unwrap();
     let file = folder.path("converted.safetensors");
-    std::fs::write(&file, pair.to_safetensors().unwrap()).unwrap();
+    std::fs::write(&file, Checkpoint::open(&param).unwrap().to_safetensors().unwrap()).unwrap();
     let converted = Weights::open(&file).unwrap();
     assert_eq!(converted.shapes(), pair.shapes());
     let input = tensor("rrdb_x4_fp16.input");
@@ -91,7 +95,7 @@ fn complaint(name: &str, graph: impl Fn(String) -> String, weights: impl Fn(Vec<
     let bytes = std::fs::read(fixture(&format!("ncnn/{name}.bin"))).unwrap();
     std::fs::write(folder.path("m.param"), graph(text)).unwrap();
     std::fs::write(folder.path("m.bin"), weights(bytes)).unwrap();
-    match Network::open(&folder.path("m.bin"), Device::Cpu) {
+    match Upscaler::open(&folder.path("m.bin"), Device::Cpu) {
         Ok(_) => panic!("{name} was opened"),
         Err(error) => error.to_string(),
     }

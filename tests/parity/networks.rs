@@ -1,10 +1,11 @@
 //! SRVGGNetCompact and RRDBNet against plain PyTorch, through the files that are in circulation: `.pth` as a zip and as
 //! the format before it, safetensors, three namings, wrapped and bare.
 
-use chain_of_zoom::models::{Loader, RrdbNet, SrvggNetCompact, Weights};
 use tch::{Device, Kind, Tensor};
 
 use super::fixture;
+use chain_of_zoom::networks::{RrdbNet, SrvggNetCompact};
+use chain_of_zoom::runtime::weights::{Loader, Weights};
 
 fn cases() -> Weights {
     Weights::open(&fixture("networks/cases.safetensors")).unwrap()
@@ -12,7 +13,7 @@ fn cases() -> Weights {
 
 fn tensor(weights: &Weights, name: &str) -> Tensor {
     let shape = weights.shapes()[name].clone();
-    Loader::new(weights, "", Device::Cpu, Kind::Float).take(name, &shape).unwrap()
+    Loader::new(weights, "", Device::Cpu, Kind::Float).tensor(name, &shape).unwrap()
 }
 
 fn check(name: &str, forward: impl Fn(&Tensor) -> Tensor) {

@@ -4,28 +4,28 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use chain_of_zoom::image::{Picture, codec};
-use chain_of_zoom::models::qwen::adapter::Adapter;
-use chain_of_zoom::models::qwen::config::Config;
-use chain_of_zoom::models::qwen::generation::{Choice, Chooser};
-use chain_of_zoom::models::qwen::language::LanguageModel;
-use chain_of_zoom::models::qwen::positions::{Grid, of_tokens};
-use chain_of_zoom::models::qwen::vision::VisionTower;
-use chain_of_zoom::models::{Loader, Weights, WeightsError};
-use chain_of_zoom::prompt::vlm::VlmFiles;
-use chain_of_zoom::prompt::vlm::pictures::ImageProcessor;
-use chain_of_zoom::prompt::{Asking, Extractor, PromptInput};
-use chain_of_zoom::step::{DeviceChoice, Precision, Progress};
 use tch::{Device, Kind, Tensor};
 
 use super::fixture;
-use crate::samples::{Folder, coz};
+use crate::samples::{Folder, coz, vlm};
+use chain_of_zoom::base::{CaptionRequest, DeviceChoice, Precision, Progress};
+use chain_of_zoom::imaging::{Picture, codec};
+use chain_of_zoom::networks::qwen::adapter::Adapter;
+use chain_of_zoom::networks::qwen::config::Config;
+use chain_of_zoom::networks::qwen::generation::{Sampler, SamplingParams};
+use chain_of_zoom::networks::qwen::language::LanguageModel;
+use chain_of_zoom::networks::qwen::positions::{Grid, of_tokens};
+use chain_of_zoom::networks::qwen::vision::VisionTower;
+use chain_of_zoom::pipelines::caption;
+use chain_of_zoom::pipelines::caption::CaptionInput;
+use chain_of_zoom::pipelines::caption::vlm::pictures::ImageProcessor;
+use chain_of_zoom::runtime::weights::{Loader, Weights, WeightsError};
 
 /// Absolute; 1e-3 is asked for.
 const TOLERANCE: f64 = 5e-5;
 /// `<|im_end|>` and `<|endoftext|>`.
 const ENDS: [i64; 2] = [378, 376];
-const GREEDY: Choice = Choice { penalty: 1.3, temperature: 0.0, seed: 0 };
+const GREEDY: SamplingParams = SamplingParams { penalty: 1.3, temperature: 0.0, seed: 0 };
 
 fn same(what: &str, ours: &Tensor, theirs: &Tensor) {
     assert_eq!(ours.size(), theirs.size(), "{what}");
@@ -40,7 +40,7 @@ fn numbers(tensor: &Tensor) -> Vec<i64> {
 }
 
 #[test]
-fn images_are_seen_and_words_follow_as_in_the_reference() {
+fn images_are_encoded_and_tokens_follow_as_in_the_reference() {
     let _no_grad = tch::no_grad_guard();
     let cases: BTreeMap<String, Tensor> =
         Tensor::read_safetensors(fixture("qwen/cases.safetensors")).unwrap().into_iter().collect();
@@ -91,10 +91,10 @@ fn images_are_seen_and_words_follow_as_in_the_reference() {
 
             // Never the end, as it was asked for there.
             let ends = Tensor::from_slice(&ENDS);
-            let mut chooser = Chooser::new(&ids, 32, GREEDY).unwrap();
+            let mut sampler = Sampler::new(&ids, 32, GREEDY).unwrap();
             let mut said = Vec::new();
             for step in 0..32 {
-                let next = chooser.choose(&logits.index_fill(0, &ends, f64::NEG_INFINITY)).unwrap();
+                let next = sampler.sample(&logits.index_fill(0, &ends, f64::NEG_INFINITY)).unwrap();
                 said.push(next.int64_value(&[]));
                 let position = Tensor::from_slice(&[length + step + delta; 3]).view([3, 1]);
                 logits = read(&language.embed(&next).unwrap(), &position);
@@ -143,7 +143,7 @@ fn an_adapter_changes_the_language_model_as_in_peft() {
     assert!((plain - &cases["adapter.logits"]).abs().max().double_value(&[]) > 0.1, "it changes something");
 
     // Made for another model: wider, deeper, or of something else altogether.
-    let told = |renamed: &[(String, Tensor)]| {
+    let problems = |renamed: &[(String, Tensor)]| {
         Tensor::write_safetensors(renamed, old.path("adapter_model.safetensors")).unwrap();
         match Adapter::open(old.root()).and_then(|adapter| load(&config, &adapter).map(drop)) {
             Err(WeightsError::Mismatch { problems, .. }) => problems.join("\n"),
@@ -153,12 +153,14 @@ fn an_adapter_changes_the_language_model_as_in_peft() {
     let changed = |name: &dyn Fn(&str) -> String, width: i64| -> Vec<(String, Tensor)> {
         renamed.iter().map(|(key, tensor)| (name(key), tensor.constant_pad_nd([0, width]))).collect()
     };
-    assert!(told(&changed(&str::to_owned, 1)).contains("layers.0.self_attn.q_proj is changed by"));
-    assert!(told(&changed(&|key| key.replace("layers.2", "layers.7"), 0)).contains("layers.7.mlp.up_proj is no layer"));
-    assert!(told(&changed(&|key| key.replace("layers", "blocks"), 0)).contains("fits no layer"));
+    assert!(problems(&changed(&str::to_owned, 1)).contains("layers.0.self_attn.q_proj is changed by"));
+    assert!(
+        problems(&changed(&|key| key.replace("layers.2", "layers.7"), 0)).contains("layers.7.mlp.up_proj is no layer")
+    );
+    assert!(problems(&changed(&|key| key.replace("layers", "blocks"), 0)).contains("fits no layer"));
     // What is of the vision tower is left alone; where there is nothing else, it is no adapter for this.
     let of_tower = |key: &str| key.replace("model.layers", "visual.blocks");
-    assert!(told(&changed(&of_tower, 0)).contains("it changes no layer"));
+    assert!(problems(&changed(&of_tower, 0)).contains("it changes no layer"));
     let both: Vec<_> = changed(&of_tower, 0).into_iter().chain(changed(&str::to_owned, 0)).collect();
     Tensor::write_safetensors(&both, old.path("adapter_model.safetensors")).unwrap();
     let language = load(&config, &Adapter::open(old.root()).unwrap()).unwrap();
@@ -170,8 +172,8 @@ fn draws_follow_the_seed_and_the_shares() {
     let shares = Tensor::from_slice(&[0.5f32, 0.25, 0.25, 0.0]).log();
     let ids = Tensor::from_slice(&[3i64]);
     let draw = |seed: i64, temperature: f64| {
-        let choice = Choice { penalty: 1.0, temperature, seed };
-        Chooser::new(&ids, 1, choice).unwrap().choose(&shares).unwrap().int64_value(&[])
+        let choice = SamplingParams { penalty: 1.0, temperature, seed };
+        Sampler::new(&ids, 1, choice).unwrap().sample(&shares).unwrap().int64_value(&[])
     };
     let drawn: Vec<i64> = (0..400).map(|seed| draw(seed, 1.0)).collect();
     assert_eq!(drawn, (0..400).map(|seed| draw(seed, 1.0)).collect::<Vec<_>>());
@@ -214,7 +216,7 @@ fn photo(width: u32, height: u32) -> Picture {
 }
 
 #[test]
-fn chains_find_the_same_words() {
+fn chains_are_captioned_as_in_the_reference() {
     let chains: BTreeMap<String, BTreeMap<String, String>> =
         serde_json::from_slice(&std::fs::read(fixture("qwen/chains.json")).unwrap()).unwrap();
     let folder = Folder::new();
@@ -249,24 +251,24 @@ fn chains_find_the_same_words() {
 }
 
 #[test]
-fn pictures_of_odd_sizes_find_the_same_words() {
+fn pictures_of_odd_sizes_are_captioned_as_in_the_reference() {
     let _no_grad = tch::no_grad_guard();
     type Case = ([u32; 2], [u32; 2], String, String);
     let cases: BTreeMap<String, Case> =
         serde_json::from_slice(&std::fs::read(fixture("qwen/odd.json")).unwrap()).unwrap();
     for model in ["tied", "untied"] {
-        let files = VlmFiles { model: fixture("qwen").join(model), adapter: None, precision: Precision::Auto };
-        let mut prompter = Extractor::Vlm(files).open(DeviceChoice::Cpu).unwrap().unwrap();
+        let source = vlm(&fixture("qwen").join(model), None, Precision::Auto);
+        let mut captioner = caption::open(&source, DeviceChoice::Cpu).unwrap().unwrap();
         for i in 0..5 {
             let ([width, height], [before_width, before_height], one, two) = &cases[&format!("{model}.{i}")];
-            for (both, theirs) in [(false, one), (true, two)] {
-                let input = PromptInput {
-                    previous: Arc::new(photo(*before_width, *before_height)),
+            for (include_parent, theirs) in [(false, one), (true, two)] {
+                let input = CaptionInput {
+                    parent: Arc::new(photo(*before_width, *before_height)),
                     enlarged: Arc::new(photo(*width, *height)),
-                    asking: Asking { both, ..Asking::default() },
+                    request: CaptionRequest { include_parent, ..CaptionRequest::default() },
                 };
-                let ours = prompter.propose(&input, &mut Progress::new(&mut |_, _| true), &mut |_| ()).unwrap();
-                assert_eq!(&ours, theirs, "{model} {i} {both}");
+                let ours = captioner.caption(&input, &mut Progress::new(&mut |_, _| true), &mut |_| ()).unwrap();
+                assert_eq!(&ours, theirs, "{model} {i} {include_parent}");
             }
         }
     }

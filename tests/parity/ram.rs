@@ -5,17 +5,19 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use chain_of_zoom::image::{Picture, codec};
-use chain_of_zoom::models::{Loader, Weights};
-use chain_of_zoom::prompt::tags::{TagFiles, Tagger};
-use chain_of_zoom::prompt::{Asking, Extractor, PromptInput};
-use chain_of_zoom::region::Region;
-use chain_of_zoom::step::{DeviceChoice, Progress, StepError, StepInput, without_gradients};
 use serde::Deserialize;
 use tch::{Device, Kind, Tensor};
 
 use super::fixture;
 use crate::samples::{Folder, coz};
+use chain_of_zoom::base::{CaptionRequest, DeviceChoice, Progress, PromptSource, PromptSourceSpec, Region};
+use chain_of_zoom::imaging::{Picture, codec};
+use chain_of_zoom::pipelines::caption::CaptionInput;
+use chain_of_zoom::pipelines::caption::tags::Tagger;
+use chain_of_zoom::pipelines::sr::StepInput;
+use chain_of_zoom::pipelines::{PipelineError, caption};
+use chain_of_zoom::runtime::weights::{Loader, Weights};
+use chain_of_zoom::runtime::without_gradients;
 
 #[derive(Deserialize)]
 struct Case {
@@ -34,31 +36,39 @@ fn pictures() -> [Picture; 2] {
     })
 }
 
-fn files(folder: &Path) -> TagFiles {
-    TagFiles { dape: Some(folder.join("DAPE.pth")), ..TagFiles::beside(&folder.join("ram_swin_large_14m.pth")) }
+/// RAM of this folder, without DAPE.
+fn plain(folder: &Path) -> PromptSource {
+    PromptSource::from(PromptSourceSpec::named("dape").unwrap())
+        .with("ram", folder.join("ram_swin_large_14m.pth"))
+        .with("tags", folder.join("data/ram_tag_list.txt"))
+        .with("thresholds", folder.join("data/ram_tag_list_threshold.txt"))
 }
 
-fn words(files: TagFiles, picture: &Picture) -> Result<String, StepError> {
+fn with_dape(folder: &Path) -> PromptSource {
+    plain(folder).with("dape", folder.join("DAPE.pth"))
+}
+
+fn tags(source: &PromptSource, picture: &Picture) -> Result<String, PipelineError> {
     let picture = Arc::new(picture.clone());
-    let input = PromptInput { previous: picture.clone(), enlarged: picture, asking: Asking::default() };
-    let mut tagger = Extractor::Tags(files).open(DeviceChoice::Cpu)?.unwrap();
-    tagger.propose(&input, &mut Progress::new(&mut |_, _| true), &mut |_| ())
+    let input = CaptionInput { parent: picture.clone(), enlarged: picture, request: CaptionRequest::default() };
+    let mut tagger = caption::open(source, DeviceChoice::Cpu)?.unwrap();
+    tagger.caption(&input, &mut Progress::new(&mut |_, _| true), &mut |_| ())
 }
 
 #[test]
 fn tags_are_those_of_the_reference() {
     let _no_grad = without_gradients();
     for (name, case) in cases() {
-        let files = files(&fixture("ram").join(&name));
-        let mut tagger = Tagger::open(&files, Device::Cpu).unwrap();
-        let plain = TagFiles { dape: None, ..files.clone() };
+        let folder = fixture("ram").join(&name);
+        let (plain, with_dape) = (plain(&folder), with_dape(&folder));
+        let mut tagger = Tagger::open(&with_dape, Device::Cpu).unwrap();
         for ((picture, theirs), expected) in pictures().iter().zip(&case.logits).zip(&case.words) {
             let ours = tagger.logits(picture, &mut Progress::new(&mut |_, _| true)).unwrap();
             let difference = (&ours - Tensor::from_slice(theirs)).abs().max().double_value(&[]);
             assert!(difference < 5e-5, "{name}: {difference}");
             assert!(ours.std(true).double_value(&[]) > 0.1, "{name} is flat");
-            assert_eq!(&words(files.clone(), picture).unwrap(), expected, "{name}");
-            assert_ne!(&words(plain.clone(), picture).unwrap(), expected, "{name}: DAPE changes something");
+            assert_eq!(&tags(&with_dape, picture).unwrap(), expected, "{name}");
+            assert_ne!(&tags(&plain, picture).unwrap(), expected, "{name}: DAPE changes something");
         }
     }
 }
@@ -83,50 +93,49 @@ fn chains_are_tagged() {
     let mut state = photo;
     for i in 0..2 {
         let (_, enlarged) = StepInput::cut(&state, Region::central(200, 200, 4), 200, 200).unwrap();
-        let found = words(files(&model), &enlarged).unwrap();
-        assert!(!found.is_empty());
+        let extracted = tags(&with_dape(&model), &enlarged).unwrap();
+        assert!(!extracted.is_empty());
         let written = std::fs::read_to_string(out.join(format!("per-sample/photo/txt/{i}.txt"))).unwrap();
-        assert_eq!(written, format!("{found}, fur,"));
+        assert_eq!(written, format!("{extracted}, fur,"));
         state = enlarged;
     }
 }
 
 #[test]
-fn lists_and_changes_that_do_not_fit_are_told() {
+fn lists_and_changes_that_do_not_fit_are_reported() {
     let folder = Folder::new();
-    let model = files(&fixture("ram/small"));
+    let small = fixture("ram/small");
+    let model = || with_dape(&small);
     let [picture, _] = pictures();
-    let told = |files: TagFiles| words(files, &picture).unwrap_err().to_string();
+    let error = |source: PromptSource| tags(&source, &picture).unwrap_err().to_string();
     let written = |name: &str, text: &str| -> PathBuf {
         std::fs::write(folder.path(name), text).unwrap();
         folder.path(name)
     };
-    let no_list = TagFiles { tags: folder.path("nowhere.txt"), ..model.clone() };
-    assert!(told(no_list).contains("nowhere.txt: the list of tags cannot be read"));
-    let few = TagFiles { thresholds: written("few.txt", "0.5\n0.6\n"), ..model.clone() };
-    assert!(told(few).contains("few.txt: it holds 2 thresholds for 37 tags"));
-    let odd = TagFiles { thresholds: written("odd.txt", &"0.5\nhalf\n".repeat(20)), ..model.clone() };
-    assert!(told(odd).contains("line 2 is \"half\", no number"));
-    let more = TagFiles {
-        tags: written("more.txt", &"tag\n".repeat(38)),
-        thresholds: written("more_thresholds.txt", &"0.5\n".repeat(38)),
-        ..model.clone()
-    };
-    assert!(told(more).contains("38 tags"));
-    let of_another = TagFiles { dape: Some(fixture("ram/large/DAPE.pth")), ..model.clone() };
-    let text = told(of_another);
+    let no_list = model().with("tags", folder.path("nowhere.txt"));
+    assert!(error(no_list).contains("nowhere.txt: the list of tags cannot be read"));
+    let few = model().with("thresholds", written("few.txt", "0.5\n0.6\n"));
+    assert!(error(few).contains("few.txt: it holds 2 thresholds for 37 tags"));
+    let odd = model().with("thresholds", written("odd.txt", &"0.5\nhalf\n".repeat(20)));
+    assert!(error(odd).contains("line 2 is \"half\", no number"));
+    let more = model()
+        .with("tags", written("more.txt", &"tag\n".repeat(38)))
+        .with("thresholds", written("more_thresholds.txt", &"0.5\n".repeat(38)));
+    assert!(error(more).contains("38 tags"));
+    let of_another = model().with("dape", fixture("ram/large/DAPE.pth"));
+    let text = error(of_another);
     assert!(text.contains("do not fit visual_encoder.layers.0.blocks.0.attn.qkv"), "{text}");
-    let none = TagFiles { dape: Some(model.ram.clone()), ..model.clone() };
-    assert!(told(none).contains("it holds no lora_A and lora_B"));
+    let none = model().with("dape", small.join("ram_swin_large_14m.pth"));
+    assert!(error(none).contains("it holds no lora_A and lora_B"));
     // A window that does not divide the picture, and tensors of absurd shapes.
     let tensors = |change: &dyn Fn(&str, Tensor) -> Tensor| {
-        let whole = Weights::open(&model.ram).unwrap();
-        let mut loader = Loader::new(&whole, "", Device::Cpu, Kind::Float);
-        let shapes = whole.shapes().into_iter();
+        let weights = Weights::open(&small.join("ram_swin_large_14m.pth")).unwrap();
+        let mut loader = Loader::new(&weights, "", Device::Cpu, Kind::Float);
+        let shapes = weights.shapes().into_iter();
         let changed: Vec<_> =
-            shapes.map(|(name, shape)| (name, change(name, loader.take(name, &shape).unwrap()))).collect();
+            shapes.map(|(name, shape)| (name, change(name, loader.tensor(name, &shape).unwrap()))).collect();
         Tensor::write_safetensors(&changed, folder.path("changed.safetensors")).unwrap();
-        words(TagFiles { ram: folder.path("changed.safetensors"), dape: None, ..model.clone() }, &picture)
+        tags(&plain(&small).with("ram", folder.path("changed.safetensors")), &picture)
     };
     let text = tensors(&|name, tensor| match name.ends_with("bias_table") {
         true => Tensor::zeros([81, tensor.size()[1]], (Kind::Float, Device::Cpu)),
@@ -142,6 +151,6 @@ fn lists_and_changes_that_do_not_fit_are_told() {
         // Masks only tell the size of pictures, which has a usual one.
         assert_eq!(outcome.is_ok(), part == "attn_mask", "{part}");
     }
-    let other = TagFiles { ram: fixture("networks").join("compact_x4.pth"), ..model };
-    assert!(words(other, &picture).is_err());
+    let other = model().with("ram", fixture("networks").join("compact_x4.pth"));
+    assert!(tags(&other, &picture).is_err());
 }

@@ -1,8 +1,7 @@
 //! Resizing against `PIL.Image.resize`: not a single level of difference.
 
-use chain_of_zoom::image::{Filter, resize};
-
 use super::{cases, difference, pictures};
+use chain_of_zoom::imaging::{Filter, resize};
 
 #[test]
 fn every_filter_equals_pillow() {

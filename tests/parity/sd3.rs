@@ -5,21 +5,26 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use chain_of_zoom::image::psnr::luma_psnr;
-use chain_of_zoom::image::{Picture, codec};
-use chain_of_zoom::models::sd3::lora::{AdaLoras, merged_encoder};
-use chain_of_zoom::models::sd3::mmdit::{self, Mmdit};
-use chain_of_zoom::models::sd3::vae::{self, Vae};
-use chain_of_zoom::models::text::clip::{self, ClipText};
-use chain_of_zoom::models::text::t5::{self, T5Encoder};
-use chain_of_zoom::models::text::tokenizer::{ClipTokenizer, T5Tokenizer};
-use chain_of_zoom::models::{Loader, Weights, WeightsError};
-use chain_of_zoom::step::{Backbone, DeviceChoice, MemoryPlan, Precision, Progress, Sd3Files, StepInput};
 use serde::de::DeserializeOwned;
 use tch::{Device, Kind, TchError, Tensor};
 
 use super::fixture;
-use crate::samples::{Folder, coz};
+use crate::samples::{Folder, coz, sd3};
+use chain_of_zoom::base::{DeviceChoice, MemoryPlan, Precision, Progress};
+use chain_of_zoom::checkpoint;
+use chain_of_zoom::imaging::metrics::luma_psnr;
+use chain_of_zoom::imaging::{Picture, codec};
+use chain_of_zoom::networks::sd3::lora::{AdaLoras, merged_encoder};
+use chain_of_zoom::networks::sd3::mmdit::Mmdit;
+use chain_of_zoom::networks::sd3::vae::Vae;
+use chain_of_zoom::networks::sd3::{mmdit, vae};
+use chain_of_zoom::networks::text::clip::ClipText;
+use chain_of_zoom::networks::text::t5::T5Encoder;
+use chain_of_zoom::networks::text::tokenizer::{ClipTokenizer, T5Tokenizer};
+use chain_of_zoom::networks::text::{clip, t5};
+use chain_of_zoom::pipelines::sr;
+use chain_of_zoom::pipelines::sr::StepInput;
+use chain_of_zoom::runtime::weights::{Loader, Weights, WeightsError};
 
 /// Absolute; 1e-3 is asked for.
 const TOLERANCE: f64 = 2e-5;
@@ -195,17 +200,11 @@ fn three_recursive_steps_end_in_the_same_pictures() {
 }
 
 #[test]
-fn half_precision_is_near_and_bad_folders_are_told() {
+fn half_precision_is_near_and_bad_folders_are_reported() {
     let picture =
-        chain_of_zoom::image::Picture::from_fn(64, 64, |x, y| [(x * 4) as u8, (y * 4) as u8, ((x ^ y) * 4) as u8]);
+        chain_of_zoom::imaging::Picture::from_fn(64, 64, |x, y| [(x * 4) as u8, (y * 4) as u8, ((x ^ y) * 4) as u8]);
     let restored = |precision: Precision| {
-        let files = Sd3Files {
-            model: model(""),
-            lora: Some(model("model_20001.pkl")),
-            vae: Some(model("vae_encoder_20001.pt")),
-            precision,
-        };
-        let mut resolver = Backbone::Sd3(files).load(DeviceChoice::Cpu, MemoryPlan::Auto, 0).unwrap();
+        let mut resolver = sr::open(&sd3(&model(""), precision), DeviceChoice::Cpu, MemoryPlan::Auto, 0).unwrap();
         let enlarged = Arc::new(picture.clone());
         let input = StepInput { cut: enlarged.clone(), enlarged, prompt: "fur".into(), seed: 3 };
         resolver.restore(&input, &mut Progress::new(&mut |_, _| true)).unwrap()
@@ -242,8 +241,8 @@ fn half_precision_is_near_and_bad_folders_are_told() {
 #[test]
 fn shards_are_one_file() {
     let folder = Folder::new();
-    let whole = Tensor::read_safetensors(model("vae").join("diffusion_pytorch_model.safetensors")).unwrap();
-    let (first, second) = whole.split_at(whole.len() / 2);
+    let all = Tensor::read_safetensors(model("vae").join("diffusion_pytorch_model.safetensors")).unwrap();
+    let (first, second) = all.split_at(all.len() / 2);
     let mut map = BTreeMap::new();
     for (name, part) in [("a-00001-of-00002.safetensors", first), ("a-00002-of-00002.safetensors", second)] {
         Tensor::write_safetensors(part, folder.path(name)).unwrap();
@@ -251,7 +250,7 @@ fn shards_are_one_file() {
     }
     let index = |map: &BTreeMap<String, &str>| serde_json::json!({ "metadata": {}, "weight_map": map }).to_string();
     std::fs::write(folder.path("a.safetensors.index.json"), index(&map)).unwrap();
-    assert_eq!(Weights::missing(folder.root(), "a"), Vec::<PathBuf>::new());
+    assert_eq!(checkpoint::missing(folder.root(), "a"), Vec::<PathBuf>::new());
     let sharded = Weights::open_folder(folder.root(), "a").unwrap();
     let vae = Vae::load(&mut loader(&sharded), None, &config("vae")).unwrap();
     let cases = cases();
@@ -261,14 +260,14 @@ fn shards_are_one_file() {
         &cases["vae.decoded"],
     );
     std::fs::rename(folder.path("a-00002-of-00002.safetensors"), folder.path("elsewhere")).unwrap();
-    assert_eq!(Weights::missing(folder.root(), "a"), [folder.path("a-00002-of-00002.safetensors")]);
+    assert_eq!(checkpoint::missing(folder.root(), "a"), [folder.path("a-00002-of-00002.safetensors")]);
     map.insert("x".into(), "../../etc/passwd");
     std::fs::write(folder.path("a.safetensors.index.json"), index(&map)).unwrap();
     assert!(Weights::open_folder(folder.root(), "a").err().unwrap().to_string().contains("no file of this folder"));
 }
 
 #[test]
-fn what_does_not_fit_is_told_all_at_once() {
+fn all_that_does_not_fit_is_reported_at_once() {
     let problems = |error: WeightsError| match error {
         WeightsError::Mismatch { problems, .. } => problems.join("\n"),
         other => other.to_string(),
@@ -277,16 +276,16 @@ fn what_does_not_fit_is_told_all_at_once() {
     let config: mmdit::Config = config("transformer");
     // Another depth, another width of the prompt: missing, surplus and misshapen keys together.
     let other = mmdit::Config { num_layers: 4, joint_attention_dim: 61, ..config.clone() };
-    let told = problems(Mmdit::load(&mut loader(&weights), &other, AdaLoras::default()).err().unwrap());
+    let text = problems(Mmdit::load(&mut loader(&weights), &other, AdaLoras::default()).err().unwrap());
     for part in [
         "transformer_blocks.3.attn.to_q.weight [48, 48] is missing",
         "context_embedder.weight is [48, 60], expected [48, 61]",
     ] {
-        assert!(told.contains(part), "{part} in {told}");
+        assert!(text.contains(part), "{part} in {text}");
     }
-    let told = mmdit::Config { qk_norm: Some("layer_norm".into()), ..config.clone() };
-    let told = problems(Mmdit::load(&mut loader(&weights), &told, AdaLoras::default()).err().unwrap());
-    assert!(told.contains("qk_norm is \"layer_norm\""), "{told}");
+    let layer_norm = mmdit::Config { qk_norm: Some("layer_norm".into()), ..config.clone() };
+    let text = problems(Mmdit::load(&mut loader(&weights), &layer_norm, AdaLoras::default()).err().unwrap());
+    assert!(text.contains("qk_norm is \"layer_norm\""), "{text}");
 
     // A LoRA of another model: too few pairs, and of the wrong shape.
     let folder = Folder::new();
@@ -298,7 +297,7 @@ fn what_does_not_fit_is_told_all_at_once() {
         AdaLoras::read(&Weights::open(&file).unwrap())
     };
     let wrong = list(vec![zeros([288, 4]), zeros([4, 48]), zeros([288, 4]), zeros([5, 48])]).unwrap();
-    let told = problems(Mmdit::load(&mut loader(&weights), &config, wrong).err().unwrap());
-    assert!(told.contains("pair 1 is [288, 4] and [5, 48]") && told.contains("2 pairs for 5 layers"), "{told}");
+    let text = problems(Mmdit::load(&mut loader(&weights), &config, wrong).err().unwrap());
+    assert!(text.contains("pair 1 is [288, 4] and [5, 48]") && text.contains("2 pairs for 5 layers"), "{text}");
     assert!(problems(list(vec![zeros([1, 1])]).err().unwrap()).contains("no pairs"));
 }

@@ -3,9 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use chain_of_zoom::models::layers::winograd::{Conv3x3, FeatureMap, Simd, Sum};
-use chain_of_zoom::models::{Loader, RrdbNet, SrvggNetCompact, Weights};
 use tch::{Device, Kind, Tensor};
+
+use chain_of_zoom::networks::layers::winograd::{Conv3x3, FeatureMap, Simd, Sum};
+use chain_of_zoom::networks::{RrdbNet, SrvggNetCompact};
+use chain_of_zoom::runtime::weights::{Loader, Weights};
 
 const OPTIONS: (Kind, Device) = (Kind::Double, Device::Cpu);
 
@@ -180,6 +182,6 @@ fn what_is_trained_stays_with_libtorch() {
         network.forward(&Tensor::ones([1, 3, 8, 8], (Kind::Float, Device::Cpu))).unwrap().square().mean(Kind::Float);
     loss.backward();
     let gradient =
-        Loader::new(&weights, "", Device::Cpu, Kind::Float).take("body.0.weight", &[16, 3, 3, 3]).unwrap().grad();
+        Loader::new(&weights, "", Device::Cpu, Kind::Float).tensor("body.0.weight", &[16, 3, 3, 3]).unwrap().grad();
     assert!(largest(gradient) > 0.0);
 }

@@ -2,25 +2,27 @@
 
 use std::path::Path;
 
-use chain_of_zoom::session;
-
 use super::*;
+use chain_of_zoom::base::BICUBIC;
+use chain_of_zoom::document::export::stills;
+use chain_of_zoom::document::session;
+use chain_of_zoom::viewer::commands::Command;
 
-fn keeps(folder: &Folder) -> Keeps {
-    Keeps { settings: false, sessions: Some(folder.path("autosave")) }
+fn keeps(folder: &Folder) -> Persistence {
+    Persistence { settings: false, sessions: Some(folder.path("autosave")) }
 }
 
-/// Two steps in the middle, with words.
+/// Two steps in the middle, with a prompt.
 fn two_states(harness: &mut Harness<'_, Viewer>) {
-    harness.state_mut().state.draft = "two words".into();
+    harness.state_mut().state.draft = "two foxes".into();
     for wanted in [2, 3] {
-        harness.state_mut().act(Action::Run);
+        harness.state_mut().act(Command::Run);
         until(harness, "a state", |viewer| count(viewer) == wanted && idle(viewer));
     }
 }
 
 fn save(harness: &mut Harness<'_, Viewer>, file: &Path) {
-    harness.state_mut().act(Action::ExportTo(ExportKind::Session, file.to_owned()));
+    harness.state_mut().act(Action::SaveTo(file.to_owned()));
     until(harness, "the session to be saved", |viewer| {
         viewer.state.exporting.is_none() && !viewer.state.document.as_ref().unwrap().is_unsaved()
     });
@@ -39,10 +41,10 @@ fn a_session_is_saved_and_opened_again() {
     assert!(harness.state().state.settings.recent.contains(&file));
     let before: Vec<_> = document(&harness).history.outline().iter().map(|(_, s)| s.picture.clone()).collect();
     // Saved: nothing is left to restore.
-    until(&mut harness, "the autosave to go", |_| session::autosave::left(&folder.path("autosave")).is_empty());
+    until(&mut harness, "the autosave to go", |_| session::autosave::recoverable(&folder.path("autosave")).is_empty());
     harness.run_ok();
     drop(harness);
-    assert!(session::autosave::left(&folder.path("autosave")).is_empty());
+    assert!(session::autosave::recoverable(&folder.path("autosave")).is_empty());
 
     let mut harness = app(Settings { seed: 7, ..settings() });
     harness.input_mut().dropped_files = vec![Arc::new(Dropped(file))];
@@ -52,13 +54,13 @@ fn a_session_is_saved_and_opened_again() {
     let after: Vec<_> = opened.history.outline().iter().map(|(_, s)| s.picture.clone()).collect();
     assert!(before.iter().zip(&after).all(|(a, b)| a == b), "every pixel is as it was");
     assert_eq!(opened.history.current().id, StateId(2));
-    assert_eq!(opened.history.current().making.as_ref().unwrap().prompt, "two words");
+    assert_eq!(opened.history.current().record.as_ref().unwrap().prompt, "two foxes");
     assert_eq!(opened.pinned.get(&StateId(1)).map(String::as_str), Some("pinned"));
-    assert_eq!(harness.state().state.draft, "two words");
+    assert_eq!(harness.state().state.draft, "two foxes");
     assert_eq!(harness.state().state.settings.seed, 42, "the session's own");
     assert!(!opened.is_unsaved());
     // And it goes on.
-    harness.state_mut().act(Action::Run);
+    harness.state_mut().act(Command::Run);
     until(&mut harness, "a state", |viewer| count(viewer) == 4 && idle(viewer));
 }
 
@@ -76,13 +78,13 @@ fn what_a_crash_left_is_offered_and_restored() {
             .any(|file| std::fs::read_to_string(file).is_ok_and(|text| text.matches("\"picture\"").count() == states))
     };
     until(&mut harness, "the autosave", |_| there(2));
-    assert!(session::autosave::left(&autosave).is_empty(), "a session in use is not offered to others");
+    assert!(session::autosave::recoverable(&autosave).is_empty(), "a session in use is not offered to others");
     let picture = document(&harness).history.current().picture.clone();
     // Not closed: gone. The photo is gone with it, as after a move; it was only linked, and is found no more.
     drop(harness);
 
     let mut harness = app_that_keeps(settings(), keeps(&folder));
-    until(&mut harness, "the offer", |viewer| viewer.state.left.len() == 1);
+    until(&mut harness, "the offer", |viewer| viewer.state.recoverable.len() == 1);
     harness.get_by_label("Restore photo.png").click();
     until(&mut harness, "the session", |viewer| count(viewer) == 3);
     assert_eq!(*document(&harness).history.current().picture, *picture);
@@ -97,15 +99,15 @@ fn what_a_crash_left_is_offered_and_restored() {
         viewer.state.document.as_ref().is_some_and(|d| d.name == "other.png")
     });
     drop(harness);
-    let left = session::autosave::left(&autosave);
+    let left = session::autosave::recoverable(&autosave);
     assert_eq!(left.iter().map(|left| left.states).collect::<Vec<_>>(), [2]);
 
     // Started with a photo, the offer is a message; it can be thrown away.
     let mut harness = app_that_keeps(settings(), keeps(&folder));
     open(&mut harness, &folder);
-    until(&mut harness, "the offer", |viewer| !viewer.state.left.is_empty());
-    harness.state_mut().act(Action::DiscardLeft(left[0].folder.clone()));
-    until(&mut harness, "it to go", |viewer| viewer.state.left.is_empty());
+    until(&mut harness, "the offer", |viewer| !viewer.state.recoverable.is_empty());
+    harness.state_mut().act(Action::DiscardRecoverable(left[0].folder.clone()));
+    until(&mut harness, "it to go", |viewer| viewer.state.recoverable.is_empty());
     assert!(!left[0].folder.exists());
 }
 
@@ -118,24 +120,24 @@ fn a_vanished_photo_and_a_bad_place_lose_nothing() {
     open(&mut harness, &folder);
     std::fs::remove_file(folder.path("photo.png")).unwrap();
     two_states(&mut harness);
-    until(&mut harness, "the failure to be told", |viewer| !viewer.state.messages.is_empty());
+    until(&mut harness, "the failure to be reported", |viewer| !viewer.state.messages.is_empty());
     harness.get_by_label("The session could not be saved");
-    harness.state_mut().act(Action::Dismiss);
-    harness.state_mut().act(Action::Run);
+    harness.state_mut().act(Command::Dismiss);
+    harness.state_mut().act(Command::Run);
     until(&mut harness, "work to go on", |viewer| count(viewer) == 4 && idle(viewer));
 
     // Saved with a link to a photo that is gone, the photo goes inside.
-    harness.state_mut().act(Action::ToggleLinkPhoto);
+    harness.state_mut().act(Command::ToggleLinkPhoto);
     let file = folder.path("work.coz");
     save(&mut harness, &file);
     let photo = document(&harness).history.photo().picture.clone();
     assert_eq!(*session::open(&file).unwrap().history.photo().picture, *photo);
 
     // To where nothing can be written.
-    harness.state_mut().act(Action::Dismiss);
-    harness.state_mut().act(Action::ExportTo(ExportKind::Session, folder.path("autosave/x.coz")));
+    harness.state_mut().act(Command::Dismiss);
+    harness.state_mut().act(Action::SaveTo(folder.path("autosave/x.coz")));
     until(&mut harness, "the message", |viewer| {
-        viewer.state.exporting.is_none() && matches!(viewer.state.messages.last(), Some(Message::Problem(_)))
+        viewer.state.exporting.is_none() && matches!(viewer.state.messages.last(), Some(Message::UserError(_)))
     });
     assert_eq!(count(harness.state()), 4);
 }
@@ -149,22 +151,22 @@ fn an_exported_picture_rebuilds_its_chain() {
     let states: Vec<_> = document(&harness).history.outline().iter().map(|(_, s)| s.picture.clone()).collect();
     for name in ["state.png", "state.webp", "state.jpg"] {
         let file = folder.path(name);
-        harness.state_mut().act(Action::ExportTo(ExportKind::State, file.clone()));
+        harness.state_mut().act(Action::ExportTo(&stills::STATE, file.clone()));
         until(&mut harness, "the export", |viewer| matches!(viewer.state.messages.last(), Some(Message::Done(_))));
-        harness.state_mut().act(Action::Dismiss);
+        harness.state_mut().act(Command::Dismiss);
         harness.step();
         let xmp = codec::xmp(&file).unwrap_or_else(|| panic!("{name} says nothing of itself"));
         assert!(xmp.contains("compositeWithTrainedAlgorithmicMedia"), "{name}");
     }
 
-    let mut harness = app(Settings { backbone: Backbone::Bicubic, seed: 9, ..settings() });
+    let mut harness = app(Settings { backbone: Backbone::from(&BICUBIC), seed: 9, ..settings() });
     harness.input_mut().dropped_files = vec![Arc::new(Dropped(folder.path("state.png")))];
     harness.step();
     until(&mut harness, "the chain", |viewer| count(viewer) == 3 && idle(viewer) && viewer.state.queue.is_empty());
     let again: Vec<_> = document(&harness).history.outline().iter().map(|(_, s)| s.picture.clone()).collect();
     assert!(states.iter().zip(&again).all(|(a, b)| a == b), "the same pixels, by the model that made them");
-    let making = document(&harness).history.current().making.clone().unwrap();
-    assert_eq!((making.seed, making.prompt.as_str()), (42, "two words"));
+    let record = document(&harness).history.current().record.clone().unwrap();
+    assert_eq!((record.seed, record.prompt.as_str()), (42, "two foxes"));
 
     // Without its photo it is a photo itself, and says so.
     std::fs::remove_file(folder.path("photo.png")).unwrap();
@@ -179,10 +181,10 @@ fn the_film_is_previewed_exported_and_stopped() {
     let folder = Folder::new();
     let mut harness = app(settings());
     open(&mut harness, &folder);
-    harness.state_mut().act(Action::PlayFilm);
+    harness.state_mut().act(Command::PlayFilm);
     until(&mut harness, "the refusal", |viewer| !viewer.state.messages.is_empty());
     harness.get_by_label("There is nothing to film");
-    harness.state_mut().act(Action::Dismiss);
+    harness.state_mut().act(Command::Dismiss);
     two_states(&mut harness);
 
     harness.key_press_modifiers(Modifiers::COMMAND, Key::M);
@@ -202,17 +204,17 @@ fn the_film_is_previewed_exported_and_stopped() {
     let film = &mut harness.state_mut().state.settings.film;
     (film.width, film.height, film.fps, film.seconds_per_4x) = (320, 180, 10, 0.5);
     let file = folder.path("film");
-    harness.state_mut().act(Action::ExportTo(ExportKind::Film, file.clone()));
+    harness.state_mut().act(Action::FilmTo(file.clone()));
     until(&mut harness, "the film", |viewer| matches!(viewer.state.messages.last(), Some(Message::Done(_))));
     assert!(file.with_extension("mp4").is_file() && harness.state().state.exporting.is_none());
 
     let film = &mut harness.state_mut().state.settings.film;
     film.seconds_per_4x = 20.0;
     let long = folder.path("long.mp4");
-    harness.state_mut().act(Action::Dismiss);
-    harness.state_mut().act(Action::ExportTo(ExportKind::Film, long.clone()));
+    harness.state_mut().act(Command::Dismiss);
+    harness.state_mut().act(Action::FilmTo(long.clone()));
     harness.step();
-    harness.state_mut().act(Action::ExportTo(ExportKind::Film, folder.path("second.mp4")));
+    harness.state_mut().act(Action::FilmTo(folder.path("second.mp4")));
     harness.step();
     harness.step();
     harness.get_by_label("One export runs already: wait, or stop it");
@@ -229,7 +231,7 @@ fn a_large_picture_is_seen_before_it_is_decoded() {
     let file = folder.path("large.jpg");
     let mut bytes = Vec::new();
     let grain = |x: u32, y: u32| (x.wrapping_mul(2_654_435_761) ^ y.wrapping_mul(97)).wrapping_mul(2_246_822_519) >> 26;
-    let picture = chain_of_zoom::image::Picture::from_fn(9000, 6000, |x, y| {
+    let picture = chain_of_zoom::imaging::Picture::from_fn(9000, 6000, |x, y| {
         let shade = grain(x, y) as u8;
         if x < 4500 { [250 - shade, shade, shade] } else { [shade, shade, 250 - shade] }
     });
@@ -264,9 +266,9 @@ fn a_lost_graphics_device_closes_the_window_with_everything_kept() {
     let folder = Folder::new();
     let keeps = keeps(&folder);
     let device = std::rc::Rc::new(std::cell::RefCell::new(None));
-    let told = device.clone();
+    let found = device.clone();
     let mut harness = Harness::builder().with_size(vec2(1100.0, 700.0)).wgpu().build_eframe(move |creation| {
-        *told.borrow_mut() = creation.wgpu_render_state.as_ref().map(|state| state.device.clone());
+        *found.borrow_mut() = creation.wgpu_render_state.as_ref().map(|state| state.device.clone());
         Viewer::new(creation, settings(), keeps).unwrap()
     });
     harness.step();
@@ -287,7 +289,7 @@ fn a_lost_graphics_device_closes_the_window_with_everything_kept() {
         harness.step();
     }
     drop(harness);
-    let left = session::autosave::left(&folder.path("autosave"));
+    let left = session::autosave::recoverable(&folder.path("autosave"));
     assert_eq!(left.iter().map(|left| left.states).collect::<Vec<_>>(), [2]);
     assert_eq!(session::open(&left[0].folder).unwrap().history.outline().len(), 3);
 }

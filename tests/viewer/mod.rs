@@ -1,26 +1,28 @@
 //! Drives the real app, without a window but with its real engine, built-in model and canvas.
 
+mod compare;
 mod files;
-mod hands;
 mod models;
-mod trust;
-mod words;
+mod pointer;
+mod prompt;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chain_of_zoom::history::{Direction, StateId};
-use chain_of_zoom::image::codec;
-use chain_of_zoom::settings::Settings;
-use chain_of_zoom::step::Backbone;
-use chain_of_zoom::viewer::actions::{Action, ExportKind};
-use chain_of_zoom::viewer::state::{Document, Message};
-use chain_of_zoom::viewer::{Keeps, Viewer};
 use egui::{Key, Modifiers, PointerButton, Pos2, vec2};
 use egui_kittest::kittest::Queryable;
 use egui_kittest::{Harness, SnapshotOptions};
 
 use crate::samples::Folder;
+use chain_of_zoom::base::{BICUBIC, Backbone, NEAREST};
+use chain_of_zoom::document::StateId;
+use chain_of_zoom::document::export::{EXPORTERS, sheet, stills, strip, tree};
+use chain_of_zoom::imaging::codec;
+use chain_of_zoom::viewer::actions::Action;
+use chain_of_zoom::viewer::commands::Command;
+use chain_of_zoom::viewer::settings::Settings;
+use chain_of_zoom::viewer::state::{Document, Message};
+use chain_of_zoom::viewer::{Persistence, Viewer};
 
 /// Small states make quick tests; nothing moves by itself.
 fn settings() -> Settings {
@@ -28,10 +30,10 @@ fn settings() -> Settings {
 }
 
 fn app(settings: Settings) -> Harness<'static, Viewer> {
-    app_that_keeps(settings, Keeps::default())
+    app_that_keeps(settings, Persistence::default())
 }
 
-fn app_that_keeps(settings: Settings, keeps: Keeps) -> Harness<'static, Viewer> {
+fn app_that_keeps(settings: Settings, keeps: Persistence) -> Harness<'static, Viewer> {
     let mut harness = Harness::builder()
         .with_size(vec2(1100.0, 700.0))
         .wgpu()
@@ -102,6 +104,13 @@ fn drag(harness: &mut Harness<'_, Viewer>, from: (f64, f64), to: (f64, f64)) {
     button(harness, to, PointerButton::Primary, false);
 }
 
+/// Has what lies below the panel's edge come into sight.
+fn scrolled_to(harness: &mut Harness<'_, Viewer>, label: &str) {
+    harness.get_by_label(label).scroll_to_me();
+    // It glides there.
+    harness.run_steps(40);
+}
+
 #[test]
 fn open_zoom_go_back_branch_and_export() {
     let folder = Folder::new();
@@ -115,8 +124,8 @@ fn open_zoom_go_back_branch_and_export() {
     let deep = document(&harness).history.current();
     assert_eq!(document(&harness).history.chain(deep.id).len(), 3);
     assert!((7.0..=8.5).contains(&deep.magnification), "{}", deep.magnification);
-    let making = deep.making.clone().unwrap();
-    assert_eq!(making.model.unwrap().name(), "Built-in x4");
+    let record = deep.record.clone().unwrap();
+    assert_eq!(record.model.unwrap().backbone.name(), "Built-in x4");
     assert_eq!(document(&harness).camera.anchor, deep.id, "the camera went into the result");
     assert!(harness.query_all_by_label(&format!("State {}", Document::title(deep))).count() == 1);
 
@@ -168,18 +177,20 @@ fn open_zoom_go_back_branch_and_export() {
     harness.step();
     let title = Document::title(document(&harness).history.current());
     let still = format!("chain/photo_2_{title}.png");
-    for (kind, name, wanted) in [
-        (ExportKind::State, "state.png", "state.png"),
-        (ExportKind::Chain, "chain", &still),
-        (ExportKind::Strip, "strip.webp", "strip.webp"),
-        (ExportKind::Sheet, "sheet.jpg", "sheet.jpg"),
-        (ExportKind::Folders, "folders", "folders/per-sample/photo/2.png"),
-    ] {
-        harness.state_mut().act(Action::ExportTo(kind, folder.path(name)));
+    let exports = [
+        (&stills::STATE, "state.png", "state.png"),
+        (&stills::CHAIN, "chain", &still),
+        (&strip::EXPORTER, "strip.webp", "strip.webp"),
+        (&sheet::EXPORTER, "sheet.jpg", "sheet.jpg"),
+        (&tree::EXPORTER, "folders", "folders/per-sample/photo/2.png"),
+    ];
+    assert_eq!(exports.map(|(exporter, ..)| exporter), EXPORTERS);
+    for (exporter, name, wanted) in exports {
+        harness.state_mut().act(Action::ExportTo(exporter, folder.path(name)));
         until(&mut harness, "the export", |viewer| matches!(viewer.state.messages.last(), Some(Message::Done(_))));
-        harness.state_mut().act(Action::Dismiss);
+        harness.state_mut().act(Command::Dismiss);
         harness.step();
-        assert!(folder.path(wanted).is_file(), "{kind:?}");
+        assert!(folder.path(wanted).is_file(), "{exporter:?}");
     }
     assert_eq!(codec::open(&folder.path("state.png")).unwrap(), *document(&harness).history.current().picture);
     let strip = codec::open(&folder.path("strip.webp")).unwrap();
@@ -187,9 +198,9 @@ fn open_zoom_go_back_branch_and_export() {
 }
 
 #[test]
-fn ask_first_edit_the_prompt_and_run_again() {
+fn edit_the_prompt_first_and_run_again() {
     let folder = Folder::new();
-    let mut harness = app(Settings { ask_first: true, ..settings() });
+    let mut harness = app(Settings { edit_prompt_first: true, ..settings() });
     open(&mut harness, &folder);
     drag(&mut harness, (200.0, 100.0), (232.0, 132.0));
     until(&mut harness, "the box to wait", |viewer| {
@@ -207,21 +218,22 @@ fn ask_first_edit_the_prompt_and_run_again() {
     harness.key_press(Key::Enter);
     until(&mut harness, "the step", |viewer| count(viewer) == 2 && idle(viewer));
     let state = document(&harness).history.current();
-    assert_eq!(state.making.as_ref().unwrap().prompt, "fur, Zz 1");
+    assert_eq!(state.record.as_ref().unwrap().prompt, "fur, Zz 1");
 
-    // On an existing state: other words, run again, a sibling.
+    // On an existing state: another prompt, run again, a sibling.
     harness.get_by_label("Prompt of this state").focus();
     harness.step();
     harness.key_press_modifiers(Modifiers::COMMAND, Key::A);
     harness.get_by_label("Prompt of this state").type_text("whiskers");
     harness.step();
     harness.step();
+    scrolled_to(&mut harness, "Run again");
     harness.get_by_label("Run again").click();
     until(&mut harness, "the sibling", |viewer| count(viewer) == 3 && idle(viewer));
-    let siblings: Vec<_> = document(&harness).history.children(StateId(0)).map(|s| s.making.clone().unwrap()).collect();
+    let siblings: Vec<_> = document(&harness).history.children(StateId(0)).map(|s| s.record.clone().unwrap()).collect();
     assert_eq!(siblings[1].prompt, "whiskers");
     assert_eq!(siblings[0].region, siblings[1].region);
-    assert_eq!(harness.state().state.draft, "fur, Zz 1", "looking at a state does not touch the next step's words");
+    assert_eq!(harness.state().state.draft, "fur, Zz 1", "looking at a state does not touch the next step's prompt");
 }
 
 #[test]
@@ -262,8 +274,8 @@ fn a_click_zooms_four_times_and_escape_cancels_a_box() {
     button(&mut harness, at, PointerButton::Primary, true);
     button(&mut harness, at, PointerButton::Primary, false);
     until(&mut harness, "the state", |viewer| count(viewer) == 2 && idle(viewer));
-    let making = document(&harness).history.current().making.clone().unwrap();
-    assert_eq!((making.region.x, making.region.y, making.region.width), (284, 184, 32));
+    let record = document(&harness).history.current().record.clone().unwrap();
+    assert_eq!((record.region.x, record.region.y, record.region.width), (284, 184, 32));
 
     // Back outside, the state is a box on the photo: a click dives in instead of making another.
     harness.key_press(Key::Home);
@@ -325,14 +337,14 @@ fn who_goes_elsewhere_meanwhile_is_left_there() {
     open(&mut harness, &folder);
     drag(&mut harness, (100.0, 100.0), (132.0, 132.0));
     until(&mut harness, "a state to look at", |viewer| count(viewer) == 2 && idle(viewer));
-    harness.state_mut().act(Action::RunAgain);
-    harness.state_mut().act(Action::Go(Direction::Photo));
+    harness.state_mut().act(Command::RunAgain);
+    harness.state_mut().act(Command::GoToPhoto);
     until(&mut harness, "the sibling", |viewer| count(viewer) == 3 && idle(viewer));
     assert_eq!(document(&harness).history.current().id, StateId(0));
 }
 
 #[test]
-fn the_whole_picture_is_enlarged_in_its_place_and_zoomed_into() {
+fn the_full_image_is_enlarged_in_its_place_and_zoomed_into() {
     let folder = Folder::new();
     let mut harness = app(settings());
     open(&mut harness, &folder);
@@ -340,16 +352,16 @@ fn the_whole_picture_is_enlarged_in_its_place_and_zoomed_into() {
     until(&mut harness, "pieces to be seen", |viewer| {
         viewer.state.running.as_ref().is_none_or(|running| running.overlays.len() > 1)
     });
-    until(&mut harness, "the whole picture", |viewer| idle(viewer) && count(viewer) == 2);
+    until(&mut harness, "the full image", |viewer| idle(viewer) && count(viewer) == 2);
     let state = document(&harness).history.current();
     assert_eq!((state.picture.width(), state.picture.height(), state.magnification), (2400, 1600, 4.0));
-    assert!(state.making.as_ref().is_some_and(|making| making.whole.is_some()));
+    assert!(state.record.as_ref().is_some_and(|record| record.full_image.is_some()));
     // From here on as in any state.
     drag(&mut harness, (200.0, 100.0), (260.0, 160.0));
     until(&mut harness, "a box of it", |viewer| idle(viewer) && count(viewer) > 2);
     // Made again, it is a sibling of the same size.
     harness.state_mut().act(Action::GoTo(StateId(1)));
-    harness.state_mut().act(Action::RunAgain);
+    harness.state_mut().act(Command::RunAgain);
     until(&mut harness, "it again", |viewer| idle(viewer) && count(viewer) > 3);
     let again = document(&harness).history.current();
     assert_eq!((again.picture.width(), again.parent), (2400, Some(StateId(0))));
@@ -358,7 +370,7 @@ fn the_whole_picture_is_enlarged_in_its_place_and_zoomed_into() {
 #[test]
 fn the_wheel_travels_between_photo_and_state() {
     let folder = Folder::new();
-    let mut harness = app(Settings { backbone: Backbone::Bicubic, ..settings() });
+    let mut harness = app(Settings { backbone: Backbone::from(&BICUBIC), ..settings() });
     open(&mut harness, &folder);
     drag(&mut harness, (300.0, 200.0), (332.0, 232.0));
     until(&mut harness, "the state", |viewer| count(viewer) == 2 && idle(viewer));
@@ -389,7 +401,7 @@ fn the_wheel_travels_between_photo_and_state() {
 }
 
 #[test]
-fn failures_are_told_and_nothing_is_lost() {
+fn failures_are_reported_and_nothing_is_lost() {
     let folder = Folder::new();
     let mut harness = app(settings());
     open(&mut harness, &folder);
@@ -404,12 +416,12 @@ fn failures_are_told_and_nothing_is_lost() {
     harness.step();
     assert!(harness.state().state.messages.is_empty());
 
-    harness.state_mut().act(Action::UseBackbone(Backbone::File(folder.path("missing.pth"))));
+    harness.state_mut().act(Action::UseBackbone(Backbone::file(folder.path("missing.pth"))));
     harness.step();
     drag(&mut harness, (200.0, 100.0), (232.0, 132.0));
     until(&mut harness, "the message", |viewer| !viewer.state.messages.is_empty() && idle(viewer));
     harness.get_by_label("The model file cannot be opened");
-    harness.state_mut().act(Action::UseBackbone(Backbone::BuiltIn));
+    harness.state_mut().act(Action::UseBackbone(Backbone::default()));
     harness.step();
     drag(&mut harness, (200.0, 100.0), (232.0, 132.0));
     until(&mut harness, "the next step", |viewer| count(viewer) == 2 && idle(viewer));
@@ -418,15 +430,15 @@ fn failures_are_told_and_nothing_is_lost() {
 #[test]
 fn deep_chains_stay_exact() {
     let folder = Folder::new();
-    let mut harness = app(Settings { backbone: Backbone::Bicubic, ..settings() });
+    let mut harness = app(Settings { backbone: Backbone::from(&BICUBIC), ..settings() });
     open(&mut harness, &folder);
     for depth in 1..=8 {
-        harness.state_mut().act(Action::Run);
+        harness.state_mut().act(Command::Run);
         until(&mut harness, "a state", |viewer| count(viewer) == depth + 1 && idle(viewer));
     }
     let history = &document(&harness).history;
     assert_eq!(history.current().magnification, 65536.0);
-    harness.state_mut().act(Action::Go(Direction::Photo));
+    harness.state_mut().act(Command::GoToPhoto);
     harness.step();
     harness.step();
     assert_eq!(document(&harness).history.current().id, StateId(0));
@@ -439,22 +451,18 @@ fn deep_chains_stay_exact() {
 
 /// A child at the keyboard: whatever is pressed, dragged and scrolled, nothing panics, and the window can still be used.
 #[test]
-fn random_hands_break_nothing() {
+fn a_random_pointer_and_keys_break_nothing() {
     let folder = Folder::new();
-    let mut harness = app(Settings { backbone: Backbone::Bicubic, motion: true, ..settings() });
+    let mut harness = app(Settings { backbone: Backbone::from(&BICUBIC), motion: true, ..settings() });
     open(&mut harness, &folder);
     let mut rng = fastrand::Rng::with_seed(4);
     let asks = |action: &Action| {
-        matches!(
-            action,
-            Action::Open
-                | Action::OpenModel
-                | Action::OpenSd3
-                | Action::Save
-                | Action::Close
-                | Action::Export(_)
-                | Action::Quit
-        )
+        use Command::{Close, Open, OpenModel, Quit, Save, SaveAs};
+        match action {
+            Action::Command(command) => matches!(command, Open | OpenModel | Save | SaveAs | Close | Quit),
+            Action::Export(_) | Action::OpenBackbone(_) => true,
+            _ => false,
+        }
     };
     let keys: Vec<_> =
         Action::all().into_iter().filter(|action| !asks(action)).flat_map(|action| action.shortcuts()).collect();
@@ -490,7 +498,7 @@ fn random_hands_break_nothing() {
         }
         harness.step();
     }
-    harness.state_mut().act(Action::Cancel);
+    harness.state_mut().act(Command::Cancel);
     until(&mut harness, "the last job to end", idle);
     let history = &document(&harness).history;
     // Deleted ones count too; how many there are depends on how fast steps run beside these hands.
@@ -507,23 +515,23 @@ fn looks_as_it_should() {
     let mut harness = app(settings());
     // Which models are on this machine is not to be seen.
     until(&mut harness, "models to be looked for", |viewer| !viewer.state.backbones.is_empty());
-    harness.state_mut().state.backbones = vec![Backbone::BuiltIn];
+    harness.state_mut().state.backbones = vec![Backbone::default()];
     harness.step();
     harness.snapshot_options("welcome", &options());
 
     let folder = Folder::new();
-    let mut harness = app(Settings { backbone: Backbone::Nearest, ..settings() });
+    let mut harness = app(Settings { backbone: Backbone::from(&NEAREST), ..settings() });
     open(&mut harness, &folder);
     drag(&mut harness, (300.0, 200.0), (310.0, 210.0));
     until(&mut harness, "the states", |viewer| count(viewer) == 3 && idle(viewer));
-    harness.state_mut().act(Action::Go(Direction::Photo));
+    harness.state_mut().act(Command::GoToPhoto);
     harness.remove_cursor();
     harness.step();
     harness.step();
     // Times differ from run to run; only the canvas is compared.
     let canvas = harness.get_by_label("Canvas").rect();
-    let whole = harness.render().unwrap();
+    let window = harness.render().unwrap();
     let (x, y) = (canvas.left() as u32, canvas.top() as u32);
-    let image = image::imageops::crop_imm(&whole, x, y, canvas.width() as u32, canvas.height() as u32).to_image();
+    let image = image::imageops::crop_imm(&window, x, y, canvas.width() as u32, canvas.height() as u32).to_image();
     egui_kittest::image_snapshot_options(&image, "canvas", &options());
 }

@@ -3,33 +3,33 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use crate::canvas::{Camera, Overlay};
-use crate::history::{Direction, StateId};
-use crate::viewer::state::{Document, Glide};
+use crate::document::{Direction, StateId};
+use crate::scene::canvas::{Camera, Overlay};
+use crate::viewer::state::{CameraTween, Document};
 
 const GLIDE: Duration = Duration::from_millis(250);
 const FADE: Duration = Duration::from_millis(350);
 
 impl Document {
     /// Glides, fades, plays, and settles the camera on what it looks at; whether it moves on.
-    pub(super) fn move_camera(&mut self) -> bool {
-        self.born.retain(|_, (since, _)| since.elapsed() < FADE);
+    pub(in crate::viewer) fn move_camera(&mut self) -> bool {
+        self.fading_in.retain(|_, (since, _)| since.elapsed() < FADE);
         if self.fit_pending && self.screen[0] > 0.0 {
             self.camera = Camera::fitted(self.history.current(), self.screen);
             self.fit_pending = false;
         }
-        if let Some(glide) = &self.glide {
-            let t = (glide.start.elapsed().as_secs_f64() / GLIDE.as_secs_f64()).min(1.0);
+        if let Some(tween) = &self.tween {
+            let t = (tween.start.elapsed().as_secs_f64() / GLIDE.as_secs_f64()).min(1.0);
             let eased = 1.0 - (1.0 - t).powi(3);
-            self.camera = glide.from.between(&glide.to, &self.history, eased);
+            self.camera = tween.from.between(&tween.to, &self.history, eased);
             if t >= 1.0 {
-                self.glide = None;
+                self.tween = None;
             }
         }
         if self.film.as_ref().is_some_and(|film| film.start.elapsed().as_secs_f64() > film.path.seconds()) {
             self.film = None;
         }
-        self.glide.is_some() || !self.born.is_empty() || self.film.is_some()
+        self.tween.is_some() || !self.fading_in.is_empty() || self.film.is_some()
     }
 
     /// Looks at a state.
@@ -38,19 +38,19 @@ impl Document {
         self.show_current(motion);
     }
 
-    pub(super) fn step(&mut self, direction: Direction, motion: bool) {
+    pub(in crate::viewer) fn step(&mut self, direction: Direction, motion: bool) {
         if self.history.step(direction).is_some() {
             self.show_current(motion);
         }
     }
 
-    pub(super) fn delete(&mut self, id: StateId, motion: bool) {
+    pub(in crate::viewer) fn delete(&mut self, id: StateId, motion: bool) {
         let before = self.history.current().id;
         self.history.delete(id);
         if self.history.get(self.camera.anchor).is_none() || self.history.current().id != before {
             // What the camera was anchored to may be gone; it starts from where the history went.
             self.camera = Camera::fitted(self.history.current(), self.screen);
-            self.glide = None;
+            self.tween = None;
         }
         if self.history.current().id != before {
             self.show_current(motion);
@@ -60,12 +60,12 @@ impl Document {
         }
     }
 
-    pub(super) fn show_current(&mut self, motion: bool) {
+    pub(in crate::viewer) fn show_current(&mut self, motion: bool) {
         let to = Camera::fitted(self.history.current(), self.screen);
         self.move_to(to, motion);
     }
 
-    pub(super) fn look_at_scale(&mut self, scale: f64, motion: bool) {
+    pub(in crate::viewer) fn look_at_scale(&mut self, scale: f64, motion: bool) {
         self.camera.settle(&self.history, self.screen);
         self.move_to(Camera { scale, ..self.camera }, motion);
     }
@@ -74,15 +74,15 @@ impl Document {
         // Where there is no way between the two (one was deleted), the camera jumps.
         let connected = self.camera.relative_to(&self.history, to.anchor).is_some();
         if motion && connected {
-            self.glide = Some(Glide { from: self.camera, to, start: Instant::now() });
+            self.tween = Some(CameraTween { from: self.camera, to, start: Instant::now() });
         } else {
-            self.glide = None;
+            self.tween = None;
             self.camera = to;
         }
     }
 
-    pub(super) fn zoom_middle(&mut self, factor: f64) {
-        self.glide = None;
+    pub(in crate::viewer) fn zoom_middle(&mut self, factor: f64) {
+        self.tween = None;
         let middle = [self.screen[0] / 2.0, self.screen[1] / 2.0];
         self.camera.zoom_at(&self.history, middle, factor, self.screen);
         self.follow_camera();
@@ -90,13 +90,13 @@ impl Document {
 
     /// After the hand moved the camera: the state it looks at is the state at hand.
     pub(in crate::viewer) fn follow_camera(&mut self) {
-        self.glide = None;
+        self.tween = None;
         let looked_at = self.camera.settle(&self.history, self.screen);
         self.history.look(looked_at);
     }
 
     /// How far a state has faded in.
-    pub(in crate::viewer) fn opacity(born: &HashMap<StateId, (Instant, Overlay)>, id: StateId) -> f32 {
-        born.get(&id).map_or(1.0, |(since, _)| (since.elapsed().as_secs_f32() / FADE.as_secs_f32()).min(1.0))
+    pub(in crate::viewer) fn opacity(fading_in: &HashMap<StateId, (Instant, Overlay)>, id: StateId) -> f32 {
+        fading_in.get(&id).map_or(1.0, |(since, _)| (since.elapsed().as_secs_f32() / FADE.as_secs_f32()).min(1.0))
     }
 }

@@ -2,22 +2,21 @@
 
 use std::time::Instant;
 
-use crate::canvas::Overlay;
-use crate::engine::{Done, Event, Job, JobId, Made, Restorer};
-use crate::history::StateId;
-use crate::history::recipe::Step;
-use crate::image::AlignMethod;
-use crate::prompt::{Asking, Extractor};
-use crate::region::{MAX_FACTOR, Plan, Region, square_around};
-use crate::step::{Backbone, MemoryPlan, Seen, Stage, Whole};
+use crate::base::{
+    AlignMethod, BICUBIC, CaptionRequest, FullImage, MAX_FACTOR, MemoryPlan, Plan, PromptSource, RecipeStep, Region,
+    Stage, square_around,
+};
+use crate::document::StateId;
+use crate::engine::{Event, Job, JobId, JobOutcome, Restorer, StepOutput};
+use crate::scene::canvas::Overlay;
 use crate::viewer::Viewer;
 use crate::viewer::state::{Message, PlacedBox, Queued, Running};
 
-/// New tokens for each tile of a whole picture, as in the reference.
+/// New tokens for each tile of a full image, as in the reference.
 const TILE_TOKENS: usize = 16;
 
 impl Viewer {
-    pub(super) fn take_event(&mut self, event: Event) {
+    pub(in crate::viewer) fn take_event(&mut self, event: Event) {
         if let Event::Ready { cuda_devices } = event {
             self.state.cuda_devices = Some(cuda_devices);
             return;
@@ -39,9 +38,9 @@ impl Viewer {
             _ => {}
         }
         let Some(running) = &mut self.state.running else { return };
-        let wanted = running.job;
+        let active = running.job;
         match event {
-            Event::Progress { job, step, stage, fraction } if job == wanted => {
+            Event::Progress { job, step, stage, fraction } if job == active => {
                 if stage != running.stage {
                     running.tiles = None;
                 }
@@ -50,81 +49,79 @@ impl Viewer {
                     running.step_start = Instant::now();
                 }
                 let before = if step == running.step { running.fraction } else { 0.0 };
-                let is_all = running.proposing && stage == Stage::Prompting;
+                let is_all = running.captioning && stage == Stage::Prompting;
                 running.fraction = if is_all { fraction } else { stage.of_step(fraction) }.max(before);
                 running.loading = (stage == Stage::Loading).then_some(fraction);
                 (running.step, running.stage) = (step, stage);
             }
-            Event::Enlarged { job, step, picture } if job == wanted => {
+            Event::Enlarged { job, step, picture } if job == active => {
                 if let Some(&region) = running.asked.regions.get(step) {
                     running.overlays = vec![Overlay { parent: running.parent, region, picture }];
                 }
                 running.has_preview = false;
             }
-            Event::Preview { job, picture, .. } if job == wanted => {
+            Event::Preview { job, picture, .. } if job == active => {
                 if let [enlarged] = running.overlays.as_mut_slice() {
                     enlarged.picture = picture;
                     running.has_preview = true;
                 }
             }
-            Event::Seen { job, step, seen } if job == wanted => match seen {
-                Seen::Tiles { done, of } => running.tiles = Some((done, of)),
-                Seen::Piece { left, top, picture } => {
-                    let (Some(&all), Some(whole)) = (running.asked.regions.get(step), running.overlays.first()) else {
-                        return;
-                    };
-                    let side = |length: u32| {
-                        (f64::from(length) * f64::from(all.width) / f64::from(whole.picture.width())) as u32
-                    };
-                    let (width, height) = (side(picture.width()), side(picture.height()));
-                    let region = Region { x: side(left), y: side(top), width, height };
-                    if width > 0 && height > 0 && region.fits(all.width, all.height) {
-                        running.overlays.push(Overlay { parent: running.parent, region, picture });
-                    }
+            Event::Tiles { job, tiles, .. } if job == active => running.tiles = Some((tiles.done, tiles.total)),
+            Event::Partial { job, step, left, top, picture } if job == active => {
+                let (Some(&all), Some(enlarged)) = (running.asked.regions.get(step), running.overlays.first()) else {
+                    return;
+                };
+                let side = |length: u32| {
+                    (f64::from(length) * f64::from(all.width) / f64::from(enlarged.picture.width())) as u32
+                };
+                let (width, height) = (side(picture.width()), side(picture.height()));
+                let region = Region { x: side(left), y: side(top), width, height };
+                if width > 0 && height > 0 && region.fits(all.width, all.height) {
+                    running.overlays.push(Overlay { parent: running.parent, region, picture });
                 }
-            },
-            Event::Wording { job, found, .. } | Event::Proposed { job, found } if job == wanted => {
-                self.state.found = found
             }
-            Event::Made { job, made, .. } if job == wanted => self.keep(*made),
-            Event::Finished { job, done } if job == wanted => {
+            Event::Captioning { job, text, .. } | Event::Captioned { job, text } if job == active => {
+                self.state.extracted_prompt = text;
+            }
+            Event::StepDone { job, output, .. } if job == active => self.keep(*output),
+            Event::Finished { job, outcome } if job == active => {
                 let (step, parent, job) = (running.step, running.parent, running.asked.clone());
-                let run = running.then_run && done == Done::Completed;
-                if !running.proposing {
-                    // They are with their state now.
-                    self.state.found.clear();
+                let run = running.then_run && outcome == JobOutcome::Completed;
+                if !running.captioning {
+                    // It is with its state now.
+                    self.state.extracted_prompt.clear();
                 }
                 self.state.running = None;
                 if run {
                     self.run_placed();
                     return;
                 }
-                if let Done::Failed(problem) = done {
+                if let JobOutcome::Failed(problem) = outcome {
                     let regions = job.regions[step.min(job.regions.len())..].to_vec();
-                    self.state.starved =
+                    self.state.oom_retry =
                         problem.smaller.map(|_| Queued { parent, after: None, job: Job { regions, ..job } });
-                    self.tell(Message::Problem(problem));
+                    self.tell(Message::UserError(problem));
                 }
                 self.run_next();
             }
-            // Of a job that is no longer wanted.
+            // Of a job that is no longer active.
             _ => {}
         }
     }
 
-    fn keep(&mut self, made: Made) {
+    fn keep(&mut self, output: StepOutput) {
         let (Some(running), Some(document)) = (&mut self.state.running, &mut self.state.document) else { return };
-        if let Some(model) = made.making.model.as_ref().filter(|_| made.making.whole.is_none()) {
-            self.state.pace.insert(model.name(), made.making.elapsed.as_secs_f64());
+        if let Some(model) = output.record.model.as_ref().filter(|_| output.record.full_image.is_none()) {
+            self.state.pace.insert(model.backbone.name(), output.record.elapsed.as_secs_f64());
         }
         // What was shown in its place so far: the new state fades in over it.
         let before = running.overlays.first().filter(|_| running.has_preview).map(|overlay| overlay.picture.clone());
-        let picture = before.unwrap_or(made.enlarged);
-        let overlay = Overlay { parent: running.parent, region: made.making.region, picture };
+        let picture = before.unwrap_or(output.enlarged);
+        let overlay = Overlay { parent: running.parent, region: output.record.region, picture };
         (running.overlays, running.tiles, running.has_preview) = (Vec::new(), None, false);
         running.step_start = Instant::now();
         // Where the parent was deleted meanwhile there is no place for its child, nor for those after it.
-        let Some(id) = document.history.add(running.parent, made.making, made.picture, made.thumbnail) else {
+        let Some(id) = document.history.add(running.parent, output.record, output.picture, output.thumbnail) else {
             self.engine.cancel();
             return;
         };
@@ -134,7 +131,7 @@ impl Viewer {
         }
         running.parent = id;
         if self.state.settings.motion {
-            document.born.insert(id, (Instant::now(), overlay));
+            document.fading_in.insert(id, (Instant::now(), overlay));
         }
         if self.state.settings.follow && running.looked_from == document.history.current().id {
             running.looked_from = id;
@@ -142,49 +139,55 @@ impl Viewer {
         }
     }
 
-    pub(super) fn place_box(&mut self, parent: StateId, target: Region) {
+    pub(in crate::viewer) fn place_box(&mut self, parent: StateId, target: Region) {
         let size = self.state.settings.process_size;
         let Some(document) = &mut self.state.document else { return };
         document.placed = document.placed_box(parent, target, size);
-        self.state.found.clear();
+        self.state.extracted_prompt.clear();
         if document.placed.is_none() {
             return;
         }
-        if self.state.settings.ask_first {
-            self.find_words(false);
+        if self.state.settings.edit_prompt_first {
+            self.caption_box(false);
         } else {
             self.run_placed();
         }
     }
 
-    /// Looks for the words of the box that waits; `anew`: for others than the likeliest.
-    pub(super) fn find_words(&mut self, anew: bool) {
+    /// Extracts the prompt of the box that waits; `anew`: another than the likeliest.
+    pub(in crate::viewer) fn caption_box(&mut self, anew: bool) {
         let Some(placed) = self.state.document.as_ref().and_then(|document| document.placed.clone()) else { return };
         let Some(mut job) = self.job(&placed, self.prompt_for(placed.parent)) else { return };
-        if anew && job.extractor == Extractor::Own {
+        if anew && job.prompt_source.is_user() {
             return;
         }
         if anew {
-            job.asking.temperature = self.state.settings.temperature;
-            job.asking.seed = fastrand::u32(..).into();
+            job.request.temperature = self.state.settings.temperature;
+            job.request.seed = fastrand::u32(..).into();
         }
-        self.state.found.clear();
-        let has_words = job.extractor != Extractor::Own;
+        self.state.extracted_prompt.clear();
+        let is_extracted = !job.prompt_source.is_user();
         self.start(placed.parent, Some(job), true);
-        self.state.found_for = Some(placed).filter(|_| has_words);
+        self.state.extracted_for = Some(placed).filter(|_| is_extracted);
     }
 
-    /// Words are found by this from now on; those of the box that waits too.
-    pub(super) fn use_words(&mut self, extractor: Extractor) {
-        self.state.settings.extractor = extractor;
-        self.state.found.clear();
+    pub(in crate::viewer) fn stop_captioning(&mut self) {
+        if self.state.running.as_ref().is_some_and(|running| running.captioning) {
+            self.engine.cancel();
+        }
+    }
+
+    /// Prompts come from this from now on; that of the box that waits too.
+    pub(in crate::viewer) fn use_prompt_source(&mut self, prompt_source: PromptSource) {
+        self.state.settings.prompt_source = prompt_source;
+        self.state.extracted_prompt.clear();
         if self.state.models {
-            self.tasks.look_for_word_models(self.state.settings.places.clone());
+            self.tasks.look_for_prompt_models(self.state.settings.model_paths.clone());
         }
         // A step that runs is not stopped for that.
-        let is_free = self.state.running.as_ref().is_none_or(|running| running.proposing);
+        let is_free = self.state.running.as_ref().is_none_or(|running| running.captioning);
         if is_free && self.state.document.as_ref().is_some_and(|document| document.placed.is_some()) {
-            self.find_words(false);
+            self.caption_box(false);
         }
     }
 
@@ -201,21 +204,21 @@ impl Viewer {
         })
     }
 
-    pub(super) fn run_placed(&mut self) {
+    pub(in crate::viewer) fn run_placed(&mut self) {
         let waits = self.state.document.as_ref().is_some_and(|document| document.placed.is_some());
-        if let Some(running) = self.state.running.as_mut().filter(|running| waits && running.proposing) {
+        if let Some(running) = self.state.running.as_mut().filter(|running| waits && running.captioning) {
             running.then_run = true;
             return;
         }
         let Some(placed) = self.take_placed() else { return };
         self.roll_unless_locked();
-        let job = self.job_with_words(&placed);
+        let job = self.job_with_prompt(&placed);
         self.remember_prompt();
         self.start(placed.parent, job, false);
     }
 
     /// All of the state at hand, four times as large.
-    pub(super) fn enlarge_whole(&mut self) {
+    pub(in crate::viewer) fn enlarge_full_image(&mut self) {
         let Some(document) = &mut self.state.document else { return };
         document.placed = None;
         let state = document.history.current();
@@ -228,24 +231,24 @@ impl Viewer {
         let Some(job) = self.job(&placed, self.prompt_for(placed.parent)) else { return };
         let job = Job {
             size: (width.saturating_mul(MAX_FACTOR), height.saturating_mul(MAX_FACTOR)),
-            asking: Asking { max_new_tokens: TILE_TOKENS, ..job.asking },
-            whole: Some(Whole { tiling: self.state.settings.tiling, prompts: Vec::new() }),
+            request: CaptionRequest { max_new_tokens: TILE_TOKENS, ..job.request },
+            full_image: Some(FullImage { tiling: self.state.settings.tiling, prompts: Vec::new() }),
             ..job
         };
         self.start(placed.parent, Some(job), false);
     }
 
-    pub(super) fn enqueue(&mut self, placed: Option<PlacedBox>) {
+    pub(in crate::viewer) fn enqueue(&mut self, placed: Option<PlacedBox>) {
         let Some(placed) = placed.or_else(|| self.take_placed()) else { return };
         self.roll_unless_locked();
         self.remember_prompt();
-        if let Some(job) = self.job_with_words(&placed) {
+        if let Some(job) = self.job_with_prompt(&placed) {
             self.state.queue.push_back(Queued { parent: placed.parent, after: None, job });
             self.run_next();
         }
     }
 
-    pub(super) fn queue_box(&mut self, parent: StateId, target: Region) {
+    pub(in crate::viewer) fn queue_box(&mut self, parent: StateId, target: Region) {
         let size = self.state.settings.process_size;
         let placed = self.state.document.as_ref().and_then(|document| document.placed_box(parent, target, size));
         if placed.is_some() {
@@ -254,7 +257,7 @@ impl Viewer {
     }
 
     /// Starts what waits, if nothing runs.
-    pub(super) fn run_next(&mut self) {
+    pub(in crate::viewer) fn run_next(&mut self) {
         while self.state.running.is_none()
             && let Some(next) = self.state.queue.pop_front()
         {
@@ -273,24 +276,24 @@ impl Viewer {
     }
 
     /// Makes the steps of a recipe again, one after another.
-    pub(super) fn rebuild(&mut self, steps: Vec<Step>) {
+    pub(in crate::viewer) fn rebuild(&mut self, steps: Vec<RecipeStep>) {
         let Some(document) = &self.state.document else { return };
         let photo = document.history.photo();
         for (i, step) in steps.into_iter().enumerate() {
-            let (backbone, align) = match step.making.model {
+            let (backbone, align) = match step.record.model {
                 Some(model) => (model.backbone, model.align),
-                None => (Backbone::Bicubic, AlignMethod::NoFix),
+                None => ((&BICUBIC).into(), AlignMethod::NoFix),
             };
             let job = Job {
                 source: photo.picture.clone(),
-                regions: vec![step.making.region],
+                regions: vec![step.record.region],
                 size: (step.width, step.height),
-                prompt: step.making.prompt,
-                found: None,
-                extractor: Extractor::Own,
-                asking: Asking::default(),
-                whole: step.making.whole,
-                seed: step.making.seed,
+                prompt: step.record.prompt,
+                extracted_prompt: None,
+                prompt_source: PromptSource::default(),
+                request: CaptionRequest::default(),
+                full_image: step.record.full_image,
+                seed: step.record.seed,
                 preview: true,
                 restorer: Restorer {
                     backbone,
@@ -307,31 +310,31 @@ impl Viewer {
     }
 
     /// Goes on, with this memory plan from now on, where the memory ran out.
-    pub(super) fn go_on_with(&mut self, memory: MemoryPlan) {
+    pub(in crate::viewer) fn go_on_with(&mut self, memory: MemoryPlan) {
         self.state.settings.memory = memory;
         self.state
             .messages
-            .retain(|message| !matches!(message, Message::Problem(problem) if problem.smaller.is_some()));
-        if let Some(mut starved) = self.state.starved.take() {
-            starved.job.restorer.memory = memory;
-            self.state.queue.push_front(starved);
+            .retain(|message| !matches!(message, Message::UserError(problem) if problem.smaller.is_some()));
+        if let Some(mut oom_retry) = self.state.oom_retry.take() {
+            oom_retry.job.restorer.memory = memory;
+            self.state.queue.push_front(oom_retry);
             self.run_next();
         }
     }
 
-    pub(super) fn run_again(&mut self) {
+    pub(in crate::viewer) fn run_again(&mut self) {
         self.roll_unless_locked();
         if let Some((parent, job)) = self.job_again() {
             self.start(parent, Some(job), false);
         }
     }
 
-    /// The placed box, or the state at hand again, several times: with each line of its words, or, where there is but
+    /// The placed box, or the state at hand again, several times: with each line of its prompt, or, where there is but
     /// one, with new seeds. After each other, and after what runs.
-    pub(super) fn make_variants(&mut self) {
+    pub(in crate::viewer) fn make_variants(&mut self) {
         let placed = self.state.document.as_mut().and_then(|document| document.placed.take());
         let base = match placed {
-            Some(placed) => self.job_with_words(&placed).map(|job| (placed.parent, job)),
+            Some(placed) => self.job_with_prompt(&placed).map(|job| (placed.parent, job)),
             None => self.job_again(),
         };
         let Some((parent, job)) = base else { return };
@@ -349,18 +352,18 @@ impl Viewer {
     fn job_again(&self) -> Option<(StateId, Job)> {
         let document = self.state.document.as_ref()?;
         let state = document.history.current();
-        let (parent, making) = (state.parent?, state.making.as_ref()?);
-        let plan = Plan { regions: vec![making.region], nested: vec![], factor: 1.0 };
-        let placed = PlacedBox { parent, target: making.region, plan };
+        let (parent, record) = (state.parent?, state.record.as_ref()?);
+        let plan = Plan { regions: vec![record.region], nested: vec![], factor: 1.0 };
+        let placed = PlacedBox { parent, target: record.region, plan };
         let size = (state.picture.width(), state.picture.height());
         let job = self.job(&placed, document.edited.prompt.clone())?;
-        // Its words are as they are; those of tiles unless others were written over them.
-        let is_edited = document.edited.prompt != making.prompt;
-        let whole = making.whole.clone().map(|whole| match is_edited {
-            true => Whole { prompts: Vec::new(), ..whole },
-            false => whole,
+        // Its prompt is as it is; those of tiles unless another was written over them.
+        let is_edited = document.edited.prompt != record.prompt;
+        let full_image = record.full_image.clone().map(|full_image| match is_edited {
+            true => FullImage { prompts: Vec::new(), ..full_image },
+            false => full_image,
         });
-        Some((parent, Job { size, whole, extractor: Extractor::Own, ..job }))
+        Some((parent, Job { size, full_image, prompt_source: PromptSource::default(), ..job }))
     }
 
     fn job(&self, placed: &PlacedBox, prompt: String) -> Option<Job> {
@@ -370,14 +373,14 @@ impl Viewer {
             regions: placed.plan.regions.clone(),
             size: (settings.process_size, settings.process_size),
             prompt,
-            found: None,
-            extractor: settings.extractor.clone(),
-            asking: Asking {
+            extracted_prompt: None,
+            prompt_source: settings.prompt_source.clone(),
+            request: CaptionRequest {
                 message: Some(settings.message.trim().to_owned()).filter(|message| !message.is_empty()),
-                both: settings.both_images,
-                ..Asking::default()
+                include_parent: settings.include_parent,
+                ..CaptionRequest::default()
             },
-            whole: None,
+            full_image: None,
             seed: settings.seed,
             preview: true,
             restorer: Restorer {
@@ -389,21 +392,21 @@ impl Viewer {
         })
     }
 
-    /// The same with the user's own words, and those that were found for the box.
-    fn job_with_words(&self, placed: &PlacedBox) -> Option<Job> {
+    /// The same with the user's own prompt, and what was extracted for the box.
+    fn job_with_prompt(&self, placed: &PlacedBox) -> Option<Job> {
         let job = self.job(placed, self.prompt_for(placed.parent))?;
-        let is_found = self.state.found_for.as_ref() == Some(placed) && !self.state.found.is_empty();
-        Some(Job { found: is_found.then(|| self.state.found.clone()), ..job })
+        let is_extracted = self.state.extracted_for.as_ref() == Some(placed) && !self.state.extracted_prompt.is_empty();
+        Some(Job { extracted_prompt: is_extracted.then(|| self.state.extracted_prompt.clone()), ..job })
     }
 
-    /// The user's words, and those pinned above the state.
+    /// The user's prompt, and those pinned above the state.
     fn prompt_for(&self, parent: StateId) -> String {
-        let mut words = vec![self.state.draft.trim()];
+        let mut parts = vec![self.state.draft.trim()];
         if let Some(document) = &self.state.document {
-            words.extend(document.pinned_words(parent));
+            parts.extend(document.pinned_prompts(parent));
         }
-        words.retain(|part| !part.is_empty());
-        words.join(", ")
+        parts.retain(|part| !part.is_empty());
+        parts.join(", ")
     }
 
     fn remember_prompt(&mut self) {
@@ -412,8 +415,8 @@ impl Viewer {
         self.state.settings.remember_prompt(&draft);
     }
 
-    /// The words used before, `by` further back.
-    pub(super) fn recall_prompt(&mut self, by: isize) {
+    /// The prompt used before, `by` further back.
+    pub(in crate::viewer) fn recall_prompt(&mut self, by: isize) {
         let prompts = &self.state.settings.prompts;
         let next = match self.state.recalled {
             None if by > 0 => Some(0),
@@ -421,8 +424,8 @@ impl Viewer {
             Some(at) => at.checked_add_signed(by).map(|at| at.min(prompts.len().saturating_sub(1))),
         };
         self.state.recalled = next;
-        let found = next.and_then(|back| prompts.iter().rev().nth(back));
-        self.state.draft = found.cloned().unwrap_or_default();
+        let earlier = next.and_then(|back| prompts.iter().rev().nth(back));
+        self.state.draft = earlier.cloned().unwrap_or_default();
     }
 
     fn roll_unless_locked(&mut self) {
@@ -432,13 +435,13 @@ impl Viewer {
     }
 
     /// Prepares the box that is being placed, while nothing else is to be done.
-    pub(in crate::viewer) fn work_ahead(&mut self, placed: Option<&PlacedBox>) {
+    pub(in crate::viewer) fn prefetch(&mut self, placed: Option<&PlacedBox>) {
         let settings = &self.state.settings;
-        let wanted = placed.filter(|_| settings.work_ahead && self.state.running.is_none()).cloned();
-        if wanted == self.ahead {
+        let active = placed.filter(|_| settings.prefetch && self.state.running.is_none()).cloned();
+        if active == self.prefetched {
             return;
         }
-        match &wanted {
+        match &active {
             Some(placed) => {
                 if let Some(job) = self.job(placed, self.prompt_for(placed.parent)) {
                     self.engine.prepare(job);
@@ -446,20 +449,20 @@ impl Viewer {
             }
             // Placed for good: the job that runs now takes what was prepared.
             None if self.state.running.is_some() => {}
-            None => self.engine.drop_work_ahead(),
+            None => self.engine.drop_prefetch(),
         }
-        self.ahead = wanted;
+        self.prefetched = active;
     }
 
-    fn start(&mut self, parent: StateId, job: Option<Job>, proposing: bool) {
+    fn start(&mut self, parent: StateId, job: Option<Job>, captioning: bool) {
         let (Some(job), Some(document)) = (job, &mut self.state.document) else { return };
         document.film = None;
         let looked_from = document.history.current().id;
         let asked = job.clone();
-        let job: JobId = if proposing { self.engine.propose(job) } else { self.engine.run(job) };
+        let job: JobId = if captioning { self.engine.caption(job) } else { self.engine.run(job) };
         self.state.running = Some(Running {
             job,
-            proposing,
+            captioning,
             then_run: false,
             asked,
             parent,
@@ -477,7 +480,7 @@ impl Viewer {
     }
 
     /// Has the chosen model loaded and a step estimated, while nothing else is to be done.
-    pub(super) fn estimate_soon(&mut self) {
+    pub(in crate::viewer) fn estimate_soon(&mut self) {
         let settings = &self.state.settings;
         let restorer = Restorer {
             backbone: settings.backbone.clone(),
@@ -486,9 +489,9 @@ impl Viewer {
             align: settings.align,
         };
         let side = settings.process_size;
-        let wanted = Some((restorer.backbone.clone(), restorer.device, side));
-        if self.state.document.is_some() && self.state.running.is_none() && self.state.estimated != wanted {
-            self.state.estimated = wanted;
+        let active = Some((restorer.backbone.clone(), restorer.device, side));
+        if self.state.document.is_some() && self.state.running.is_none() && self.state.estimated != active {
+            self.state.estimated = active;
             self.engine.estimate(restorer, (side, side));
         }
     }

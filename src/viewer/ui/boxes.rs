@@ -2,15 +2,14 @@
 
 use egui::{Align2, Color32, CornerRadius, FontId, Painter, Rect, Stroke, StrokeKind, pos2, vec2};
 
-use crate::export::stills::magnification_label;
-use crate::region::Plan;
+use crate::base::{Plan, magnification_label};
 use crate::viewer::theme;
 
 /// How much the surroundings of the box are dimmed.
 const DIMMED: f32 = 0.35;
 
 /// The box with everything outside dimmed. `nested` are the steps' boxes on the screen, the last one the box itself.
-pub fn chosen(painter: &Painter, canvas: Rect, nested: &[Rect], target: Rect, label: &str) {
+pub(super) fn chosen(painter: &Painter, canvas: Rect, nested: &[Rect], target: Rect, label: &str) {
     let shade = Color32::from_black_alpha((DIMMED * 255.0) as u8);
     let inner = target.intersect(canvas);
     for dark in [
@@ -40,13 +39,13 @@ pub fn chosen(painter: &Painter, canvas: Rect, nested: &[Rect], target: Rect, la
 }
 
 /// An accent line with a dark halo, so that it reads on any picture.
-pub fn outline(painter: &Painter, rect: Rect) {
+pub(super) fn outline(painter: &Painter, rect: Rect) {
     painter.rect_stroke(rect, CornerRadius::ZERO, Stroke::new(3.5, Color32::from_black_alpha(140)), StrokeKind::Middle);
     painter.rect_stroke(rect, CornerRadius::ZERO, Stroke::new(1.5, theme::ACCENT), StrokeKind::Middle);
 }
 
 /// Where a click would zoom: only a faint hint of the box.
-pub fn hinted(painter: &Painter, canvas: Rect, rect: Rect, text: &str) {
+pub(super) fn hinted(painter: &Painter, canvas: Rect, rect: Rect, text: &str) {
     painter.rect_stroke(rect, CornerRadius::ZERO, Stroke::new(2.5, Color32::from_black_alpha(90)), StrokeKind::Middle);
     painter.rect_stroke(
         rect,
@@ -60,7 +59,7 @@ pub fn hinted(painter: &Painter, canvas: Rect, rect: Rect, text: &str) {
 }
 
 /// Around a state that was made of this place.
-pub fn made(painter: &Painter, rect: Rect, hovered: bool) {
+pub(super) fn made(painter: &Painter, rect: Rect, hovered: bool) {
     let (width, colour) = if hovered { (1.5, theme::ACCENT) } else { (1.0, Color32::from_white_alpha(150)) };
     painter.rect_stroke(
         rect,
@@ -72,21 +71,21 @@ pub fn made(painter: &Painter, rect: Rect, hovered: bool) {
 }
 
 /// Around a box whose turn is still to come: dashed.
-pub fn waiting(painter: &Painter, rect: Rect) {
+pub(super) fn waiting(painter: &Painter, rect: Rect) {
     let corners = [rect.left_top(), rect.right_top(), rect.right_bottom(), rect.left_bottom(), rect.left_top()];
     painter.extend(egui::Shape::dashed_line(&corners, Stroke::new(3.0, Color32::from_black_alpha(120)), 6.0, 5.0));
     painter.extend(egui::Shape::dashed_line(&corners, Stroke::new(1.5, theme::ACCENT), 6.0, 5.0));
 }
 
 /// A thin line along the bottom of a box whose step runs.
-pub fn progress(painter: &Painter, rect: Rect, fraction: f32) {
+pub(super) fn progress(painter: &Painter, rect: Rect, fraction: f32) {
     let from = rect.left_bottom() + vec2(0.0, 4.0);
     painter.line_segment([from, from + vec2(rect.width(), 0.0)], Stroke::new(3.0, Color32::from_black_alpha(140)));
     painter.line_segment([from, from + vec2(rect.width() * fraction, 0.0)], Stroke::new(2.0, theme::ACCENT));
 }
 
 /// What is shown in the box is not the model's own result yet.
-pub fn preview(painter: &Painter, canvas: Rect, rect: Rect) {
+pub(super) fn preview(painter: &Painter, canvas: Rect, rect: Rect) {
     let at = pos2(rect.center().x, rect.top().max(canvas.top()) + 8.0);
     if rect.width() > 64.0 {
         plate(painter, at, "preview");
@@ -121,7 +120,7 @@ fn plate(painter: &Painter, center_top: egui::Pos2, text: &str) {
 }
 
 /// `64x in 3 steps`.
-pub fn plan_label(plan: &Plan, magnification: f64) -> String {
+pub(super) fn plan_label(plan: &Plan, magnification: f64) -> String {
     let total = magnification_label(magnification * plan.factor);
     match plan.regions.len() {
         _ if plan.factor <= 1.0 => format!("{total}, reduced: no model needed"),

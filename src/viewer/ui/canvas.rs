@@ -7,12 +7,12 @@ use egui::{
 };
 
 use super::{boxes, compare, minimap};
-use crate::canvas::{Layer, Renderer, Scene, compose};
-use crate::export::stills::magnification_label;
-use crate::history::StateId;
-use crate::region::{MAX_FACTOR, Region, square_around};
+use crate::base::{MAX_FACTOR, Region, magnification_label, square_around};
+use crate::document::StateId;
+use crate::scene::canvas::{Layer, Renderer, Scene, compose};
 use crate::viewer::Viewer;
 use crate::viewer::actions::{Action, Tool};
+use crate::viewer::commands::Command;
 use crate::viewer::state::{Document, PlacedBox};
 
 /// One notch of a wheel.
@@ -57,7 +57,7 @@ struct Surface<'a> {
     pointer: Option<Pos2>,
 }
 
-pub fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
+pub(super) fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
     let rect = ui.available_rect_before_wrap();
     let response = ui.allocate_rect(rect, Sense::click_and_drag());
     response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Image, true, "Canvas"));
@@ -75,9 +75,9 @@ pub fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
     move_camera(document, &response, ui, frame, viewer.state.tool);
 
     let running = viewer.state.running.iter().flat_map(|running| running.overlays.clone());
-    let overlays: Vec<_> = running.chain(document.born.values().map(|(_, overlay)| overlay.clone())).collect();
-    let (born, camera, screen) = (&document.born, document.camera, document.screen);
-    let opacity = |id| Document::opacity(born, id);
+    let overlays: Vec<_> = running.chain(document.fading_in.values().map(|(_, overlay)| overlay.clone())).collect();
+    let (fading_in, camera, screen) = (&document.fading_in, document.camera, document.screen);
+    let opacity = |id| Document::opacity(fading_in, id);
     let scene = Scene { history: &document.history, camera, screen, overlays: &overlays, opacity: &opacity };
     let layers = compose(&scene);
 
@@ -97,7 +97,7 @@ pub fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
     let surface = Surface { ui, painter: painter.clone(), frame, layers, pointer };
     let hovered = children(viewer, &surface);
     let chosen = hand_box(viewer, &surface, &response, hovered);
-    viewer.work_ahead(chosen.as_ref());
+    viewer.prefetch(chosen.as_ref());
     running_box(viewer, &surface);
     waiting_boxes(viewer, &surface);
     if let Some(comparison) = comparison {
@@ -183,7 +183,7 @@ fn children(viewer: &mut Viewer, surface: &Surface) -> Option<StateId> {
     }
     if let Some(state) = hovered.and_then(|id| document.history.get(id)) {
         let texture = viewer.thumbnails.get(ui.ctx(), state);
-        let prompt = state.making.as_ref().map(|making| making.prompt.clone()).unwrap_or_default();
+        let prompt = state.record.as_ref().map(|record| record.prompt.clone()).unwrap_or_default();
         let title = Document::title(state);
         let tip = egui::Tooltip::always_open(
             ui.ctx().clone(),
@@ -232,7 +232,7 @@ fn hand_box(
     }
     if response.secondary_clicked() || ui.input(|input| input.pointer.button_pressed(PointerButton::Secondary)) {
         if document.drawing_from.is_some() || document.placed.is_some() {
-            viewer.actions.push(Action::Cancel);
+            viewer.actions.push(Command::Cancel.into());
         }
         return None;
     }
@@ -340,7 +340,7 @@ fn paint_box(document: &Document, Surface { painter, frame, layers, .. }: &Surfa
 
 /// Where the running step will be, with how far it is.
 fn running_box(viewer: &Viewer, Surface { painter, frame, layers, .. }: &Surface) {
-    let Some(running) = viewer.state.running.as_ref().filter(|running| !running.proposing) else { return };
+    let Some(running) = viewer.state.running.as_ref().filter(|running| !running.captioning) else { return };
     let region = running.asked.regions.get(running.step);
     if let (Some(layer), Some(&region)) = (layer_of(layers, running.parent), region) {
         let rect = region_rect(layer, region, frame);

@@ -6,18 +6,18 @@ use egui::{
     Align2, Color32, CornerRadius, CursorIcon, FontId, Painter, Pos2, Rect, Sense, Stroke, StrokeKind, pos2, vec2,
 };
 
-use crate::canvas::{Layer, Placement};
-use crate::image::Picture;
-use crate::viewer::Viewer;
-use crate::viewer::actions::{Action, Against, CompareMode};
+use crate::imaging::Picture;
+use crate::scene::canvas::{Layer, Placement};
+use crate::viewer::actions::{Against, CompareMode};
+use crate::viewer::commands::Command;
 use crate::viewer::state::Document;
-use crate::viewer::theme;
+use crate::viewer::{Viewer, theme};
 
 /// Radius of the lens in points.
 const LENS: f32 = 130.0;
 
 /// What is drawn instead of, or beside, the layers of the canvas.
-pub struct Comparison {
+pub(super) struct Comparison {
     layers: Vec<Layer>,
     label: String,
     shape: Shape,
@@ -33,21 +33,26 @@ enum Shape {
 }
 
 /// What the keys held and the chosen mode ask for. `pointer` is in canvas pixels.
-pub fn choose(viewer: &Viewer, ui: &egui::Ui, layers: &[Layer], pointer: Option<[f64; 2]>) -> Option<Comparison> {
+pub(super) fn choose(
+    viewer: &Viewer,
+    ui: &egui::Ui,
+    layers: &[Layer],
+    pointer: Option<[f64; 2]>,
+) -> Option<Comparison> {
     let document = viewer.state.document.as_ref()?;
-    let is_held = |action| viewer.state.bindings.is_held(&action, ui.ctx());
+    let is_held = |command| viewer.state.bindings.is_held(command, ui.ctx());
     let whole = |(layers, label)| Comparison { layers, label, shape: Shape::Whole };
-    if is_held(Action::HoldHeat) {
+    if is_held(Command::HoldHeat) {
         return heat(document, layers).map(whole);
     }
-    if is_held(Action::HoldPhoto) {
+    if is_held(Command::HoldPhoto) {
         return reference(document, Against::Photo, layers).map(whole);
     }
     let (layers, label) = match viewer.state.compare {
-        CompareMode::Off if !is_held(Action::HoldReference) => return None,
+        CompareMode::Off if !is_held(Command::HoldReference) => return None,
         _ => reference(document, viewer.state.against, layers)?,
     };
-    if is_held(Action::HoldReference) {
+    if is_held(Command::HoldReference) {
         return Some(whole((layers, label)));
     }
     let shape = match viewer.state.compare {
@@ -73,14 +78,14 @@ fn reference(document: &Document, against: Against, layers: &[Layer]) -> Option<
             let photo = document.history.photo();
             let placement = document.camera.relative_to(&document.history, photo.id)?.placement(document.screen);
             let layer = Layer { state: None, picture: photo.picture.clone(), placement, opacity: 1.0, clip: None };
-            let [across, down] = document.evidence_in_view();
-            let told = format!("the photo: this view rests on {} x {} pixels", count(across), count(down));
-            Some((vec![layer], told))
+            let [across, down] = document.source_pixels_in_view();
+            let label = format!("the photo: this view rests on {} x {} pixels", count(across), count(down));
+            Some((vec![layer], label))
         }
         Against::State(id) => {
             let other = document.history.get(id)?;
-            let label = match &other.making {
-                Some(making) if !making.prompt.is_empty() => format!("{}: {}", Document::title(other), making.prompt),
+            let label = match &other.record {
+                Some(record) if !record.prompt.is_empty() => format!("{}: {}", Document::title(other), record.prompt),
                 _ => Document::title(other),
             };
             Some((in_place(document, layers, other.picture.clone())?, label))
@@ -90,14 +95,14 @@ fn reference(document: &Document, against: Against, layers: &[Layer]) -> Option<
 
 fn heat(document: &Document, layers: &[Layer]) -> Option<(Vec<Layer>, String)> {
     let examined = document.examined(document.history.current().id)?;
-    let agreement = examined.agreement.as_ref()?;
+    let consistency = examined.consistency.as_ref()?;
     let decibels = |value: f64| if value.is_finite() { format!("{value:.1} dB") } else { "exact".into() };
-    let told = format!(
-        "agreement {} with its box, {} with the photo; amber to red: where it tells something else",
-        decibels(agreement.with_parent),
-        decibels(agreement.with_photo)
+    let label = format!(
+        "consistency {} with its box, {} with the photo; amber to red: where it tells something else",
+        decibels(consistency.with_parent),
+        decibels(consistency.with_photo)
     );
-    Some((in_place(document, layers, agreement.heat.clone())?, told))
+    Some((in_place(document, layers, consistency.heat.clone())?, label))
 }
 
 /// Another picture where the state at hand lies; what lies beneath stays.
@@ -112,13 +117,13 @@ fn in_place(document: &Document, layers: &[Layer], picture: Arc<Picture>) -> Opt
 }
 
 /// Fractions only where they matter.
-pub fn count(side: f64) -> String {
+pub(super) fn count(side: f64) -> String {
     if side >= 10.0 { format!("{side:.0}") } else { format!("{side:.1}") }
 }
 
 impl Comparison {
     /// The layers to draw: `layers` and the other view, each in its part of the screen.
-    pub fn arrange(&self, layers: &[Layer], screen: [f64; 2]) -> Vec<Layer> {
+    pub(super) fn arrange(&self, layers: &[Layer], screen: [f64; 2]) -> Vec<Layer> {
         let clipped = |layers: &[Layer], clip: [f64; 4]| -> Vec<Layer> {
             layers.iter().map(|layer| Layer { clip: Some(clip), ..layer.clone() }).collect()
         };
@@ -138,7 +143,7 @@ impl Comparison {
     }
 
     /// Slider or lens, and what the other view is.
-    pub fn paint(&self, viewer: &mut Viewer, ui: &mut egui::Ui, painter: &Painter, canvas: Rect) {
+    pub(super) fn paint(&self, viewer: &mut Viewer, ui: &mut egui::Ui, painter: &Painter, canvas: Rect) {
         match self.shape {
             Shape::Whole => tag(painter, canvas, pos2(canvas.center().x, canvas.top() + 16.0), &self.label),
             Shape::Split(_) => {

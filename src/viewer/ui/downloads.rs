@@ -1,22 +1,15 @@
-//! The window in which models are got: each part, what it is for, whether it is there, and what is on its way.
+//! The window in which models are downloaded: each asset, what it is for, whether it is there, and what is on its way.
 
 use egui::{Align, Align2, Layout, ProgressBar, RichText, ScrollArea, Window};
 use egui_material_icons::icons as icon;
 
 use super::dim;
-use crate::hub::{Found, Part};
+use crate::hub::{ASSETS, Found, ModelAsset};
 use crate::viewer::actions::Action;
+use crate::viewer::commands::Command;
 use crate::viewer::{Viewer, theme};
 
-/// What one wants to have, as people put it, and the parts of it.
-const SETS: [(&str, &[Part]); 4] = [
-    ("Real-ESRGAN: sharp detail on any processor", &[Part::RealEsrgan]),
-    ("Chain-of-Zoom's own model", &[Part::Sd3, Part::Lora, Part::Encoder]),
-    ("Words by Qwen2.5-VL, tuned", &[Part::Vlm, Part::VlmLora]),
-    ("Words by tags", &[Part::Ram, Part::Dape, Part::Tags]),
-];
-
-pub fn show(viewer: &mut Viewer, ui: &egui::Ui) {
+pub(super) fn show(viewer: &mut Viewer, ui: &egui::Ui) {
     let mut open = viewer.state.downloads;
     let window = Window::new("Get models").open(&mut open).collapsible(false).resizable(false);
     window.anchor(Align2::CENTER_CENTER, egui::Vec2::ZERO).show(ui.ctx(), |ui| {
@@ -29,8 +22,8 @@ pub fn show(viewer: &mut Viewer, ui: &egui::Ui) {
         ui.separator();
         let height = (ui.ctx().content_rect().height() - 160.0).max(160.0);
         ScrollArea::vertical().max_height(height).min_scrolled_height(height.min(540.0)).show(ui, |ui| {
-            for (name, parts) in SETS {
-                set(viewer, ui, name, parts);
+            for assets in ASSETS.chunk_by(|asset, next| asset.group == next.group) {
+                group(viewer, ui, assets);
                 ui.add_space(10.0);
             }
         });
@@ -39,7 +32,7 @@ pub fn show(viewer: &mut Viewer, ui: &egui::Ui) {
 }
 
 /// What is on its way, if anything: how much, how fast, how long, and a way to stop it.
-pub fn progress(viewer: &mut Viewer, ui: &mut egui::Ui) -> bool {
+pub(super) fn progress(viewer: &mut Viewer, ui: &mut egui::Ui) -> bool {
     let Some(transfer) = viewer.state.transfer.clone() else { return false };
     ui.ctx().request_repaint_after(std::time::Duration::from_millis(250));
     ui.horizontal(|ui| {
@@ -57,9 +50,9 @@ pub fn progress(viewer: &mut Viewer, ui: &mut egui::Ui) -> bool {
             }
         }
         let stop = ui.small_button("Stop").on_hover_text("What came so far is kept");
-        stop.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Button, true, Action::StopDownload.label()));
+        stop.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Button, true, Command::StopDownload.label()));
         if stop.clicked() {
-            viewer.actions.push(Action::StopDownload);
+            viewer.actions.push(Command::StopDownload.into());
         }
     });
     true
@@ -81,46 +74,48 @@ fn size(bytes: u64) -> String {
     }
 }
 
-fn set(viewer: &mut Viewer, ui: &mut egui::Ui, name: &str, parts: &[Part]) {
-    let found = |viewer: &Viewer, part: Part| {
-        viewer.state.parts.iter().find(|(of, _)| *of == part).map(|(_, found)| found.clone())
+/// What one wants to have, as people put it, and the assets it consists of.
+fn group(viewer: &mut Viewer, ui: &mut egui::Ui, assets: &'static [ModelAsset]) {
+    let found = |viewer: &Viewer, asset: &ModelAsset| {
+        viewer.state.assets.iter().find(|(of, _)| *of == asset).map(|(_, found)| found.clone())
     };
-    let missing: Vec<Part> =
-        parts.iter().copied().filter(|&part| found(viewer, part).is_some_and(|found| !found.is_whole())).collect();
+    let is_missing = |asset: &&ModelAsset| found(viewer, asset).is_some_and(|found| !found.is_whole());
+    let missing: Vec<&'static ModelAsset> = assets.iter().filter(is_missing).collect();
     ui.horizontal(|ui| {
-        ui.label(RichText::new(name).strong());
+        ui.label(RichText::new(assets[0].group).strong());
         ui.with_layout(Layout::right_to_left(Align::Center), |ui| {
-            let all: u64 = missing.iter().map(|part| part.size()).sum();
+            let all: u64 = missing.iter().map(|asset| asset.size).sum();
             if missing.is_empty() {
-                let is_known = !viewer.state.parts.is_empty();
+                let is_known = !viewer.state.assets.is_empty();
                 ui.label(dim(ui, if is_known { "all there" } else { "looking\u{2026}" }));
             } else {
                 get(viewer, ui, &format!("Get all, {}", size(all)), &missing);
             }
         });
     });
-    for &part in parts {
-        let found = found(viewer, part);
-        let is_needed = part.is_needed_by(&viewer.state.settings.backbone, viewer.state.settings.extractor.kind());
+    for asset in assets {
+        let found = found(viewer, asset);
+        let settings = &viewer.state.settings;
+        let is_needed = asset.is_needed_by(&settings.backbone, &settings.prompt_source);
         ui.horizontal(|ui| {
             let (mark, colour) = match &found {
                 Some(found) if found.is_whole() => (icon::ICON_CHECK.codepoint, theme::ACCENT),
                 _ => (icon::ICON_DOWNLOAD.codepoint, ui.visuals().weak_text_color()),
             };
             ui.label(RichText::new(mark).color(colour));
-            ui.label(part.title());
-            let page = part.repository().page();
+            ui.label(asset.title);
+            let page = asset.repository.page();
             ui.hyperlink_to(RichText::new("page").small(), &page).on_hover_text(page);
             ui.with_layout(Layout::right_to_left(Align::Center), |ui| {
                 if !found.as_ref().is_none_or(Found::is_whole) {
-                    get(viewer, ui, &format!("Get {}", size(part.size())), &[part]);
+                    get(viewer, ui, &format!("Get {}", size(asset.size)), &[asset]);
                 }
             });
         });
         ui.horizontal(|ui| {
             ui.add_space(24.0);
             let now = if is_needed { "; needed by what is chosen now" } else { "" };
-            ui.label(dim(ui, format!("{}{now}  \u{b7}  {}", part.purpose(), part.licence())));
+            ui.label(dim(ui, format!("{}{now}  \u{b7}  {}", asset.purpose, asset.licence)));
         });
         let about = match found {
             Some(Found { place: Some(place), missing }) if missing.is_empty() => Some(place.display().to_string()),
@@ -138,13 +133,13 @@ fn set(viewer: &mut Viewer, ui: &mut egui::Ui, name: &str, parts: &[Part]) {
     }
 }
 
-fn get(viewer: &mut Viewer, ui: &mut egui::Ui, label: &str, parts: &[Part]) {
+fn get(viewer: &mut Viewer, ui: &mut egui::Ui, label: &str, assets: &[&'static ModelAsset]) {
     let is_free = viewer.state.transfer.is_none();
     let button = ui.add_enabled(is_free, egui::Button::new(label).small());
-    let names: Vec<&str> = parts.iter().map(|part| part.title()).collect();
-    let name = format!("Get {}", names.join(", "));
+    let titles: Vec<&str> = assets.iter().map(|asset| asset.title).collect();
+    let name = format!("Get {}", titles.join(", "));
     button.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Button, is_free, &name));
     if button.clicked() {
-        viewer.actions.push(Action::Download(parts.to_vec()));
+        viewer.actions.push(Action::Download(assets.to_vec()));
     }
 }

@@ -3,10 +3,10 @@
 use egui::{Align2, DragValue, Grid, Slider, Window};
 
 use super::dim;
-use crate::film::Options;
-use crate::film::path::ZoomPath;
+use crate::scene::film::Options;
+use crate::scene::film::path::ZoomPath;
 use crate::viewer::Viewer;
-use crate::viewer::actions::{Action, ExportKind};
+use crate::viewer::commands::Command;
 
 /// Sizes with a name.
 const SIZES: [(&str, u32, u32); 6] = [
@@ -18,7 +18,7 @@ const SIZES: [(&str, u32, u32); 6] = [
     ("1:1  480 x 480, for GIF", 480, 480),
 ];
 
-pub fn show(viewer: &mut Viewer, ui: &egui::Ui) {
+pub(super) fn show(viewer: &mut Viewer, ui: &egui::Ui) {
     if viewer.state.document.is_none() {
         viewer.state.film_options = false;
     }
@@ -62,7 +62,7 @@ fn options(viewer: &mut Viewer, ui: &mut egui::Ui) {
         ui.vertical(|ui| {
             ui.checkbox(&mut film.easing, "Start and end gently");
             ui.checkbox(&mut film.reverse, "Reverse: out to the photo");
-            ui.checkbox(&mut film.caption, "Caption: magnification and words");
+            ui.checkbox(&mut film.caption, "Caption: magnification and prompt");
         });
         ui.end_row();
     });
@@ -82,13 +82,13 @@ fn options(viewer: &mut Viewer, ui: &mut egui::Ui) {
     ui.add_space(4.0);
     ui.horizontal(|ui| {
         ui.add_enabled_ui(length.is_some(), |ui| {
-            let tip = viewer.state.bindings.tooltip(&Action::PlayFilm, ui.ctx());
-            if ui.button(Action::PlayFilm.label()).on_hover_text(tip).clicked() {
-                viewer.actions.push(Action::PlayFilm);
+            let tip = viewer.state.bindings.tooltip(Command::PlayFilm, ui.ctx());
+            if ui.button(Command::PlayFilm.label()).on_hover_text(tip).clicked() {
+                viewer.actions.push(Command::PlayFilm.into());
             }
             if ui.button("Export as MP4 or GIF…").clicked() {
                 viewer.state.film_options = false;
-                viewer.actions.push(Action::Export(ExportKind::Film));
+                viewer.actions.push(Command::ExportFilm.into());
             }
         });
     });

@@ -4,9 +4,10 @@ use egui::{Event, Key, KeyboardShortcut, RichText};
 
 use super::dim;
 use crate::viewer::actions::Action;
+use crate::viewer::commands::Command;
 use crate::viewer::{Viewer, theme};
 
-/// What the mouse does; keys are told by the actions.
+/// What the mouse does; keys are those of the actions.
 const MOUSE: [(&str, &str); 7] = [
     ("Drag", "Zoom into a box"),
     ("Ctrl + drag", "Queue the box after what runs"),
@@ -19,7 +20,7 @@ const MOUSE: [(&str, &str); 7] = [
 const COLUMNS: usize = 3;
 const WIDEST: f32 = 1000.0;
 
-pub fn show(viewer: &mut Viewer, ui: &egui::Ui) {
+pub(super) fn show(viewer: &mut Viewer, ui: &egui::Ui) {
     take_new_key(viewer, ui);
     let mut open = viewer.state.help;
     let window = egui::Window::new("Keys and mouse").open(&mut open).collapsible(false).resizable(false);
@@ -32,13 +33,13 @@ pub fn show(viewer: &mut Viewer, ui: &egui::Ui) {
         });
         ui.separator();
         ui.horizontal(|ui| {
-            let told = match &viewer.state.rebinding {
+            let hint = match &viewer.state.rebinding {
                 Some(action) => format!("Press the new key for \"{}\", or Esc", action.label()),
                 None => "A click on a key changes it.".into(),
             };
-            ui.label(dim(ui, told));
-            if ui.button(Action::ResetKeys.label()).clicked() {
-                viewer.actions.push(Action::ResetKeys);
+            ui.label(dim(ui, hint));
+            if ui.button(Command::ResetKeys.label()).clicked() {
+                viewer.actions.push(Command::ResetKeys.into());
             }
         });
     });

@@ -1,10 +1,11 @@
-//! The tree of scale states: thumbnails, magnification, words, model, time.
+//! The tree of scale states: thumbnails, magnification, prompt, model, time.
 
 use egui::{Align, Align2, Color32, CornerRadius, FontId, Rect, ScrollArea, Sense, Stroke, StrokeKind, pos2, vec2};
 
 use super::heading;
-use crate::history::{ScaleState, StateId};
+use crate::document::{ScaleState, StateId};
 use crate::viewer::actions::{Action, Against, CompareMode};
+use crate::viewer::commands::Command;
 use crate::viewer::state::Document;
 use crate::viewer::{Viewer, theme};
 
@@ -13,7 +14,7 @@ const INDENT: f32 = 10.0;
 /// Deeper branches stay in sight.
 const DEEPEST_INDENT: usize = 4;
 
-pub fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
+pub(super) fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
     heading(ui, "HISTORY");
     let Some(document) = &viewer.state.document else {
         // Beside a preview there is nothing to list yet; the panel keeps its width.
@@ -58,11 +59,11 @@ pub fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
                 if ui.add_enabled(!is_current, egui::Button::new(against.label())).clicked() {
                     actions.push(against);
                     if viewer.state.compare == CompareMode::Off {
-                        actions.push(Action::Compare(CompareMode::Split));
+                        actions.push(Command::CompareSplit.into());
                     }
                 }
                 let deletable = state.parent.is_some();
-                if ui.add_enabled(deletable, egui::Button::new(Action::Delete.label())).clicked() {
+                if ui.add_enabled(deletable, egui::Button::new(Command::Delete.label())).clicked() {
                     actions.push(Action::DeleteState(state.id));
                 }
             });
@@ -118,23 +119,23 @@ fn paint(
 
     let x = cell.right() + 8.0;
     let clipped = painter.with_clip_rect(rect.shrink2(vec2(4.0, 0.0)));
-    let line = |y: f32, words: String, size: f32, colour: Color32| {
-        clipped.text(pos2(x, rect.top() + y), Align2::LEFT_CENTER, words, FontId::proportional(size), colour);
+    let line = |y: f32, line: String, size: f32, colour: Color32| {
+        clipped.text(pos2(x, rect.top() + y), Align2::LEFT_CENTER, line, FontId::proportional(size), colour);
     };
-    match &state.making {
+    match &state.record {
         None => {
             line(20.0, Document::title(state), 13.0, text);
             line(37.0, format!("{} x {}", state.picture.width(), state.picture.height()), 11.0, palette.dim);
         }
-        Some(making) => {
-            let words = match (&making.whole, making.prompt.as_str()) {
-                (Some(whole), "") if !whole.prompts.is_empty() => format!("words of {} tiles", whole.prompts.len()),
-                (_, "") => "no words".into(),
-                (_, words) => words.replace('\n', " "),
+        Some(record) => {
+            let prompt = match (&record.full_image, record.prompt.as_str()) {
+                (Some(full), "") if !full.prompts.is_empty() => format!("prompts of {} tiles", full.prompts.len()),
+                (_, "") => "no prompt".into(),
+                (_, prompt) => prompt.replace('\n', " "),
             };
-            line(12.0, format!("{}  ·  {:.1} s", Document::title(state), making.elapsed.as_secs_f64()), 13.0, text);
-            line(29.0, words, 11.0, palette.dim);
-            line(44.0, format!("{}  ·  seed {}", model_name(state), making.seed), 11.0, palette.dim);
+            line(12.0, format!("{}  ·  {:.1} s", Document::title(state), record.elapsed.as_secs_f64()), 13.0, text);
+            line(29.0, prompt, 11.0, palette.dim);
+            line(44.0, format!("{}  ·  seed {}", model_name(state), record.seed), 11.0, palette.dim);
         }
     }
 }
@@ -150,32 +151,32 @@ fn picked(document: &Document, variants: &[&ScaleState]) -> Option<StateId> {
 }
 
 fn model_name(state: &ScaleState) -> String {
-    let model = state.making.as_ref().and_then(|making| making.model.as_ref());
-    model.map_or_else(|| "reduced, no model".into(), crate::step::ModelUsed::name)
+    let model = state.record.as_ref().and_then(|record| record.model.as_ref());
+    model.map_or_else(|| "reduced, no model".into(), |model| model.backbone.name())
 }
 
 /// What the tooltips of a state say.
-pub fn description(state: &ScaleState) -> String {
-    let Some(making) = &state.making else { return "The photo, 1x: every magnification counts from its pixels".into() };
+pub(super) fn description(state: &ScaleState) -> String {
+    let Some(record) = &state.record else { return "The photo, 1x: every magnification counts from its pixels".into() };
     let mut lines = vec![
         format!("{} of the photo's own pixels", Document::title(state)),
         format!("Model: {}", model_name(state)),
         format!(
-            "Box: {} x {} at {}, {} of the state before",
-            making.region.width, making.region.height, making.region.x, making.region.y
+            "Box: {} x {} at {}, {} of its parent",
+            record.region.width, record.region.height, record.region.x, record.region.y
         ),
-        format!("Took {:.2} s, seed {}", making.elapsed.as_secs_f64(), making.seed),
+        format!("Took {:.2} s, seed {}", record.elapsed.as_secs_f64(), record.seed),
     ];
-    if !making.prompt.is_empty() {
-        let unheard = making.model.as_ref().is_some_and(|model| !model.takes_text());
-        let note = if unheard { " (the model takes no text)" } else { "" };
-        lines.insert(1, format!("Prompt{note}: {}", making.prompt));
+    if !record.prompt.is_empty() {
+        let is_unused = record.model.as_ref().is_some_and(|model| !model.backbone.takes_prompt());
+        let note = if is_unused { " (the model takes no prompt)" } else { "" };
+        lines.insert(1, format!("Prompt{note}: {}", record.prompt));
     }
     lines.join("\n")
 }
 
 /// The largest rectangle of this shape in a cell, centred.
-pub fn fitted(cell: Rect, size: egui::Vec2) -> Rect {
+pub(super) fn fitted(cell: Rect, size: egui::Vec2) -> Rect {
     let scale = (cell.width() / size.x).min(cell.height() / size.y);
     egui::Align2([Align::Center, Align::Center]).align_size_within_rect(size * scale, cell)
 }

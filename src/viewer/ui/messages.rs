@@ -5,10 +5,11 @@ use egui_material_icons::icons as icon;
 
 use super::dim;
 use crate::viewer::actions::Action;
+use crate::viewer::commands::Command;
 use crate::viewer::state::Message;
 use crate::viewer::{Viewer, theme};
 
-pub fn show(viewer: &mut Viewer, ui: &egui::Ui) {
+pub(super) fn show(viewer: &mut Viewer, ui: &egui::Ui) {
     let Some(message) = viewer.state.messages.last().cloned() else { return };
     let canvas = ui.max_rect();
     let palette = theme::palette(ui);
@@ -22,20 +23,20 @@ pub fn show(viewer: &mut Viewer, ui: &egui::Ui) {
                     Message::Done(line) => {
                         ui.add(Label::new(line).wrap());
                     }
-                    Message::Offer(left) => {
+                    Message::Offer(session) => {
                         let states =
-                            if left.states == 1 { "1 state".into() } else { format!("{} states", left.states) };
-                        ui.label(RichText::new(format!("Unsaved work was found: {}, {states}", left.name)).strong());
+                            if session.states == 1 { "1 state".into() } else { format!("{} states", session.states) };
+                        ui.label(RichText::new(format!("Unsaved work was found: {}, {states}", session.name)).strong());
                         ui.horizontal(|ui| {
-                            if ui.button(Action::Restore(left.folder.clone()).label()).clicked() {
-                                viewer.actions.push(Action::Restore(left.folder.clone()));
+                            if ui.button(Action::Restore(session.folder.clone()).label()).clicked() {
+                                viewer.actions.push(Action::Restore(session.folder.clone()));
                             }
-                            if ui.button(Action::DiscardLeft(left.folder.clone()).label()).clicked() {
-                                viewer.actions.push(Action::DiscardLeft(left.folder.clone()));
+                            if ui.button(Action::DiscardRecoverable(session.folder.clone()).label()).clicked() {
+                                viewer.actions.push(Action::DiscardRecoverable(session.folder.clone()));
                             }
                         });
                     }
-                    Message::Problem(problem) => {
+                    Message::UserError(problem) => {
                         ui.label(RichText::new(&problem.title).color(theme::ERROR).strong());
                         ui.add(Label::new(&problem.details).wrap().selectable(true));
                         if !problem.hint.is_empty() {
@@ -49,9 +50,9 @@ pub fn show(viewer: &mut Viewer, ui: &egui::Ui) {
                     }
                 });
                 let close = ui.add(egui::Button::new(icon::ICON_CLOSE.codepoint).frame_when_inactive(false));
-                close.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Button, true, Action::Dismiss.label()));
+                close.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Button, true, Command::Dismiss.label()));
                 if close.clicked() {
-                    viewer.actions.push(Action::Dismiss);
+                    viewer.actions.push(Command::Dismiss.into());
                 }
             });
         });

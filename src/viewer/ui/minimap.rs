@@ -3,7 +3,7 @@
 use egui::{Color32, CornerRadius, Rect, Stroke, StrokeKind, pos2, vec2};
 
 use super::history_panel::fitted;
-use crate::canvas::Placement;
+use crate::scene::canvas::Placement;
 use crate::viewer::state::Document;
 use crate::viewer::theme;
 
@@ -12,7 +12,7 @@ const SIDE: f32 = 150.0;
 const VISIBLE: f32 = 3.0;
 
 /// In the lower right corner of the canvas.
-pub fn show(document: &Document, texture: &egui::TextureHandle, ui: &egui::Ui, canvas: Rect) {
+pub(super) fn show(document: &Document, texture: &egui::TextureHandle, ui: &egui::Ui, canvas: Rect) {
     let palette = theme::palette(ui);
     let cell = Rect::from_min_size(canvas.right_bottom() - vec2(SIDE + 16.0, SIDE + 16.0), vec2(SIDE, SIDE));
     let mut map = fitted(cell, texture.size_vec2());

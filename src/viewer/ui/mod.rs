@@ -12,15 +12,17 @@ mod messages;
 mod minimap;
 mod models;
 mod palette;
+mod prompt_field;
 mod prompt_panel;
+mod prompt_source;
 mod status_bar;
 mod top_bar;
 mod welcome;
-mod words;
 
 use egui::{CentralPanel, Frame, Key, Margin, Panel};
 
-use super::actions::Action;
+use super::actions::{Action, CompareMode, Tool};
+use super::commands::Command;
 use super::{Viewer, theme};
 
 /// The whole window.
@@ -100,7 +102,7 @@ fn take_keys(viewer: &mut Viewer, ui: &egui::Ui) {
     if viewer.state.rebinding.is_some() || viewer.state.palette.is_some() {
         // There the keys are the list's, but for the one that closes it.
         if viewer.state.palette.is_some() && context.input_mut(|i| i.consume_key(egui::Modifiers::NONE, Key::Escape)) {
-            viewer.actions.push(Action::TogglePalette);
+            viewer.actions.push(Command::TogglePalette.into());
         }
         return;
     }
@@ -118,7 +120,7 @@ fn take_keys(viewer: &mut Viewer, ui: &egui::Ui) {
     // Copying arrives as an event of its own, so that every system's key for it works.
     let copies = |event: &egui::Event| matches!(event, egui::Event::Copy);
     if !typing && has_photo(viewer) && context.input(|input| input.events.iter().any(copies)) {
-        viewer.actions.push(Action::Copy);
+        viewer.actions.push(Command::Copy.into());
     }
 }
 
@@ -134,12 +136,11 @@ fn take_files(viewer: &mut Viewer, ui: &egui::Ui) {
             egui::Event::PasteImage(image) => viewer.tasks.open_pasted(image),
             egui::Event::Paste(text) if !context.text_edit_focused() => {
                 // File managers paste paths, as they are or as URIs.
-                let path = match text.trim().strip_prefix("file://") {
-                    Some(uri) => percent_encoding::percent_decode_str(uri).decode_utf8_lossy().into_owned(),
-                    None => text.trim().to_owned(),
-                };
-                if std::path::Path::new(&path).is_absolute() {
-                    viewer.actions.push(Action::OpenFile(path.into()));
+                let text = text.trim();
+                let uri = url::Url::parse(text).ok().filter(|uri| uri.scheme() == "file");
+                let path = uri.and_then(|uri| uri.to_file_path().ok()).unwrap_or_else(|| text.into());
+                if path.is_absolute() {
+                    viewer.actions.push(Action::OpenFile(path));
                 }
             }
             _ => {}
@@ -151,20 +152,22 @@ fn has_photo(viewer: &Viewer) -> bool {
     viewer.state.document.is_some()
 }
 
-/// A small button with an icon, whose tooltip names the action and its key.
-fn icon_button(viewer: &mut Viewer, ui: &mut egui::Ui, icon: &str, action: Action, enabled: bool) {
-    let label = action.label();
+/// A small button with an icon, whose tooltip names the command and its key.
+fn icon_button(viewer: &mut Viewer, ui: &mut egui::Ui, icon: &str, command: Command, enabled: bool) {
+    let label = command.label();
     let button = egui::Button::new(egui::RichText::new(icon).size(16.0)).frame_when_inactive(false);
-    let is_on = match &action {
-        Action::Use(tool) => *tool == viewer.state.tool,
-        Action::Compare(mode) => *mode == viewer.state.compare,
+    let is_on = match command {
+        Command::ZoomTool => viewer.state.tool == Tool::Zoom,
+        Command::HandTool => viewer.state.tool == Tool::Hand,
+        Command::CompareSplit => viewer.state.compare == CompareMode::Split,
+        Command::CompareLens => viewer.state.compare == CompareMode::Lens,
         _ => false,
     };
     let button = button.selected(is_on);
-    let response = ui.add_enabled(enabled, button).on_hover_text(viewer.state.bindings.tooltip(&action, ui.ctx()));
-    response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Button, enabled, &label));
+    let response = ui.add_enabled(enabled, button).on_hover_text(viewer.state.bindings.tooltip(command, ui.ctx()));
+    response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Button, enabled, label));
     if response.clicked() {
-        viewer.actions.push(action);
+        viewer.actions.push(command.into());
     }
 }
 

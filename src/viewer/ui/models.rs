@@ -4,18 +4,19 @@
 use std::path::{Path, PathBuf};
 
 use egui::{Align2, Grid, Label, RichText, Window};
+use strum::VariantArray;
 
 use super::dim;
-use crate::prompt::ExtractorKind;
-use crate::step::{Backbone, MemoryPlan, Precision, Sd3Files};
+use crate::base::{BACKBONES, BUILT_IN, Backbone, BackboneSpec, FILE, FileSpec, MemoryPlan, PROMPT_SOURCES, Precision};
 use crate::viewer::actions::Action;
-use crate::viewer::state::FoundSd3;
+use crate::viewer::commands::Command;
+use crate::viewer::state::FoundBackbone;
 use crate::viewer::{Viewer, theme};
 
 /// Missing files that are named.
 const NAMED: usize = 4;
 
-pub fn show(viewer: &mut Viewer, ui: &egui::Ui) {
+pub(super) fn show(viewer: &mut Viewer, ui: &egui::Ui) {
     let mut open = viewer.state.models;
     let window = Window::new("Models and memory").open(&mut open).collapsible(false).resizable(false);
     window.anchor(Align2::CENTER_CENTER, egui::Vec2::ZERO).show(ui.ctx(), |ui| {
@@ -26,31 +27,38 @@ pub fn show(viewer: &mut Viewer, ui: &egui::Ui) {
             .first()
             .map_or("Best on this machine".into(), |backbone| format!("Best on this machine: {}", backbone.name()));
         if ui.radio(viewer.state.uses_best(), RichText::new(best).strong()).clicked() {
-            viewer.actions.push(Action::UseBestBackbone);
+            viewer.actions.push(Command::UseBestBackbone.into());
         }
         super::top_bar::get_realesrgan(viewer, ui);
         ui.separator();
-        entry(viewer, ui, Backbone::BuiltIn, "Inside the program: fast, takes no prompt.");
+        entry(viewer, ui, (&BUILT_IN).into(), "Inside the program: fast, takes no prompt.");
         ui.separator();
         let chosen = Some(viewer.state.settings.backbone.clone());
         let known = viewer.state.backbones.clone();
         for backbone in known.iter().chain(chosen.iter().filter(|chosen| !known.contains(chosen))) {
-            if let Backbone::File(file) = backbone {
+            if let Some(file) = backbone.network_file() {
                 entry(viewer, ui, backbone.clone(), &file.display().to_string());
             }
         }
-        ui.label(dim(ui, "Real-ESRGAN, RRDB or SRVGG compact, .pth, .safetensors or ncnn's .param: take no prompt."));
-        button(viewer, ui, Action::OpenModel);
+        ui.label(dim(ui, format!("{}.", FILE.about)));
+        button(viewer, ui, Command::OpenModel);
         ui.separator();
-        sd3(viewer, ui);
+        for spec in BACKBONES.into_iter().filter(|spec| spec.is_diffusion()) {
+            diffusion(viewer, ui, spec);
+        }
+        ui.horizontal(|ui| {
+            button(viewer, ui, Command::ToggleDownloads);
+            button(viewer, ui, Command::LookForModels);
+        });
         ui.separator();
-        words(viewer, ui);
+        prompt_sources(viewer, ui);
     });
     // The buttons inside close it too.
     viewer.state.models &= open;
 }
 
-fn button(viewer: &mut Viewer, ui: &mut egui::Ui, action: Action) {
+fn button(viewer: &mut Viewer, ui: &mut egui::Ui, action: impl Into<Action>) {
+    let action = action.into();
     if ui.button(action.label()).clicked() {
         viewer.actions.push(action);
     }
@@ -83,47 +91,38 @@ fn state(viewer: &Viewer, backbone: &Backbone) -> String {
     }
 }
 
-fn sd3(viewer: &mut Viewer, ui: &mut egui::Ui) {
-    match viewer.state.sd3.clone() {
-        None => {
-            ui.label(RichText::new("Chain-of-Zoom SD3").strong());
-            ui.label(dim(ui, "Looking for it…"));
-        }
-        Some(FoundSd3::Nothing(problem)) => {
-            ui.label(RichText::new("Chain-of-Zoom SD3").strong());
-            ui.add(Label::new(dim(ui, problem.details)).wrap());
-        }
-        Some(FoundSd3::Incomplete(files, missing)) => {
-            ui.label(RichText::new("Chain-of-Zoom SD3").strong());
-            ui.add(Label::new(dim(ui, files.model.display().to_string())).wrap());
-            ui.add(Label::new(RichText::new(incomplete(&files, &missing)).small().color(theme::ERROR)).wrap());
-        }
-        Some(FoundSd3::Whole(files)) => whole(viewer, ui, files),
+/// A diffusion model: whole, or what is missing of it.
+fn diffusion(viewer: &mut Viewer, ui: &mut egui::Ui, spec: &'static BackboneSpec) {
+    let found = viewer.state.diffusion.iter().find(|(of, _)| *of == spec).map(|(_, found)| found.clone());
+    if !matches!(found, Some(FoundBackbone::Whole(_))) {
+        ui.label(RichText::new(spec.label).strong());
     }
-    ui.horizontal(|ui| {
-        button(viewer, ui, Action::ToggleDownloads);
-        button(viewer, ui, Action::OpenSd3);
-        button(viewer, ui, Action::LookForModels);
-    });
+    match found {
+        None => _ = ui.label(dim(ui, "Looking for it…")),
+        Some(FoundBackbone::Nothing(problem)) => _ = ui.add(Label::new(dim(ui, problem.details)).wrap()),
+        Some(FoundBackbone::Incomplete(backbone, missing)) => {
+            let folder = backbone.main_file().unwrap_or(Path::new(""));
+            ui.add(Label::new(dim(ui, folder.display().to_string())).wrap());
+            let text = RichText::new(incomplete(folder, &missing)).small().color(theme::ERROR);
+            ui.add(Label::new(text).wrap());
+        }
+        Some(FoundBackbone::Whole(backbone)) => whole(viewer, ui, backbone),
+    }
+    button(viewer, ui, Action::OpenBackbone(spec));
 }
 
-/// What finds words for a step.
-fn words(viewer: &mut Viewer, ui: &mut egui::Ui) {
-    ui.label(RichText::new("Words for a step").strong());
-    for (kind, name, about) in [
-        (ExtractorKind::Own, "My own", "Or none."),
-        (ExtractorKind::Tags, "Tags, by RAM with DAPE", "Quick; names what is in the box."),
-        (ExtractorKind::Vlm, "Qwen2.5-VL", "Describes it; 8 GB in 16 bits, while it is at work."),
-        (ExtractorKind::Tuned, "Qwen2.5-VL, tuned", "With Chain-of-Zoom's adapter, which was trained for this."),
-    ] {
-        let is_chosen = viewer.state.settings.extractor.kind() == kind;
-        let found = viewer.state.words.iter().find(|(of, _)| *of == kind).map(|(_, found)| found.clone());
+/// Where the prompt for a step comes from.
+fn prompt_sources(viewer: &mut Viewer, ui: &mut egui::Ui) {
+    ui.label(RichText::new("Prompt for a step").strong());
+    for spec in PROMPT_SOURCES {
+        let is_chosen = viewer.state.settings.prompt_source.spec == spec;
+        let found = viewer.state.prompt_models.iter().find(|(of, _)| *of == spec).map(|(_, found)| found.clone());
         ui.horizontal(|ui| {
-            if ui.radio(is_chosen, name).on_hover_text(about).clicked() && !is_chosen {
-                viewer.actions.push(Action::UseWords(kind));
+            if ui.radio(is_chosen, spec.title).on_hover_text(spec.about).clicked() && !is_chosen {
+                viewer.actions.push(Action::UsePromptSource(spec));
             }
-            if kind != ExtractorKind::Own {
-                let open = Action::OpenWords(kind);
+            if !spec.files.is_empty() {
+                let open = Action::OpenPromptSource(spec);
                 if ui.small_button("Open\u{2026}").on_hover_text(open.label()).clicked() {
                     viewer.actions.push(open);
                 }
@@ -151,64 +150,59 @@ fn name_of(place: &Path) -> String {
     }
 }
 
-fn incomplete(files: &Sd3Files, missing: &[PathBuf]) -> String {
-    let name = |file: &PathBuf| file.strip_prefix(&files.model).unwrap_or(file).display().to_string();
+fn incomplete(folder: &Path, missing: &[PathBuf]) -> String {
+    let name = |file: &PathBuf| file.strip_prefix(folder).unwrap_or(file).display().to_string();
     let named: Vec<String> = missing.iter().take(NAMED).map(name).collect();
     let more = missing.len().saturating_sub(NAMED);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     format!("Missing: {}{more}", named.join(", "))
 }
 
-fn whole(viewer: &mut Viewer, ui: &mut egui::Ui, files: Sd3Files) {
-    // The choice of numbers is kept with the files.
-    let files = match &viewer.state.settings.backbone {
-        Backbone::Sd3(chosen) if chosen.model == files.model => chosen.clone(),
-        _ => files,
+/// A diffusion model that can be used, and what can be chosen of it.
+fn whole(viewer: &mut Viewer, ui: &mut egui::Ui, backbone: Backbone) {
+    // The precision is kept with the choice.
+    let chosen = &viewer.state.settings.backbone;
+    let is_chosen = chosen.spec == backbone.spec && chosen.main_file() == backbone.main_file();
+    let backbone = if is_chosen { chosen.clone() } else { backbone };
+    let line = |file: &FileSpec| match backbone.files.get(file.role) {
+        Some(path) if file.is_required => path.display().to_string(),
+        Some(path) => format!("{}: {}", file.label, path.display()),
+        None => format!("{}: not found, and without it the model is no good at this", file.label),
     };
-    let told = |file: &Option<PathBuf>, without: &str| match file {
-        Some(file) => file.display().to_string(),
-        None => without.to_owned(),
-    };
-    let about = format!(
-        "{}\nLoRA: {}\nEncoder: {}",
-        files.model.display(),
-        told(&files.lora, "not found: the plain model, which is no good at this"),
-        told(&files.vae, "not found: the plain one"),
-    );
-    entry(viewer, ui, Backbone::Sd3(files.clone()), &about);
-    Grid::new("sd3").num_columns(2).spacing([16.0, 8.0]).show(ui, |ui| {
-        ui.label("Numbers");
+    let about: Vec<String> = backbone.spec.files.iter().map(line).collect();
+    entry(viewer, ui, backbone.clone(), &about.join("\n"));
+    Grid::new(backbone.spec.id).num_columns(2).spacing([16.0, 8.0]).show(ui, |ui| {
+        ui.label("Precision");
         ui.horizontal(|ui| {
-            for (precision, name) in Precision::ALL {
+            for &precision in Precision::VARIANTS {
                 let about = match precision {
                     Precision::Auto => "bf16 where the files hold 16 bits and the device is fast in it, else fp32",
                     Precision::Fp32 => "As the reference; twice the memory",
                     Precision::Fp16 => "16 bits; for graphics cards without bf16",
                     Precision::Bf16 => "16 bits with the range of 32",
                 };
-                if ui.radio(files.precision == precision, name).on_hover_text(about).clicked() {
-                    let files = Sd3Files { precision, ..files.clone() };
-                    viewer.actions.push(Action::UseBackbone(Backbone::Sd3(files)));
+                if ui.radio(backbone.precision == precision, precision.to_string()).on_hover_text(about).clicked() {
+                    viewer.actions.push(Action::UseBackbone(Backbone { precision, ..backbone.clone() }));
                 }
             }
         });
         ui.end_row();
         ui.label("Memory");
         ui.horizontal(|ui| {
-            for (plan, name) in MemoryPlan::ALL {
+            for &plan in MemoryPlan::VARIANTS {
                 let about = match plan {
                     MemoryPlan::Auto => "By the free memory",
                     MemoryPlan::Resident => "All weights stay: fastest, 17 GB in 16 bits",
                     MemoryPlan::Staged => "Text encoders are read for each new prompt: about 7 GB",
                     MemoryPlan::Streamed => "Every layer is read when it is its turn: 2 to 3 GB",
                 };
-                if ui.radio(viewer.state.settings.memory == plan, name).on_hover_text(about).clicked() {
+                if ui.radio(viewer.state.settings.memory == plan, plan.to_string()).on_hover_text(about).clicked() {
                     viewer.actions.push(Action::UseMemory(plan));
                 }
             }
         });
         ui.end_row();
-        ui.label("Whole images");
+        ui.label("Full images");
         ui.horizontal(|ui| {
             let exact = &mut viewer.state.settings.tiling.exact;
             ui.radio_value(exact, false, "fast")

@@ -5,13 +5,13 @@ use egui::{Align2, Key, Modifiers, ScrollArea, TextEdit, Window, vec2};
 use super::dim;
 use crate::viewer::Viewer;
 use crate::viewer::actions::Action;
+use crate::viewer::commands::Command;
 
-pub fn show(viewer: &mut Viewer, ui: &egui::Ui) {
+pub(super) fn show(viewer: &mut Viewer, ui: &egui::Ui) {
     let Some(mut palette) = viewer.state.palette.clone() else { return };
-    let has_photo = viewer.state.document.is_some();
     let possible = Action::all()
         .into_iter()
-        .filter(|action| !action.is_held() && *action != Action::TogglePalette && (has_photo || !action.needs_photo()));
+        .filter(|action| !action.is_held() && *action != Command::TogglePalette && action.is_enabled(&viewer.state));
     let mut found: Vec<(usize, Action)> =
         possible.filter_map(|action| Some((distance(&palette.query, &action.label())?, action))).collect();
     found.sort_by_key(|(distance, _)| *distance);
@@ -76,7 +76,7 @@ fn distance(query: &str, label: &str) -> Option<usize> {
         places.push(letters.find(|(_, letter)| *letter == wanted)?.0);
     }
     let (first, last) = (places.first()?, places.last()?);
-    // Behind all that hold the words as they are.
+    // Behind all that hold the query as it is.
     Some(label.len() + last - first)
 }
 

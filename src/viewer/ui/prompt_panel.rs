@@ -1,18 +1,19 @@
-//! Words and seed for the next step, the words of the state at hand, and the one primary button.
+//! Prompt and seed for the next step, the prompt of the state at hand, and the one primary button.
 
-use egui::{Button, DragValue, Key, KeyboardShortcut, Modifiers, RichText, ScrollArea, TextEdit};
+use egui::{Button, DragValue, RichText, ScrollArea, TextEdit};
 use egui_material_icons::icons as icon;
 
 use super::compare::count;
+use super::prompt_field::prompt_field;
 use super::{dim, heading, icon_button};
-use crate::export::stills::magnification_label;
-use crate::history::ScaleState;
-use crate::prompt::Extractor;
+use crate::base::magnification_label;
+use crate::document::ScaleState;
 use crate::viewer::actions::{Action, Against, CompareMode};
+use crate::viewer::commands::Command;
 use crate::viewer::state::Document;
 use crate::viewer::{Viewer, theme};
 
-pub fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
+pub(super) fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
     ScrollArea::vertical().auto_shrink(false).show(ui, |ui| {
         next_step(viewer, ui);
         ui.add_space(12.0);
@@ -25,39 +26,40 @@ pub fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
 fn next_step(viewer: &mut Viewer, ui: &mut egui::Ui) {
     heading(ui, "NEXT STEP");
     model(viewer, ui);
-    let takes_text = viewer.state.settings.backbone.takes_text();
+    let takes_prompt = viewer.state.settings.backbone.takes_prompt();
     let placed = viewer.state.document.as_ref().and_then(|document| document.placed.clone());
-    let entered = super::words::show(viewer, ui);
-    let hint = match viewer.state.settings.extractor {
-        Extractor::Own => "What is in the box? A few words, or none.",
-        _ => "Your own words, added to those.",
+    let entered = super::prompt_source::show(viewer, ui);
+    let hint = match viewer.state.settings.prompt_source.is_user() {
+        true => "What is in the box? A short prompt, or none.",
+        false => "Your own prompt, added to that.",
     };
     if entered {
-        viewer.actions.push(Action::Run);
+        viewer.actions.push(Command::Run.into());
     }
-    if words(ui, &mut viewer.state.draft, "Prompt for the next step", hint) {
-        viewer.actions.push(Action::Run);
+    if prompt_field(ui, &mut viewer.state.draft, "Prompt for the next step", hint) {
+        viewer.actions.push(Command::Run.into());
     }
-    if !takes_text {
+    if !takes_prompt {
         let name = viewer.state.settings.backbone.name();
         ui.label(dim(
             ui,
-            format!("{name} takes no text: words are kept with the state, the picture does not follow them."),
+            format!("{name} takes no prompt: it is kept with the state, the picture does not follow it."),
         ));
     }
     ui.horizontal(|ui| {
         ui.label(dim(ui, "seed"));
         let seed = ui.add(DragValue::new(&mut viewer.state.settings.seed).speed(1.0));
         seed.widget_info(|| egui::WidgetInfo::labeled(egui::Role::SpinButton, true, "Seed"));
-        icon_button(viewer, ui, icon::ICON_CASINO.codepoint, Action::RollSeed, true);
+        icon_button(viewer, ui, icon::ICON_CASINO.codepoint, Command::RollSeed, true);
         let lock =
             if viewer.state.settings.seed_locked { icon::ICON_LOCK.codepoint } else { icon::ICON_LOCK_OPEN.codepoint };
-        icon_button(viewer, ui, lock, Action::ToggleSeedLock, true);
+        icon_button(viewer, ui, lock, Command::ToggleSeedLock, true);
     });
     ui.horizontal(|ui| {
-        let ask_first = &mut viewer.state.settings.ask_first;
-        ui.selectable_value(ask_first, false, "Straight through").on_hover_text("A box runs as soon as it is drawn");
-        ui.selectable_value(ask_first, true, "Ask first").on_hover_text("A box waits until you have seen its words");
+        let edit_prompt_first = &mut viewer.state.settings.edit_prompt_first;
+        ui.selectable_value(edit_prompt_first, false, "Run at once").on_hover_text("A box runs as soon as it is drawn");
+        ui.selectable_value(edit_prompt_first, true, "Edit prompt first")
+            .on_hover_text("A box waits until you have seen its prompt");
     });
     ui.add_space(4.0);
     let label = match &placed {
@@ -70,31 +72,31 @@ fn next_step(viewer: &mut Viewer, ui: &mut egui::Ui) {
                 .map_or(1.0, |state| state.magnification);
             format!("Zoom to {}", magnification_label(magnification * placed.plan.factor))
         }
-        None => "Zoom in the middle".into(),
+        None => "Zoom (centre)".into(),
     };
     let text = RichText::new(format!("{label}   {}", icon::ICON_KEYBOARD_RETURN.codepoint)).color(theme::ON_ACCENT);
     let button = Button::new(text).fill(theme::ACCENT).min_size(egui::vec2(ui.available_width(), 32.0));
-    let response = ui.add(button).on_hover_text(viewer.state.bindings.tooltip(&Action::Run, ui.ctx()));
+    let response = ui.add(button).on_hover_text(viewer.state.bindings.tooltip(Command::Run, ui.ctx()));
     response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Button, true, &label));
     if response.clicked() {
-        viewer.actions.push(Action::Run);
+        viewer.actions.push(Command::Run.into());
     }
     let waits = "The box waits: Enter runs it, Q queues it, V makes variants, Esc drops it.";
     ui.label(dim(ui, if placed.is_some() { waits } else { "Or drag a box on the picture; a click zooms 4x." }));
-    let whole = Button::new(Action::EnlargeWhole.label()).min_size(egui::vec2(ui.available_width(), 24.0));
-    let tip = viewer.state.bindings.tooltip(&Action::EnlargeWhole, ui.ctx());
+    let full_image = Button::new(Command::EnlargeFullImage.label()).min_size(egui::vec2(ui.available_width(), 24.0));
+    let tip = viewer.state.bindings.tooltip(Command::EnlargeFullImage, ui.ctx());
     if ui
-        .add(whole)
-        .on_hover_text(format!("{tip}\nAll of this state, tile by tile, with words for each tile"))
+        .add(full_image)
+        .on_hover_text(format!("{tip}\nAll of this state, tile by tile, with a prompt for each tile"))
         .clicked()
     {
-        viewer.actions.push(Action::EnlargeWhole);
+        viewer.actions.push(Command::EnlargeFullImage.into());
     }
     if !viewer.state.queue.is_empty() {
         ui.horizontal(|ui| {
             ui.label(dim(ui, format!("{} in the queue", viewer.state.queue.len())));
-            if ui.small_button("Clear").on_hover_text(Action::ClearQueue.label()).clicked() {
-                viewer.actions.push(Action::ClearQueue);
+            if ui.small_button("Clear").on_hover_text(Command::ClearQueue.label()).clicked() {
+                viewer.actions.push(Command::ClearQueue.into());
             }
         });
     }
@@ -113,47 +115,35 @@ fn model(viewer: &Viewer, ui: &mut egui::Ui) {
     }
 }
 
-/// A field for words; whether Enter was pressed in it. Shift+Enter makes a new line.
-pub(super) fn words(ui: &mut egui::Ui, words: &mut String, name: &str, hint: &str) -> bool {
-    let field = TextEdit::multiline(words).desired_rows(3).desired_width(f32::INFINITY).hint_text(hint);
-    let response = ui.add(field.return_key(KeyboardShortcut::new(Modifiers::SHIFT, Key::Enter)));
-    response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::MultilineTextInput, true, name));
-    let entered = response.has_focus() && ui.input(|input| input.key_pressed(Key::Enter) && !input.modifiers.shift);
-    if entered {
-        response.surrender_focus();
-    }
-    entered
-}
-
 fn this_state(viewer: &mut Viewer, ui: &mut egui::Ui) {
     let Some(document) = &mut viewer.state.document else { return };
     let state = document.history.current();
     heading(ui, "THIS STATE");
     ui.label(Document::title(state));
     ui.label(dim(ui, super::history_panel::description(state)));
-    if let Some(making) = &state.making {
-        let [across, down] = document.history.evidence(state);
+    if let Some(record) = &state.record {
+        let [across, down] = document.history.source_pixels(state);
         ui.label(dim(ui, format!("Rests on {} x {} pixels of the photo", count(across), count(down))))
-            .on_hover_text("All the evidence behind this state; what goes beyond it, the model made up.");
-        agreement(document, making.agreement, ui);
+            .on_hover_text("All source pixels behind this state; what goes beyond it, the model made up.");
+        consistency(document, record.consistency, ui);
     }
     let state = document.history.current();
-    let is_reduced = state.making.as_ref().is_some_and(|making| making.model.is_none());
+    let is_reduced = state.record.as_ref().is_some_and(|record| record.model.is_none());
     if is_reduced {
         ui.label(dim(ui, "The box is larger than a state: it was only reduced, nothing is invented."));
-    } else if state.making.is_some() {
+    } else if state.record.is_some() {
         ui.add_space(4.0);
-        let entered = words(ui, &mut document.edited.prompt, "Prompt of this state", "No words");
+        let entered = prompt_field(ui, &mut document.edited.prompt, "Prompt of this state", "No prompt");
         tiles(document.history.current(), ui);
         ui.horizontal(|ui| {
             let width = (ui.available_width() - 72.0) / 2.0;
-            for (action, tip) in [
-                (Action::RunAgain, "A sibling of this state with these words, the seed and the model above"),
-                (Action::Variants, "Siblings with other seeds, or with each line of the words; pick the best"),
+            for (command, tip) in [
+                (Command::RunAgain, "A sibling of this state with this prompt, the seed and the model above"),
+                (Command::Variants, "Siblings with other seeds, or with each line of the prompt; pick the best"),
             ] {
-                let button = ui.add_sized([width, 28.0], Button::new(action.label())).on_hover_text(tip);
-                if button.clicked() || (entered && action == Action::RunAgain) {
-                    viewer.actions.push(action);
+                let button = ui.add_sized([width, 28.0], Button::new(command.label())).on_hover_text(tip);
+                if button.clicked() || (entered && command == Command::RunAgain) {
+                    viewer.actions.push(command.into());
                 }
             }
             let number = DragValue::new(&mut viewer.state.settings.variants).range(2..=16);
@@ -166,28 +156,29 @@ fn this_state(viewer: &mut Viewer, ui: &mut egui::Ui) {
     compare(viewer, ui);
 }
 
-/// The words of a whole picture's tiles.
+/// The prompts of a full image's tiles.
 fn tiles(state: &ScaleState, ui: &mut egui::Ui) {
-    let whole = state.making.as_ref().and_then(|making| making.whole.as_ref());
-    let Some(whole) = whole.filter(|whole| !whole.prompts.is_empty()) else { return };
-    ui.collapsing(format!("Words of {} tiles", whole.prompts.len()), |ui| {
+    let full_image = state.record.as_ref().and_then(|record| record.full_image.as_ref());
+    let Some(full_image) = full_image.filter(|it| !it.prompts.is_empty()) else { return };
+    ui.collapsing(format!("Prompts of {} tiles", full_image.prompts.len()), |ui| {
         ScrollArea::vertical().max_height(160.0).id_salt("tiles").show(ui, |ui| {
-            for (number, prompt) in (1..).zip(&whole.prompts) {
+            for (number, prompt) in (1..).zip(&full_image.prompts) {
                 ui.label(dim(ui, format!("{number}. {prompt}")));
             }
         });
     });
 }
 
-fn agreement(document: &Document, with_parent: Option<f64>, ui: &mut egui::Ui) {
+fn consistency(document: &Document, with_parent: Option<f64>, ui: &mut egui::Ui) {
     let Some(with_parent) = with_parent else { return };
     let decibels = |value: f64| if value.is_finite() { format!("{value:.1} dB") } else { "exact".into() };
     let examined = document.examined(document.history.current().id);
-    let along = examined.and_then(|examined| examined.agreement.as_ref());
-    let along = along.map(|agreement| format!(", with the photo {}", decibels(agreement.with_photo)));
-    ui.label(dim(ui, format!("Agreement {}{}", decibels(with_parent), along.unwrap_or_default()))).on_hover_text(
-        "The result, reduced again, against the box it was made from, and down the whole chain against the photo's own \
-         pixels: PSNR of luma. Higher is closer. Hold X to see where it tells something else.",
+    let along = examined.and_then(|examined| examined.consistency.as_ref());
+    let along = along.map(|consistency| format!(", with the photo {}", decibels(consistency.with_photo)));
+    ui.label(dim(ui, format!("Consistency {}{}", decibels(with_parent), along.unwrap_or_default()))).on_hover_text(
+        "PSNR of luma at the source's resolution: the result, reduced again, against the box it was made from, and down the \
+         whole chain against the photo's own pixels. Higher is closer: above 30 dB is good, below 20 dB the picture tells \
+         something else. Hold X to see where.",
     );
 }
 
@@ -215,25 +206,25 @@ fn variants(viewer: &mut Viewer, ui: &mut egui::Ui) {
     });
 }
 
-/// Words that go into every prompt from here on down.
+/// A prompt that is added to every one from here on down.
 fn pinned(viewer: &mut Viewer, ui: &mut egui::Ui) {
     let Some(document) = &mut viewer.state.document else { return };
     let id = document.history.current().id;
     ui.add_space(8.0);
-    heading(ui, "PINNED WORDS");
-    let mut words = document.pinned.get(&id).cloned().unwrap_or_default();
+    heading(ui, "PINNED PROMPT");
+    let mut prompt = document.pinned.get(&id).cloned().unwrap_or_default();
     let field =
-        TextEdit::singleline(&mut words).hint_text("In every prompt below this state").desired_width(f32::INFINITY);
+        TextEdit::singleline(&mut prompt).hint_text("In every prompt below this state").desired_width(f32::INFINITY);
     let response = ui.add(field);
-    response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::TextInput, true, "Pinned words"));
+    response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::TextInput, true, "Pinned prompt"));
     if response.changed() {
-        match words.is_empty() {
+        match prompt.is_empty() {
             true => document.pinned.remove(&id),
-            false => document.pinned.insert(id, words),
+            false => document.pinned.insert(id, prompt),
         };
     }
     let parent = document.history.current().parent;
-    let above = parent.map(|parent| document.pinned_words(parent).join(", ")).unwrap_or_default();
+    let above = parent.map(|parent| document.pinned_prompts(parent).join(", ")).unwrap_or_default();
     if !above.is_empty() {
         ui.label(dim(ui, format!("From above: {above}")));
     }
@@ -241,7 +232,7 @@ fn pinned(viewer: &mut Viewer, ui: &mut egui::Ui) {
 
 fn compare(viewer: &mut Viewer, ui: &mut egui::Ui) {
     let Some(document) = &viewer.state.document else { return };
-    if document.history.current().making.is_none() {
+    if document.history.current().record.is_none() {
         return;
     }
     ui.add_space(8.0);
@@ -259,12 +250,14 @@ fn compare(viewer: &mut Viewer, ui: &mut egui::Ui) {
         }
     });
     ui.horizontal(|ui| {
-        for (mode, name) in [(CompareMode::Split, "Split"), (CompareMode::Lens, "Lens")] {
-            let tip = viewer.state.bindings.tooltip(&Action::Compare(mode), ui.ctx());
+        for (command, mode, name) in
+            [(Command::CompareSplit, CompareMode::Split, "Split"), (Command::CompareLens, CompareMode::Lens, "Lens")]
+        {
+            let tip = viewer.state.bindings.tooltip(command, ui.ctx());
             if ui.selectable_label(viewer.state.compare == mode, name).on_hover_text(tip).clicked() {
-                viewer.actions.push(Action::Compare(mode));
+                viewer.actions.push(command.into());
             }
         }
     });
-    ui.label(dim(ui, "Hold C to flip, X for where it disagrees, E for the photo's pixels. Right-click a state in the history to compare with it."));
+    ui.label(dim(ui, "Hold C to flip, X for where it differs from its source, E for the photo's pixels. Right-click a state in the history to compare with it."));
 }

@@ -6,11 +6,11 @@ use std::time::Duration;
 use egui::{Align, Layout, ProgressBar};
 
 use super::dim;
-use crate::export::stills::magnification_label;
-use crate::viewer::actions::Action;
+use crate::base::magnification_label;
+use crate::viewer::commands::Command;
 use crate::viewer::{Viewer, theme};
 
-pub fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
+pub(super) fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
     ui.horizontal_centered(|ui| {
         let memory = viewer.state.memory.filter(|(_, bytes)| *bytes > 0);
         let memory = memory.map(|(_, bytes)| format!("  ·  {:.1} GB", bytes as f64 / 1e9)).unwrap_or_default();
@@ -77,9 +77,9 @@ fn exporting(viewer: &mut Viewer, ui: &mut egui::Ui) {
     if elapsed > 1.0 && fraction > 0.0 {
         ui.label(dim(ui, format!("{:.0} s left", elapsed / fraction * (1.0 - fraction))));
     }
-    let stop = ui.small_button("Stop").on_hover_text(Action::StopExport.label());
-    stop.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Button, true, Action::StopExport.label()));
+    let stop = ui.small_button("Stop").on_hover_text(Command::StopExport.label());
+    stop.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Button, true, Command::StopExport.label()));
     if stop.clicked() {
-        viewer.actions.push(Action::StopExport);
+        viewer.actions.push(Command::StopExport.into());
     }
 }

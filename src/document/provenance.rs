@@ -1,0 +1,139 @@
+//! What an exported file says of itself, as XMP: the prompt, seed, box and model of its state, the whole chain as JSON,
+//! and, where a model made pixels, IPTC's digital source type for that. Image programs show and search it.
+
+use quick_xml::Writer;
+use quick_xml::escape::partial_escape;
+use quick_xml::events::{BytesPI, BytesText, Event};
+
+use crate::base::{Recipe, magnification_label};
+
+/// IPTC's term for a picture in which some pixels are a trained model's.
+const SOURCE_TYPE: &str = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia";
+/// The name of our own properties.
+const NAMESPACE: &str = "https://arxiv.org/abs/2505.18600#";
+
+/// The XMP packet of the last state of a chain.
+pub fn packet(recipe: &Recipe) -> String {
+    // Writing into memory does not fail.
+    written(recipe).unwrap_or_default()
+}
+
+fn written(recipe: &Recipe) -> std::io::Result<String> {
+    let mut properties: Vec<(&str, String)> = vec![("xmp:CreatorTool", recipe.program.clone())];
+    if recipe.is_generated() {
+        properties.push(("Iptc4xmpExt:DigitalSourceType", SOURCE_TYPE.into()));
+    }
+    if let Some(step) = recipe.steps.last() {
+        let (record, region) = (&step.record, step.record.region);
+        let model = record.model.as_ref().map_or("none, only reduced".into(), |model| model.backbone.name());
+        properties.extend([
+            ("coz:Magnification", magnification_label(magnification(recipe))),
+            ("coz:Prompt", record.prompt.clone()),
+            ("coz:Seed", record.seed.to_string()),
+            ("coz:Region", format!("{},{},{},{}", region.x, region.y, region.width, region.height)),
+            ("coz:Model", model),
+        ]);
+    }
+    properties.push(("coz:Photo", recipe.photo.name.clone()));
+    properties.push(("coz:Chain", serde_json::to_string(recipe)?));
+    let prompt = recipe.steps.last().map_or("", |step| step.record.prompt.trim());
+
+    let mut writer = Writer::new_with_indent(Vec::new(), b' ', 1);
+    writer.write_event(Event::PI(BytesPI::new("xpacket begin=\"\u{feff}\" id=\"W5M0MpCehiHzreSzNTczkc9d\"")))?;
+    let root = writer.create_element("x:xmpmeta").with_attribute(("xmlns:x", "adobe:ns:meta/"));
+    root.write_inner_content(|writer| {
+        let rdf = ("xmlns:rdf", "http://www.w3.org/1999/02/22-rdf-syntax-ns#");
+        writer.create_element("rdf:RDF").with_attribute(rdf).write_inner_content(|writer| {
+            let description = writer.create_element("rdf:Description").with_attributes([
+                ("rdf:about", ""),
+                ("xmlns:xmp", "http://ns.adobe.com/xap/1.0/"),
+                ("xmlns:dc", "http://purl.org/dc/elements/1.1/"),
+                ("xmlns:Iptc4xmpExt", "http://iptc.org/std/Iptc4xmpExt/2008-02-29/"),
+                ("xmlns:coz", NAMESPACE),
+            ]);
+            description.write_inner_content(|writer| {
+                for (name, value) in &properties {
+                    writer.create_element(*name).write_text_content(text(value))?;
+                }
+                if !prompt.is_empty() {
+                    describe(writer, prompt)?;
+                }
+                Ok(())
+            })?;
+            Ok(())
+        })?;
+        Ok(())
+    })?;
+    writer.write_event(Event::PI(BytesPI::new("xpacket end=\"r\"")))?;
+    String::from_utf8(writer.into_inner()).map_err(std::io::Error::other)
+}
+
+/// The prompt where image programs look for a picture's description.
+fn describe(writer: &mut Writer<Vec<u8>>, prompt: &str) -> std::io::Result<()> {
+    writer.create_element("dc:description").write_inner_content(|writer| {
+        writer.create_element("rdf:Alt").write_inner_content(|writer| {
+            let line = writer.create_element("rdf:li").with_attribute(("xml:lang", "x-default"));
+            line.write_text_content(text(prompt))?;
+            Ok(())
+        })?;
+        Ok(())
+    })?;
+    Ok(())
+}
+
+fn magnification(recipe: &Recipe) -> f64 {
+    recipe.steps.iter().map(|step| f64::from(step.width) / f64::from(step.record.region.width)).product()
+}
+
+/// The chain that a packet tells of; `None` where it tells of none, or of one that cannot be.
+pub fn recipe(xmp: &str) -> Option<Recipe> {
+    let document = roxmltree::Document::parse(xmp.trim_start_matches('\u{feff}')).ok()?;
+    let chain = document.descendants().find(|node| node.has_tag_name((NAMESPACE, "Chain")))?;
+    let recipe: Recipe = serde_json::from_str(chain.text()?).ok()?;
+    recipe.is_valid().then_some(recipe)
+}
+
+/// As XML has it, which knows no control characters.
+fn text(value: &str) -> BytesText<'static> {
+    let is_allowed = |c: &char| matches!(c, '\n' | '\t') || !(c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}'));
+    let allowed: String = value.chars().filter(is_allowed).collect();
+    BytesText::from_escaped(partial_escape(allowed).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::base::AlignMethod;
+    use crate::base::Region;
+    use crate::base::{Backbone, ModelUsed};
+    use crate::base::{RecipeStep, Source, StepRecord};
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let record = StepRecord {
+            region: Region::square(3, 4, 16),
+            prompt: "fur & <ears>\n\"Ünïcode\" \u{1}🦊".into(),
+            model: Some(ModelUsed { backbone: Backbone::default(), align: AlignMethod::Wavelet, sha256: None }),
+            seed: u64::MAX,
+            consistency: Some(31.5),
+            full_image: None,
+            elapsed: Duration::from_millis(1250),
+        };
+        let written = Recipe {
+            program: "test".into(),
+            photo: Source { name: "a & b.png".into(), ..Source::default() },
+            width: 40,
+            height: 30,
+            steps: vec![RecipeStep { record, width: 64, height: 64 }],
+        };
+        let packet = packet(&written);
+        assert!(packet.contains(SOURCE_TYPE) && packet.contains("<coz:Magnification>4x<"));
+        assert_eq!(recipe(&packet), Some(written.clone()));
+        let outside = Recipe { width: 10, ..written };
+        assert_eq!(recipe(&super::packet(&outside)), None, "boxes that do not fit are not believed");
+        assert_eq!(recipe("<x/>"), None);
+        assert_eq!(recipe("words"), None);
+    }
+}

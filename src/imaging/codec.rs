@@ -1,0 +1,104 @@
+//! Picture files: what is read, what is written, and what is said when it does not work.
+
+use std::path::{Path, PathBuf};
+
+use image::{ImageDecoder, ImageReader};
+
+use super::{Format, Picture};
+use crate::base::{UserError, WriteError, write_atomic};
+pub use crate::imaging::decode::{Preview, open, open_watched, png_of_size};
+
+/// Larger pictures are refused before a byte of them is decoded: 512 megapixels are 1.5 GB as RGB.
+pub const MAX_PIXELS: u64 = 512 << 20;
+
+/// Why a picture could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// The file could not be opened.
+    #[error("cannot open {}: {source}", file.display())]
+    Open {
+        /// The file.
+        file: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file holds no picture we know, whatever its name.
+    #[error("{} is not a picture in a known format: expected PNG, JPEG, WebP, TIFF, BMP or GIF", file.display())]
+    Unknown {
+        /// The file.
+        file: PathBuf,
+    },
+    /// The file is empty.
+    #[error("{} is empty (zero bytes)", file.display())]
+    Empty {
+        /// The file.
+        file: PathBuf,
+    },
+    /// The header promises more than can be held.
+    #[error("{} claims {width} x {height} pixels; at most {} megapixels can be opened", file.display(), MAX_PIXELS >> 20)]
+    TooLarge {
+        /// The file.
+        file: PathBuf,
+        /// Pixels across, as claimed.
+        width: u32,
+        /// Pixels down, as claimed.
+        height: u32,
+    },
+    /// Known format, broken content.
+    #[error("{} is damaged or cut short: {details}", file.display())]
+    Damaged {
+        /// The file.
+        file: PathBuf,
+        /// What the decoder said.
+        details: String,
+    },
+    /// The name's ending says no format we write.
+    #[error("{} does not end in .png, .jpg or .webp: the ending chooses the format", file.display())]
+    Ending {
+        /// The file.
+        file: PathBuf,
+    },
+    /// The file could not be written; nothing half-written is left.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+}
+
+impl From<ImageError> for UserError {
+    fn from(error: ImageError) -> Self {
+        let (title, hint) = match &error {
+            ImageError::Open { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+                ("The picture cannot be opened", "Check the file's permissions.")
+            }
+            ImageError::Open { .. } => ("The picture cannot be opened", "Check that the path is right and is a file."),
+            ImageError::Empty { .. } | ImageError::Unknown { .. } => {
+                ("This is not a picture", "Choose a PNG, JPEG, WebP, TIFF, BMP or GIF file.")
+            }
+            ImageError::TooLarge { .. } => ("The picture is too large", "Cut out or reduce the part you need first."),
+            ImageError::Damaged { .. } => ("The picture is damaged", "Download or copy the file again."),
+            ImageError::Ending { .. } => ("The format is not clear", "End the name in .png, .jpg or .webp."),
+            ImageError::Write(_) => {
+                ("The file could not be written", "Choose another folder, or free some disk space, and try again.")
+            }
+        };
+        Self::new(title, error.to_string(), hint)
+    }
+}
+
+/// Writes `picture` in the format its name ends in. The file appears whole or not at all.
+pub fn save(picture: &Picture, file: &Path) -> Result<(), ImageError> {
+    save_with(picture, file, None)
+}
+
+/// The same with a text about it: an XMP packet, which other programs show and search.
+pub fn save_with(picture: &Picture, file: &Path, xmp: Option<&str>) -> Result<(), ImageError> {
+    let format = Format::of(file)?;
+    write_atomic(file, |out| format.encode(picture, xmp, out))?;
+    Ok(())
+}
+
+/// The XMP packet that a picture file carries; `None` where there is none that can be read.
+pub fn xmp(file: &Path) -> Option<String> {
+    let reader = ImageReader::open(file).ok()?.with_guessed_format().ok()?;
+    let xmp = reader.into_decoder().ok()?.xmp_metadata().ok()??;
+    String::from_utf8(xmp).ok()
+}

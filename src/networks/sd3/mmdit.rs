@@ -1,0 +1,400 @@
+//! The multimodal diffusion transformer of Stable Diffusion 3 and 3.5 (arXiv 2403.03206; diffusers'
+//! `SD3Transformer2DModel`): image patches and text tokens, each with weights of their own, attend to each other.
+
+use serde::Deserialize;
+use tch::{Kind, TchError, Tensor};
+
+use super::lora::AdaLoras;
+use crate::networks::layers::{Conv2d, Linear, RmsNorm, attention, join_heads, split_heads};
+use crate::runtime::Layers;
+use crate::runtime::weights::{Loader, LoraDelta, WeightsError};
+
+const NETWORK: &str = "SD3 transformer";
+/// Of all its norms.
+const EPSILON: f64 = 1e-6;
+/// Width of the timestep's sines and cosines.
+const TIME_CHANNELS: i64 = 256;
+/// The longest period of those.
+const MAX_PERIOD: f64 = 10_000.0;
+
+/// `transformer/config.json`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Config {
+    /// Side of a patch in latent pixels.
+    pub patch_size: i64,
+    /// Channels of the latent.
+    pub in_channels: i64,
+    /// Of what comes out; the same where it is not given.
+    pub out_channels: Option<i64>,
+    /// Blocks.
+    pub num_layers: i64,
+    /// Width of a head.
+    pub attention_head_dim: i64,
+    /// Heads; with the above the width of the model.
+    pub num_attention_heads: i64,
+    /// Width of the prompt embeds.
+    pub joint_attention_dim: i64,
+    /// What they are projected to.
+    pub caption_projection_dim: i64,
+    /// Width of the pooled prompt embeds.
+    pub pooled_projection_dim: i64,
+    /// Side of the stored position embedding, in patches.
+    pub pos_embed_max_size: i64,
+    /// Blocks in which the image also attends to itself alone (SD 3.5 medium).
+    #[serde(default)]
+    pub dual_attention_layers: Vec<i64>,
+    /// `rms_norm` in SD 3.5.
+    #[serde(default)]
+    pub qk_norm: Option<String>,
+}
+
+impl Config {
+    /// Channels of a token.
+    pub fn width(&self) -> i64 {
+        self.attention_head_dim * self.num_attention_heads
+    }
+
+    fn outputs(&self) -> i64 {
+        self.out_channels.unwrap_or(self.in_channels)
+    }
+
+    /// Linear layers of the class AdaLayerNormZero in the blocks before block `i`: those that carry a LoRA.
+    fn adaptable_before(&self, i: i64) -> usize {
+        let of_block =
+            |j: i64| usize::from(!self.dual_attention_layers.contains(&j)) + usize::from(j + 1 < self.num_layers);
+        (0..i).map(of_block).sum()
+    }
+
+    /// What this implementation does not know, in words.
+    fn unknown(&self) -> Option<String> {
+        match self.qk_norm.as_deref() {
+            None | Some("rms_norm") => None,
+            Some(other) => Some(format!("qk_norm is {other:?}; null and \"rms_norm\" are known")),
+        }
+    }
+}
+
+/// `[.., width] -> [.., width]` through four times the width.
+struct FeedForward {
+    expand: Linear,
+    contract: Linear,
+}
+
+impl FeedForward {
+    fn load(loader: &mut Loader, name: &str, width: i64) -> Result<Self, WeightsError> {
+        Ok(Self {
+            expand: Linear::load(loader, &format!("{name}.net.0.proj"), width, 4 * width)?,
+            contract: Linear::load(loader, &format!("{name}.net.2"), 4 * width, width)?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
+        self.contract.forward(&self.expand.forward(x)?.f_gelu("tanh")?)
+    }
+}
+
+/// One stream's projections for attention.
+struct Projections {
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    norm_q: Option<RmsNorm>,
+    norm_k: Option<RmsNorm>,
+}
+
+impl Projections {
+    fn load(loader: &mut Loader, names: [&str; 3], norms: [&str; 2], config: &Config) -> Result<Self, WeightsError> {
+        let width = config.width();
+        let [q, k, v] = names.map(|name| Linear::load(loader, name, width, width));
+        let norm = |loader: &mut Loader, name: &str| match config.qk_norm {
+            Some(_) => RmsNorm::load(loader, name, config.attention_head_dim, EPSILON).map(Some),
+            None => Ok(None),
+        };
+        Ok(Self { q: q?, k: k?, v: v?, norm_q: norm(loader, norms[0])?, norm_k: norm(loader, norms[1])? })
+    }
+
+    /// Queries, keys and values, `[B, heads, N, head_dim]`.
+    fn forward(&self, x: &Tensor, heads: i64) -> Result<[Tensor; 3], TchError> {
+        let normed = |norm: &Option<RmsNorm>, x: Tensor| match norm {
+            Some(norm) => norm.forward(&x),
+            None => Ok(x),
+        };
+        let q = normed(&self.norm_q, split_heads(&self.q.forward(x)?, heads)?)?;
+        let k = normed(&self.norm_k, split_heads(&self.k.forward(x)?, heads)?)?;
+        Ok([q, k, split_heads(&self.v.forward(x)?, heads)?])
+    }
+}
+
+/// Over the last axis, without scale or shift of its own.
+fn normed(x: &Tensor) -> Result<Tensor, TchError> {
+    let width = *x.size().last().unwrap_or(&1);
+    x.f_layer_norm([width], None::<&Tensor>, None::<&Tensor>, EPSILON, true)
+}
+
+/// Scaled by `1 + scale` and shifted: `[B, N, D]` with `[B, D]`.
+fn modulated(x: &Tensor, shift: &Tensor, scale: &Tensor) -> Result<Tensor, TchError> {
+    x.f_mul(&scale.f_add_scalar(1)?.f_unsqueeze(1)?)?.f_add(&shift.f_unsqueeze(1)?)
+}
+
+fn gated(x: &Tensor, gate: &Tensor, change: &Tensor) -> Result<Tensor, TchError> {
+    x.f_add(&gate.f_unsqueeze(1)?.f_mul(change)?)
+}
+
+/// What a block's norm is scaled, shifted and gated by.
+struct Modulation {
+    linear: Linear,
+    parts: i64,
+}
+
+impl Modulation {
+    fn load(
+        loader: &mut Loader,
+        name: &str,
+        width: i64,
+        parts: i64,
+        lora: Option<&LoraDelta>,
+    ) -> Result<Self, WeightsError> {
+        let linear = Linear::load_merged(loader, name, [width, parts * width], true, lora)?;
+        Ok(Self { linear, parts })
+    }
+
+    /// From the conditioning after SiLU, `[B, D]` each.
+    fn forward(&self, emb: &Tensor) -> Result<Vec<Tensor>, TchError> {
+        self.linear.forward(emb)?.f_chunk(self.parts, 1)
+    }
+}
+
+/// How a block treats the text.
+enum TextPart {
+    /// Text goes on to the next block.
+    Full { norm: Modulation, out: Linear, feed_forward: FeedForward },
+    /// The last block: text is only attended to.
+    Last { norm: Modulation },
+}
+
+struct Block {
+    norm: Modulation,
+    image: Projections,
+    image_out: Linear,
+    text: Projections,
+    text_part: TextPart,
+    /// The image attends to itself alone, with an output of its own.
+    dual_attention: Option<(Projections, Linear)>,
+    feed_forward: FeedForward,
+    heads: i64,
+}
+
+impl Block {
+    fn load(loader: &mut Loader, i: i64, config: &Config, loras: &AdaLoras) -> Result<Self, WeightsError> {
+        let width = config.width();
+        let at = |name: &str| format!("transformer_blocks.{i}.{name}");
+        let is_last = i + 1 == config.num_layers;
+        let is_dual = config.dual_attention_layers.contains(&i);
+        // Only layers of the class AdaLayerNormZero carry a LoRA, and those in this order.
+        let first = config.adaptable_before(i);
+        let modulation = |loader: &mut Loader, name: &str, parts: i64, number: Option<usize>| {
+            let lora =
+                number.map(|number| loras.delta(loader, number, &at(name), [width, parts * width])).transpose()?;
+            Modulation::load(loader, &at(name), width, parts, lora.flatten().as_ref())
+        };
+        let norm = match is_dual {
+            true => modulation(loader, "norm1.linear", 9, None)?,
+            false => modulation(loader, "norm1.linear", 6, Some(first))?,
+        };
+        let second = first + usize::from(!is_dual);
+        let text_norm = match is_last {
+            true => modulation(loader, "norm1_context.linear", 2, None)?,
+            false => modulation(loader, "norm1_context.linear", 6, Some(second))?,
+        };
+        let names = |prefix: &str, names: [&str; 3]| names.map(|name| at(&format!("{prefix}.{name}")));
+        let projections = |loader: &mut Loader, prefix: &str, q: [&str; 3], norms: [&str; 2]| {
+            let (q, norms) = (names(prefix, q), norms.map(|name| at(&format!("{prefix}.{name}"))));
+            Projections::load(loader, [&q[0], &q[1], &q[2]], [&norms[0], &norms[1]], config)
+        };
+        let own = ["to_q", "to_k", "to_v"];
+        let image = projections(loader, "attn", own, ["norm_q", "norm_k"])?;
+        let added = ["add_q_proj", "add_k_proj", "add_v_proj"];
+        let text = projections(loader, "attn", added, ["norm_added_q", "norm_added_k"])?;
+        let image_out = Linear::load(loader, &at("attn.to_out.0"), width, width)?;
+        let dual_attention = match is_dual {
+            true => {
+                let projections = projections(loader, "attn2", own, ["norm_q", "norm_k"])?;
+                Some((projections, Linear::load(loader, &at("attn2.to_out.0"), width, width)?))
+            }
+            false => None,
+        };
+        let text_part = match is_last {
+            true => TextPart::Last { norm: text_norm },
+            false => TextPart::Full {
+                norm: text_norm,
+                out: Linear::load(loader, &at("attn.to_add_out"), width, width)?,
+                feed_forward: FeedForward::load(loader, &at("ff_context"), width)?,
+            },
+        };
+        let feed_forward = FeedForward::load(loader, &at("ff"), width)?;
+        Ok(Self {
+            norm,
+            image,
+            image_out,
+            text,
+            text_part,
+            dual_attention,
+            feed_forward,
+            heads: config.num_attention_heads,
+        })
+    }
+
+    /// Image `[B, N, D]`, text `[B, T, D]` and the conditioning after SiLU `[B, D]`; text is `None` after the last block.
+    fn forward(&self, x: &Tensor, text: &Tensor, emb: &Tensor) -> Result<(Tensor, Option<Tensor>), TchError> {
+        let chunks = self.norm.forward(emb)?;
+        let [shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp, dual @ ..] = chunks.as_slice() else {
+            return Err(TchError::Torch("the modulation has too few parts".into()));
+        };
+        let x_normed = normed(x)?;
+        let (text_norm, text_chunks) = match &self.text_part {
+            TextPart::Full { norm, .. } => {
+                let chunks = norm.forward(emb)?;
+                (modulated(&normed(text)?, &chunks[0], &chunks[1])?, chunks)
+            }
+            // Here scale comes first (AdaLayerNormContinuous).
+            TextPart::Last { norm } => {
+                let chunks = norm.forward(emb)?;
+                (modulated(&normed(text)?, &chunks[1], &chunks[0])?, chunks)
+            }
+        };
+        let image_qkv = self.image.forward(&modulated(&x_normed, shift_msa, scale_msa)?, self.heads)?;
+        let text_qkv = self.text.forward(&text_norm, self.heads)?;
+        let joined = |i: usize| Tensor::f_cat(&[&image_qkv[i], &text_qkv[i]], 2);
+        let attended = join_heads(&attention(&joined(0)?, &joined(1)?, &joined(2)?, false)?)?;
+        let length = x.size()[1];
+        let (from_image, from_text) = (attended.f_narrow(1, 0, length)?, attended.f_narrow(1, length, text.size()[1])?);
+
+        let mut x = gated(x, gate_msa, &self.image_out.forward(&from_image)?)?;
+        if let (Some((projections, out)), [shift, scale, gate]) = (&self.dual_attention, dual) {
+            // It sees the block's input, not what the first attention has made of it.
+            let [q, k, v] = projections.forward(&modulated(&x_normed, shift, scale)?, self.heads)?;
+            x = gated(&x, gate, &out.forward(&join_heads(&attention(&q, &k, &v, false)?)?)?)?;
+        }
+        x = gated(&x, gate_mlp, &self.feed_forward.forward(&modulated(&normed(&x)?, shift_mlp, scale_mlp)?)?)?;
+
+        let text = match &self.text_part {
+            TextPart::Last { .. } => None,
+            TextPart::Full { out, feed_forward, .. } => {
+                let text = gated(text, &text_chunks[2], &out.forward(&from_text)?)?;
+                let fed = feed_forward.forward(&modulated(&normed(&text)?, &text_chunks[3], &text_chunks[4])?)?;
+                Some(gated(&text, &text_chunks[5], &fed)?)
+            }
+        };
+        Ok((x, text))
+    }
+}
+
+/// The whole network.
+pub struct Mmdit {
+    patches: Conv2d,
+    /// `[1, max * max, D]`, as stored: rounded to half precision in the published checkpoints.
+    positions: Tensor,
+    time: [Linear; 2],
+    pooled: [Linear; 2],
+    context: Linear,
+    blocks: Layers<Block>,
+    norm_out: Linear,
+    out: Linear,
+    config: Config,
+}
+
+impl Mmdit {
+    /// Reads the network; `loras` are merged into the layers they belong to, in float32.
+    ///
+    /// # Errors
+    /// Every missing, surplus or misshapen key, and LoRAs that do not fit, all at once.
+    pub fn load(loader: &mut Loader, config: &Config, loras: AdaLoras) -> Result<Self, WeightsError> {
+        if let Some(problem) = config.unknown() {
+            loader.report(problem);
+        }
+        let (width, patch) = (config.width(), config.patch_size);
+        let patches = Conv2d::load(loader, "pos_embed.proj", [config.in_channels, width], patch, patch, 0)?;
+        let positions = loader.tensor("pos_embed.pos_embed", &[1, config.pos_embed_max_size.pow(2), width])?;
+        let pair = |loader: &mut Loader, name: &str, inputs: i64| -> Result<[Linear; 2], WeightsError> {
+            let at = |i: i64| format!("time_text_embed.{name}.linear_{i}");
+            Ok([Linear::load(loader, &at(1), inputs, width)?, Linear::load(loader, &at(2), width, width)?])
+        };
+        let time = pair(loader, "timestep_embedder", TIME_CHANNELS)?;
+        let pooled = pair(loader, "text_embedder", config.pooled_projection_dim)?;
+        let context =
+            Linear::load(loader, "context_embedder", config.joint_attention_dim, config.caption_projection_dim)?;
+        loras.check(loader, config.adaptable_before(config.num_layers));
+        let of_blocks = config.clone();
+        let read = move |loader: &mut Loader, i: i64| Block::load(loader, i, &of_blocks, &loras);
+        let blocks = Layers::load(loader, config.num_layers, read)?;
+        let norm_out = Linear::load(loader, "norm_out.linear", width, 2 * width)?;
+        let out = Linear::load(loader, "proj_out", width, patch * patch * config.outputs())?;
+        loader.finish(NETWORK)?;
+        Ok(Self { patches, positions, time, pooled, context, blocks, norm_out, out, config: config.clone() })
+    }
+
+    /// The velocity of `latent` at time `t` (0 to 1000). `on_progress` is called after each block with how much is done (0 to 1); what
+    /// it fails with ends the pass.
+    ///
+    /// # Shapes
+    /// latent `[B, C, H, W]` with H and W divisible by the patch size, prompt embeds `[B, T, joint]`, pooled
+    /// `[B, pooled]` -> `[B, C, H, W]`.
+    pub fn forward<E: From<TchError> + From<WeightsError>>(
+        &self,
+        latent: &Tensor,
+        t: f64,
+        prompt: &Tensor,
+        pooled: &Tensor,
+        on_progress: &mut dyn FnMut(f32) -> Result<(), E>,
+    ) -> Result<Tensor, E> {
+        let (batch, _, height, width) = latent.size4()?;
+        let patch = self.config.patch_size;
+        let (rows, columns) = (height / patch, width / patch);
+        let mut x = self.patches.forward(latent)?.f_flatten(2, -1)?.f_transpose(1, 2)?; // [B, N, D]
+        x = x.f_add(&self.cropped_positions(rows, columns)?)?;
+        let emb = self.conditioning(t, pooled)?.f_silu()?; // [B, D]
+        let mut text = self.context.forward(prompt)?;
+        self.blocks.each(|i, block| {
+            on_progress(i as f32 / self.config.num_layers as f32)?;
+            let (next, next_text) = block.forward(&x, &text, &emb)?;
+            x = next;
+            if let Some(next_text) = next_text {
+                text = next_text;
+            }
+            Ok::<(), E>(())
+        })?;
+        let chunks = self.norm_out.forward(&emb)?.f_chunk(2, 1)?;
+        x = self.out.forward(&modulated(&normed(&x)?, &chunks[1], &chunks[0])?)?;
+        let channels = self.config.outputs();
+        let picture = x
+            .f_reshape([batch, rows, columns, patch, patch, channels])?
+            .f_permute([0, 5, 1, 3, 2, 4])? // [B, C, rows, patch, columns, patch]
+            .f_reshape([batch, channels, rows * patch, columns * patch])?;
+        Ok(picture)
+    }
+
+    /// The middle `rows` x `columns` of the stored positions: `[1, rows * columns, D]`.
+    fn cropped_positions(&self, rows: i64, columns: i64) -> Result<Tensor, TchError> {
+        let (max, width) = (self.config.pos_embed_max_size, self.config.width());
+        if rows > max || columns > max {
+            let text = format!("a latent of {rows} x {columns} patches; the model has positions for {max} x {max}");
+            return Err(TchError::Shape(text));
+        }
+        self.positions
+            .f_view([1, max, max, width])?
+            .f_narrow(1, (max - rows) / 2, rows)?
+            .f_narrow(2, (max - columns) / 2, columns)?
+            .f_reshape([1, rows * columns, width])
+    }
+
+    /// `[B, pooled] -> [B, D]`: time and pooled prompt embeds together.
+    fn conditioning(&self, t: f64, pooled: &Tensor) -> Result<Tensor, TchError> {
+        let device = pooled.device();
+        let half = TIME_CHANNELS / 2;
+        let exponent = Tensor::f_arange(half, (Kind::Float, device))?.f_mul_scalar(-MAX_PERIOD.ln())?;
+        let angles = exponent.f_div_scalar(half)?.f_exp()?.f_mul_scalar(t)?;
+        let waves = Tensor::f_cat(&[angles.f_cos()?, angles.f_sin()?], 0)?.f_to_kind(pooled.kind())?.f_unsqueeze(0)?;
+        let through = |layers: &[Linear; 2], x: &Tensor| layers[1].forward(&layers[0].forward(x)?.f_silu()?);
+        through(&self.time, &waves)?.f_add(&through(&self.pooled, pooled)?)
+    }
+}

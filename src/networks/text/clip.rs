@@ -1,0 +1,161 @@
+//! CLIP's text encoder (transformers' `CLIPTextModelWithProjection`), as Stable Diffusion 3 uses two of.
+
+use serde::Deserialize;
+use tch::{Kind, TchError, Tensor};
+
+use crate::networks::layers::{LayerNorm, Linear, attention, join_heads, split_heads};
+use crate::runtime::Layers;
+use crate::runtime::weights::{Loader, WeightsError};
+
+const NETWORK: &str = "CLIP text encoder";
+/// The end-of-text id that old configs carry by mistake.
+const LEGACY_END: i64 = 2;
+
+/// `text_encoder/config.json`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Config {
+    /// Tokens.
+    pub vocab_size: i64,
+    /// Width.
+    pub hidden_size: i64,
+    /// Inner width of a layer.
+    pub intermediate_size: i64,
+    /// Width of the pooled output.
+    pub projection_dim: i64,
+    /// Layers.
+    pub num_hidden_layers: i64,
+    /// Heads of each.
+    pub num_attention_heads: i64,
+    /// The longest prompt in tokens, padding included.
+    pub max_position_embeddings: i64,
+    /// `quick_gelu` or `gelu`.
+    pub hidden_act: String,
+    /// Of the norms.
+    pub layer_norm_eps: f64,
+    /// The end-of-text token; 2 in old configs, where it stands for the largest id.
+    #[serde(default = "legacy_end")]
+    pub eos_token_id: i64,
+}
+
+fn legacy_end() -> i64 {
+    LEGACY_END
+}
+
+#[derive(Clone, Copy)]
+enum Activation {
+    Gelu,
+    QuickGelu,
+}
+
+struct Layer {
+    norm1: LayerNorm,
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    out: Linear,
+    norm2: LayerNorm,
+    expand: Linear,
+    contract: Linear,
+}
+
+impl Layer {
+    fn load(loader: &mut Loader, i: i64, config: &Config) -> Result<Self, WeightsError> {
+        let (width, inner, epsilon) = (config.hidden_size, config.intermediate_size, config.layer_norm_eps);
+        let at = |name: &str| format!("text_model.encoder.layers.{i}.{name}");
+        let square = |loader: &mut Loader, name: &str| Linear::load(loader, &at(name), width, width);
+        Ok(Self {
+            norm1: LayerNorm::load(loader, &at("layer_norm1"), width, epsilon)?,
+            q: square(loader, "self_attn.q_proj")?,
+            k: square(loader, "self_attn.k_proj")?,
+            v: square(loader, "self_attn.v_proj")?,
+            out: square(loader, "self_attn.out_proj")?,
+            norm2: LayerNorm::load(loader, &at("layer_norm2"), width, epsilon)?,
+            expand: Linear::load(loader, &at("mlp.fc1"), width, inner)?,
+            contract: Linear::load(loader, &at("mlp.fc2"), inner, width)?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, heads: i64, activation: Activation) -> Result<Tensor, TchError> {
+        let h = self.norm1.forward(x)?;
+        let head = |linear: &Linear| split_heads(&linear.forward(&h)?, heads);
+        let attended = attention(&head(&self.q)?, &head(&self.k)?, &head(&self.v)?, true)?;
+        let x = x.f_add(&self.out.forward(&join_heads(&attended)?)?)?;
+        let h = self.expand.forward(&self.norm2.forward(&x)?)?;
+        let h = match activation {
+            Activation::Gelu => h.f_gelu("none")?,
+            Activation::QuickGelu => h.f_mul(&h.f_mul_scalar(1.702)?.f_sigmoid()?)?,
+        };
+        x.f_add(&self.contract.forward(&h)?)
+    }
+}
+
+/// What the encoder says of a prompt.
+pub struct Encoded {
+    /// The hidden states before the last layer, `[B, T, hidden]`: what SD 3 attends to.
+    pub penultimate: Tensor,
+    /// The projected state at the end of the text, `[B, projection]`.
+    pub pooled: Tensor,
+}
+
+/// The whole encoder.
+pub struct ClipText {
+    tokens: Tensor,
+    positions: Tensor,
+    layers: Layers<Layer>,
+    final_norm: LayerNorm,
+    projection: Linear,
+    activation: Activation,
+    config: Config,
+}
+
+impl ClipText {
+    /// Reads the encoder.
+    ///
+    /// # Errors
+    /// Every missing, surplus or misshapen key, and an unknown activation, all at once.
+    pub fn load(loader: &mut Loader, config: &Config) -> Result<Self, WeightsError> {
+        let activation = match config.hidden_act.as_str() {
+            "gelu" => Activation::Gelu,
+            "quick_gelu" => Activation::QuickGelu,
+            other => {
+                loader.report(format!("hidden_act is {other:?}; \"gelu\" and \"quick_gelu\" are known"));
+                Activation::Gelu
+            }
+        };
+        let width = config.hidden_size;
+        let embedding = |name: &str| format!("text_model.embeddings.{name}_embedding.weight");
+        let tokens = loader.tensor(&embedding("token"), &[config.vocab_size, width])?;
+        let positions = loader.tensor(&embedding("position"), &[config.max_position_embeddings, width])?;
+        // Old files carry the numbers 0, 1, 2, ... too.
+        loader.ignore_prefix("text_model.embeddings.position_ids");
+        let of_layers = config.clone();
+        let layers =
+            Layers::load(loader, config.num_hidden_layers, move |loader, i| Layer::load(loader, i, &of_layers))?;
+        let final_norm = LayerNorm::load(loader, "text_model.final_layer_norm", width, config.layer_norm_eps)?;
+        let projection = Linear::load_without_bias(loader, "text_projection", width, config.projection_dim)?;
+        loader.finish(NETWORK)?;
+        Ok(Self { tokens, positions, layers, final_norm, projection, activation, config: config.clone() })
+    }
+
+    /// Token ids `[B, T]`, with T at most the longest prompt.
+    pub fn forward(&self, ids: &Tensor) -> Result<Encoded, WeightsError> {
+        let (_, length) = ids.size2()?;
+        let positions = self.positions.f_narrow(0, 0, length)?;
+        let mut x = Tensor::f_embedding(&self.tokens, ids, -1, false, false)?.f_add(&positions)?;
+        let mut penultimate = x.shallow_clone();
+        self.layers.each(|_, layer| {
+            penultimate = x.shallow_clone();
+            x = layer.forward(&penultimate, self.config.num_attention_heads, self.activation)?;
+            Ok::<(), WeightsError>(())
+        })?;
+        let last = self.final_norm.forward(&x)?;
+        // With the legacy id the end is where the largest id is, which in CLIP's vocabulary is the end of the text.
+        let end = match self.config.eos_token_id {
+            LEGACY_END => ids.f_argmax(-1, false)?,
+            id => ids.f_eq(id)?.f_to_kind(Kind::Int)?.f_argmax(-1, false)?,
+        };
+        let index = end.f_view([-1, 1, 1])?.f_expand([-1, 1, self.config.hidden_size], false)?;
+        let pooled = self.projection.forward(&last.f_gather(1, &index, false)?.f_squeeze_dim(1)?)?;
+        Ok(Encoded { penultimate, pooled })
+    }
+}

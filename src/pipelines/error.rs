@@ -1,0 +1,230 @@
+//! Why a pipeline fails, and what the user reads then.
+
+use std::path::PathBuf;
+
+use tch::TchError;
+
+use crate::base::{Cancelled, MemoryPlan, Region, UserError, names};
+use crate::checkpoint::CheckpointError;
+use crate::networks::single_image::ARCHITECTURES;
+use crate::runtime::device::NoDevice;
+use crate::runtime::weights::WeightsError;
+
+/// Why a pipeline did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub enum PipelineError {
+    /// Someone asked to stop; not a fault.
+    #[error("cancelled")]
+    Cancelled,
+    /// The model could not be loaded.
+    #[error(transparent)]
+    Weights(WeightsError),
+    /// No network we know has these keys.
+    #[error("{} holds tensors, but of no network we know ({}); its first key is {first_key}", file.display(), names::either(&ARCHITECTURES.each_ref().map(|known| known.name)))]
+    UnknownNetwork {
+        /// The file.
+        file: PathBuf,
+        /// To recognise it by.
+        first_key: String,
+    },
+    /// The model makes no numbers.
+    #[error("{model} made pixels that are no numbers (NaN): its weights are damaged")]
+    NotFinite {
+        /// Which model.
+        model: String,
+    },
+    /// A device that is not there was asked for.
+    #[error(transparent)]
+    NoDevice(#[from] NoDevice),
+    /// The region does not lie in the picture it is to be cut from.
+    #[error("the box {},{},{},{} does not lie inside the {width} x {height} picture", region.x, region.y, region.width, region.height)]
+    Outside {
+        /// The box.
+        region: Region,
+        /// Of the picture.
+        width: u32,
+        /// Of the picture.
+        height: u32,
+    },
+    /// A model's folder is not as it should be.
+    #[error("{}: {found}", file.display())]
+    Folder {
+        /// The file or folder.
+        file: PathBuf,
+        /// What was found.
+        found: String,
+    },
+    /// The picture's sides do not suit the model.
+    #[error("{model} takes sides that are multiples of {multiple} pixels, found {width} x {height}")]
+    Sides {
+        /// Which model.
+        model: String,
+        /// Of the sides.
+        multiple: u32,
+        /// Found.
+        width: u32,
+        /// Found.
+        height: u32,
+    },
+    /// A full image would become too large.
+    #[error("the result would have {width} x {height} pixels; sides of {most} are the most")]
+    TooLarge {
+        /// Of the result.
+        width: u32,
+        /// Of the result.
+        height: u32,
+        /// Of either.
+        most: u32,
+    },
+    /// The tagger's lists do not suit it.
+    #[error("{}: {found}", file.display())]
+    TagList {
+        /// The file.
+        file: PathBuf,
+        /// What was found.
+        found: String,
+    },
+    /// A picture that the vision-language model cannot look at.
+    #[error("{0}")]
+    Narrow(String),
+    /// Numbers left the range of half precision.
+    #[error("{model} made numbers beyond the range of half precision (fp16)")]
+    Overflow {
+        /// Which model.
+        model: String,
+    },
+    /// The memory ran out; what was taken is free again.
+    #[error("{details} (memory plan: {plan})")]
+    OutOfMemory {
+        /// What libtorch said.
+        details: String,
+        /// The plan that was too large.
+        plan: MemoryPlan,
+    },
+    /// libtorch failed.
+    #[error("libtorch: {}", first_line(.0))]
+    Torch(#[from] TchError),
+    /// A bug of ours; the engine survives it.
+    #[error("internal error: {0}")]
+    Internal(String),
+}
+
+impl From<Cancelled> for PipelineError {
+    fn from(_: Cancelled) -> Self {
+        Self::Cancelled
+    }
+}
+
+impl From<CheckpointError> for PipelineError {
+    fn from(error: CheckpointError) -> Self {
+        Self::Weights(error.into())
+    }
+}
+
+impl From<WeightsError> for PipelineError {
+    fn from(error: WeightsError) -> Self {
+        match error {
+            WeightsError::Cancelled => Self::Cancelled,
+            error => Self::Weights(error),
+        }
+    }
+}
+
+impl PipelineError {
+    /// The same, with the memory plan in it where the memory ran out.
+    pub(crate) fn with_plan(self, plan: MemoryPlan) -> Self {
+        match self.is_out_of_memory() {
+            true => Self::OutOfMemory { details: self.to_string(), plan },
+            false => self,
+        }
+    }
+
+    /// Whether there was not enough memory, on a device or in the machine.
+    pub fn is_out_of_memory(&self) -> bool {
+        match self {
+            Self::OutOfMemory { .. } => true,
+            Self::Torch(error) | Self::Weights(WeightsError::Torch(error)) => {
+                let text = error.to_string();
+                ["out of memory", "can't allocate memory", "not enough memory"].iter().any(|words| text.contains(words))
+            }
+            _ => false,
+        }
+    }
+}
+
+/// libtorch's messages carry a C++ stack trace behind the first line.
+fn first_line(error: &TchError) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_owned()
+}
+
+const SMALLER: &str = "Close other programs, or use a smaller size, a smaller model, or --device cpu.";
+
+impl From<PipelineError> for UserError {
+    fn from(error: PipelineError) -> Self {
+        let out_of_memory = error.is_out_of_memory();
+        let (title, hint) = match &error {
+            PipelineError::Cancelled | PipelineError::Weights(WeightsError::Cancelled) => ("Cancelled", ""),
+            PipelineError::OutOfMemory { plan: MemoryPlan::Auto | MemoryPlan::Resident, .. } => {
+                ("Out of memory", "Choose the memory plan \"staged\" (--memory staged) and try again.")
+            }
+            PipelineError::OutOfMemory { plan: MemoryPlan::Staged, .. } => {
+                ("Out of memory", "Choose the memory plan \"streamed\" (--memory streamed) and try again.")
+            }
+            PipelineError::Torch(_) | PipelineError::Weights(WeightsError::Torch(_)) if out_of_memory => {
+                ("Out of memory", SMALLER)
+            }
+            PipelineError::OutOfMemory { plan: MemoryPlan::Streamed, .. } => ("Out of memory", SMALLER),
+            PipelineError::Overflow { .. } => {
+                ("Half precision is not enough", "Use --mixed-precision bf16, which has the range of 32 bits.")
+            }
+            PipelineError::Weights(WeightsError::Checkpoint(CheckpointError::Io { .. })) => {
+                ("The model file cannot be opened", "Check the path and the file's permissions.")
+            }
+            PipelineError::Weights(WeightsError::Checkpoint(CheckpointError::Format { .. })) => (
+                "This is no model file",
+                "Choose a .safetensors or .pth file, or ncnn's .param with its .bin; download it again if it is cut short.",
+            ),
+            PipelineError::Weights(WeightsError::Mismatch { .. }) => (
+                "The model file does not fit",
+                "It may be of another model, or of another size of it: choose the one it belongs to.",
+            ),
+            PipelineError::UnknownNetwork { .. } => (
+                "The model file does not fit",
+                "Choose a model of the ESRGAN family (Real-ESRGAN, RRDB, SRVGG compact), or the built-in one.",
+            ),
+            PipelineError::NotFinite { .. } => {
+                ("The model is damaged", "Download the file again, or choose another model.")
+            }
+            PipelineError::Folder { .. } => (
+                "The model's folder is not as it should be",
+                "It needs all small files of the published model too; download it again.",
+            ),
+            PipelineError::TagList { .. } => (
+                "The tagger's lists do not fit",
+                "Put ram_tag_list.txt and ram_tag_list_threshold.txt of the reference's ram/data beside the checkpoint.",
+            ),
+            PipelineError::TooLarge { .. } => {
+                ("The picture would become too large", "Enlarge it less, or zoom into a part of it.")
+            }
+            PipelineError::Narrow(_) => ("The picture is too narrow", "Choose a box that is less of a stripe."),
+            PipelineError::Sides { .. } => {
+                ("The state's size does not suit the model", "Use 512, or another multiple.")
+            }
+            PipelineError::NoDevice(_) => ("The device is not there", "Use --device auto, or another number."),
+            PipelineError::Outside { .. } => {
+                ("The box is outside the picture", "Give X,Y,W,H inside the picture it is cut from.")
+            }
+            PipelineError::Torch(_) | PipelineError::Weights(WeightsError::Torch(_)) => {
+                ("The model failed", "Try again; `coz doctor` shows what a bug report needs.")
+            }
+            PipelineError::Internal(_) => {
+                ("Something broke inside", "Nothing is lost. Please report it with `coz doctor`.")
+            }
+        };
+        let smaller = match &error {
+            PipelineError::OutOfMemory { plan, .. } => plan.smaller(),
+            _ => None,
+        };
+        Self { smaller, ..Self::new(title, error.to_string(), hint) }
+    }
+}

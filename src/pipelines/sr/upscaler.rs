@@ -1,0 +1,195 @@
+//! Single-image networks: they take the cut pixels themselves, tile by tile, and their output is
+//! brought to the wanted size by bicubic.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tch::{Device, Kind, Tensor};
+
+use super::{FullImageInput, PartialResult, PipelineError, StepInput, SuperResolver};
+use crate::base::{Backbone, Cancelled, Progress, Stage};
+use crate::checkpoint::CheckpointError;
+use crate::imaging::{Filter, Picture, resize};
+use crate::networks::single_image;
+use crate::networks::single_image::SingleImageNetwork;
+use crate::runtime::tensor::{picture_from_tensor, tensor_from_picture};
+use crate::runtime::weights::Weights;
+
+/// Trained by `coz train`; see docs/benchmarks.md.
+const BUILT_IN: &[u8] = include_bytes!("../../../assets/builtin_x4.safetensors");
+
+/// Side of what one forward pass makes new of a large picture, in input pixels.
+const TILE: u32 = 160;
+/// Up to this side a picture is one tile: the cut of a step, but for the largest sizes of states.
+const ONE_TILE: u32 = 512;
+/// No published network enlarges by more.
+const LARGEST_SCALE: u32 = 16;
+/// Side of the picture by which speed is measured, in pixels.
+const PROBE: i64 = 32;
+/// It is measured so often at most, and no more after so long.
+const PROBES: usize = 6;
+const LONGEST_PROBE: Duration = Duration::from_millis(150);
+
+/// An upscaling network, loaded.
+pub struct Upscaler {
+    network: Box<dyn SingleImageNetwork>,
+    /// What the network's output is resized by.
+    output_scale: f64,
+    device: Device,
+    name: String,
+}
+
+impl Upscaler {
+    /// The network that ships inside the program.
+    pub fn built_in(device: Device) -> Result<Self, PipelineError> {
+        Self::from_weights(&Weights::embedded("the built-in model", BUILT_IN)?, device)
+    }
+
+    /// A community file, `.pth`, safetensors or ncnn's pair; which network it is, its keys say.
+    pub fn open(file: &Path, device: Device) -> Result<Self, PipelineError> {
+        Self::from_weights(&Weights::open(file)?, device)
+    }
+
+    /// The network of a backbone of this kind.
+    pub fn of(backbone: &Backbone, device: Device) -> Result<Self, PipelineError> {
+        backbone.network_file().map_or_else(|| Self::built_in(device), |file| Self::open(file, device))
+    }
+
+    fn from_weights(weights: &Weights, device: Device) -> Result<Self, PipelineError> {
+        let Some(network) = single_image::load(weights, device, Kind::Float)? else {
+            let first_key = weights.shapes().keys().next().map(ToString::to_string).unwrap_or_default();
+            return Err(PipelineError::UnknownNetwork { file: weights.file().to_owned(), first_key });
+        };
+        let (output_scale, name) = (weights.output_scale(), weights.file().display().to_string());
+        let scale = network.scale() as f64 * output_scale;
+        let upscaler = Self { network, output_scale, device, name };
+        if (scale - f64::from(upscaler.scale())).abs() > 1e-6 || !(1..=LARGEST_SCALE).contains(&upscaler.scale()) {
+            let found = format!("it enlarges by {scale}, expected a whole number from 1 to {LARGEST_SCALE}");
+            return Err(CheckpointError::format(weights.file(), found).into());
+        }
+        Ok(upscaler)
+    }
+
+    /// How many times larger its output is.
+    pub fn scale(&self) -> u32 {
+        (self.network.scale() as f64 * self.output_scale).round() as u32
+    }
+
+    /// Seconds that a picture of this size will take, measured on a small one.
+    pub fn estimate_secs(&self, width: u32, height: u32) -> Result<f64, PipelineError> {
+        let probe = Tensor::f_zeros([1, 3, PROBE, PROBE], (Kind::Float, self.device))?;
+        let (begin, mut elapsed_secs) = (Instant::now(), f64::INFINITY);
+        // The first runs also set up the libraries; the fastest was disturbed least.
+        for i in 0..PROBES {
+            let start = Instant::now();
+            // Reading a number waits for the device.
+            self.forward(&probe, &mut |_| Ok(()))?.f_sum(Kind::Float)?.f_double_value(&[])?;
+            elapsed_secs = elapsed_secs.min(start.elapsed().as_secs_f64());
+            if i > 0 && begin.elapsed() > LONGEST_PROBE {
+                break;
+            }
+        }
+        let (tile, margin) = (tile_side(width, height), self.network.margin());
+        let side = |length: u32| {
+            (0..length.div_ceil(tile)).map(|i| f64::from(Span::of(i, tile, margin, length).length)).sum::<f64>()
+        };
+        Ok(elapsed_secs * side(width) * side(height) / (PROBE * PROBE) as f64)
+    }
+
+    /// One tile, `[1, 3, H, W]` -> `[1, 3, scale * H, scale * W]`.
+    fn forward(
+        &self,
+        tile: &Tensor,
+        on_progress: &mut dyn FnMut(f32) -> Result<(), Cancelled>,
+    ) -> Result<Tensor, PipelineError> {
+        on_progress(0.0)?;
+        let output = self.network.forward(tile, &mut |fraction| on_progress(fraction).is_ok())?;
+        let output = output.ok_or(PipelineError::Cancelled)?;
+        if self.output_scale == 1.0 {
+            return Ok(output);
+        }
+        let scale = i64::from(self.scale());
+        let size = [tile.size()[2] * scale, tile.size()[3] * scale];
+        Ok(output.f_upsample_bicubic2d(size, false, None, None)?)
+    }
+
+    /// The whole picture at `scale` times its size, restored tile by tile.
+    fn upscale(
+        &self,
+        picture: &Picture,
+        progress: &mut Progress,
+        on_partial: &mut dyn FnMut(PartialResult),
+    ) -> Result<Picture, PipelineError> {
+        let (scale, tile) = (self.scale(), tile_side(picture.width(), picture.height()));
+        let margin = self.network.margin();
+        let (columns, rows) = (picture.width().div_ceil(tile), picture.height().div_ceil(tile));
+        let mut whole = Picture::from_fn(picture.width() * scale, picture.height() * scale, |_, _| [0; 3]);
+        for (number, (row, column)) in (0..rows).flat_map(|row| (0..columns).map(move |c| (row, c))).enumerate() {
+            let mut on_progress =
+                |fraction: f32| progress.at(Stage::Restoring, (number as f32 + fraction) / (columns * rows) as f32);
+            let across = Span::of(column, tile, margin, picture.width());
+            let down = Span::of(row, tile, margin, picture.height());
+            let input = picture.crop(across.from.into(), down.from.into(), across.length, down.length);
+            let output = self.forward(&tensor_from_picture(&input, self.device)?, &mut on_progress)?;
+            if !output.f_isfinite()?.f_all()?.f_double_value(&[])?.eq(&1.0) {
+                return Err(PipelineError::NotFinite { model: self.name.clone() });
+            }
+            let kept = picture_from_tensor(&output)?.crop(
+                (across.skipped * scale).into(),
+                (down.skipped * scale).into(),
+                across.kept * scale,
+                down.kept * scale,
+            );
+            let (left, top) = (column * tile * scale, row * tile * scale);
+            whole.paste(&kept, left, top);
+            progress.tiles(number + 1, (columns * rows) as usize);
+            on_partial(PartialResult { left, top, picture: Arc::new(kept) });
+        }
+        Ok(whole)
+    }
+}
+
+fn tile_side(width: u32, height: u32) -> u32 {
+    if width.max(height) <= ONE_TILE { ONE_TILE } else { TILE }
+}
+
+/// One axis of a tile: what is fed in, and which part of it is kept.
+struct Span {
+    from: u32,
+    length: u32,
+    skipped: u32,
+    kept: u32,
+}
+
+impl Span {
+    fn of(index: u32, tile: u32, margin: u32, end: u32) -> Self {
+        let start = index * tile;
+        let kept = tile.min(end - start);
+        let from = start.saturating_sub(margin);
+        let to = (start + kept + margin).min(end);
+        Self { from, length: to - from, skipped: start - from, kept }
+    }
+}
+
+impl SuperResolver for Upscaler {
+    fn restore(&mut self, input: &StepInput, progress: &mut Progress) -> Result<Picture, PipelineError> {
+        let output = self.upscale(&input.cut, progress, &mut |_| ())?;
+        Ok(resize(&output, input.enlarged.width(), input.enlarged.height(), Filter::Bicubic))
+    }
+
+    fn restore_full_image(
+        &mut self,
+        input: &FullImageInput,
+        _prompts: &[String],
+        progress: &mut Progress,
+        on_partial: &mut dyn FnMut(PartialResult),
+    ) -> Result<Picture, PipelineError> {
+        let output = self.upscale(&input.source, progress, on_partial)?;
+        Ok(resize(&output, input.enlarged.width(), input.enlarged.height(), Filter::Bicubic))
+    }
+
+    fn estimate_secs(&mut self, width: u32, height: u32) -> Result<Option<f64>, PipelineError> {
+        Self::estimate_secs(self, width, height).map(Some)
+    }
+}

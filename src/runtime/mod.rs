@@ -1,0 +1,19 @@
+//! libtorch as a machine: devices, memory, weights as tensors, networks that come and go. Knows no network.
+
+pub mod accelerator;
+pub mod allocator;
+pub mod device;
+mod layers;
+mod lazy_model;
+pub mod memory;
+pub mod precision;
+pub mod tensor;
+pub mod weights;
+
+pub use layers::Layers;
+pub use lazy_model::LazyModel;
+
+/// While this lives, this thread computes without keeping what training would need.
+pub fn without_gradients() -> impl Drop {
+    tch::no_grad_guard()
+}

@@ -1,0 +1,240 @@
+//! What a network takes its tensors from: by checkpoint key and shape, in one dtype on one device.
+
+use std::collections::BTreeSet;
+
+use tch::{Device, Kind, Tensor};
+
+use super::{LoraDelta, LoraMap, Weights, WeightsError};
+
+/// How tensors come into memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LoadMode {
+    /// Into memory of their own.
+    #[default]
+    Copy,
+    /// In the file's own memory where dtype and device are the same: nothing is read before it is computed with. That
+    /// memory is read-only: what is to be trained must be a copy, such as [`LoraDelta::trainable`] makes.
+    Mmap,
+    /// Into memory of their own, the layers of a network ([`Layers`](crate::runtime::Layers)) not before each
+    /// is used.
+    Stream,
+    /// Not at all: names and shapes are compared, and stand-ins without memory are handed out.
+    ShapesOnly,
+}
+
+/// Called with how many numbers were read just now; answers whether to go on.
+pub type OnRead<'a> = &'a mut dyn FnMut(u64) -> bool;
+
+/// Where a loader takes tensors from, where to, and how.
+#[derive(Clone)]
+pub struct Origin {
+    weights: Weights,
+    /// Put before each key.
+    prefix: String,
+    /// Where tensors go.
+    pub device: Device,
+    kind: Kind,
+    mode: LoadMode,
+}
+
+/// Hands out tensors by key and keeps account.
+pub struct Loader<'a> {
+    origin: Origin,
+    on_read: Option<OnRead<'a>>,
+    requested: Vec<(String, Vec<i64>)>,
+    /// Not wanted, and not surplus either.
+    ignored: BTreeSet<String>,
+    problems: Vec<String>,
+    /// Of the layers of these names, which have not asked for theirs yet.
+    unmerged: LoraMap,
+    /// Tensors that nobody uses any more: their memory is used again.
+    spare: Vec<Tensor>,
+    /// What was handed out since the last call of [`Loader::reuse`].
+    handed: Vec<Tensor>,
+}
+
+impl<'a> Loader<'a> {
+    /// A loader of the keys that start with `prefix` (a dictionary inside the file, say `params_ema.`; or empty).
+    pub fn new(weights: &Weights, prefix: &str, device: Device, kind: Kind) -> Self {
+        let mode = LoadMode::default();
+        Self::from(Origin { weights: weights.clone(), prefix: prefix.to_owned(), device, kind, mode })
+    }
+
+    /// A loader that has handed out nothing yet.
+    pub(in crate::runtime) fn from(origin: Origin) -> Self {
+        Self {
+            origin,
+            on_read: None,
+            requested: Vec::new(),
+            ignored: BTreeSet::new(),
+            problems: Vec::new(),
+            unmerged: LoraMap::new(),
+            spare: Vec::new(),
+            handed: Vec::new(),
+        }
+    }
+
+    /// The same loader, reading in another way.
+    pub fn mode(mut self, mode: LoadMode) -> Self {
+        self.origin.mode = mode;
+        self
+    }
+
+    /// The same loader, with something that is called as it reads.
+    pub fn on_read(self, on_read: OnRead<'a>) -> Self {
+        Self { on_read: Some(on_read), ..self }
+    }
+
+    /// The same loader, for training: the layers of these names keep their pairs beside their weights, and share them with
+    /// whoever optimises them.
+    pub fn unmerged(self, loras: LoraMap) -> Self {
+        Self { unmerged: loras, ..self }
+    }
+
+    /// Whether there are pairs that no layer has taken yet.
+    pub(in crate::runtime) fn has_unmerged(&self) -> bool {
+        !self.unmerged.is_empty()
+    }
+
+    /// The pair that the layer `name` is to keep beside its weight of this shape. One that does not fit is noted.
+    pub fn unmerged_lora(&mut self, name: &str, shape: &[i64]) -> Option<LoraDelta> {
+        let lora = self.unmerged.remove(name)?;
+        let (up, down) = (lora.up.size(), lora.down.size());
+        if !LoraDelta::fits(&up, &down, shape) {
+            self.problems.push(format!("the LoRA of {name} is {up:?} and {down:?}; its weight is {shape:?}"));
+            return None;
+        }
+        Some(lora)
+    }
+
+    /// How it reads.
+    pub fn load_mode(&self) -> LoadMode {
+        self.origin.mode
+    }
+
+    /// Reads in another way from now on; returns how it did before.
+    pub(in crate::runtime) fn set_mode(&mut self, mode: LoadMode) -> LoadMode {
+        std::mem::replace(&mut self.origin.mode, mode)
+    }
+
+    /// To make another loader of the same tensors from.
+    pub(in crate::runtime) fn origin(&self) -> Origin {
+        self.origin.clone()
+    }
+
+    /// What was handed out since the last call, and the memory of `spare` for what is asked for next. Nobody may use
+    /// that any more.
+    pub(in crate::runtime) fn reuse(&mut self, spare: Vec<Tensor>) -> Vec<Tensor> {
+        self.spare = spare;
+        std::mem::take(&mut self.handed)
+    }
+
+    /// The tensor `key` of exactly this shape, converted and moved. A problem is noted for [`Loader::finish`] and
+    /// a stand-in of zeros is returned, so that one pass finds all of them.
+    pub fn tensor(&mut self, key: &str, shape: &[i64]) -> Result<Tensor, WeightsError> {
+        self.tensor_as(self.origin.kind, key, shape)
+    }
+
+    /// The same in a dtype of its own.
+    pub fn tensor_as(&mut self, kind: Kind, key: &str, shape: &[i64]) -> Result<Tensor, WeightsError> {
+        let name = format!("{}{key}", self.origin.prefix);
+        let fits = match self.origin.weights.shape(&name) {
+            None => {
+                self.problems.push(format!("{name} {shape:?} is missing"));
+                false
+            }
+            Some(found) if found != shape => {
+                self.problems.push(format!("{name} is {found:?}, expected {shape:?}"));
+                false
+            }
+            Some(_) => true,
+        };
+        let tensor = match self.origin.mode {
+            LoadMode::ShapesOnly => None,
+            _ if !fits => None,
+            LoadMode::Mmap if self.origin.device == Device::Cpu => self
+                .origin
+                .weights
+                .lent(&name, kind)
+                .or_else(|| self.origin.weights.loaded(&name, kind, self.origin.device, None)),
+            _ => {
+                let is_fit = |spare: &Tensor| spare.size() == shape && spare.kind() == kind;
+                let spare = self.spare.iter().position(is_fit).map(|i| self.spare.swap_remove(i));
+                self.origin.weights.loaded(&name, kind, self.origin.device, spare)
+            }
+        };
+        self.requested.push((name, shape.to_vec()));
+        if let Some(on_read) = &mut self.on_read
+            && !on_read(shape.iter().product::<i64>().unsigned_abs())
+        {
+            return Err(WeightsError::Cancelled);
+        }
+        match tensor {
+            Some(tensor) => {
+                let tensor = tensor?;
+                if self.origin.mode == LoadMode::Stream {
+                    self.handed.push(tensor.shallow_clone());
+                }
+                Ok(tensor)
+            }
+            // One number, repeated: it takes no memory.
+            None => Ok(Tensor::f_zeros([1], (kind, Device::Cpu))?.f_expand(shape, false)?),
+        }
+    }
+
+    /// The same as [`Loader::tensor`], with `lora` merged into it in float32 before it is converted.
+    pub fn tensor_merged(
+        &mut self,
+        key: &str,
+        shape: &[i64],
+        lora: Option<&LoraDelta>,
+    ) -> Result<Tensor, WeightsError> {
+        let Some(lora) = lora else { return self.tensor(key, shape) };
+        let tensor = self.tensor_as(Kind::Float, key, shape)?;
+        Ok(lora.merge(&tensor)?.f_to_kind(self.origin.kind)?)
+    }
+
+    /// Whether there is a tensor `key`.
+    pub fn has(&self, key: &str) -> bool {
+        self.shape(key).is_some()
+    }
+
+    /// The shape of `key`, for networks without a config; `None` where there is none.
+    pub fn shape(&self, key: &str) -> Option<Vec<i64>> {
+        self.origin.weights.shape(&format!("{}{key}", self.origin.prefix))
+    }
+
+    /// Ignores what starts with `key`: it is not wanted here, and not surplus either.
+    pub fn ignore_prefix(&mut self, key: &str) {
+        let start = format!("{}{key}", self.origin.prefix);
+        let names = self.origin.weights.shapes().into_keys().filter(|name| name.starts_with(&start)).map(str::to_owned);
+        self.ignored.extend(names);
+    }
+
+    /// Adds a problem to those that [`Loader::finish`] reports.
+    pub fn report(&mut self, problem: String) {
+        self.problems.push(problem);
+    }
+
+    /// The names and shapes that were requested, in that order.
+    pub fn requested(&self) -> &[(String, Vec<i64>)] {
+        &self.requested
+    }
+
+    /// Succeeds when every asked-for tensor was there in its shape and none under the prefix is left over.
+    pub fn finish(&mut self, network: &'static str) -> Result<(), WeightsError> {
+        let requested: BTreeSet<&str> = self.requested.iter().map(|(name, _)| name.as_str()).collect();
+        for name in self.origin.weights.shapes().into_keys() {
+            if name.starts_with(&self.origin.prefix) && !requested.contains(name) && !self.ignored.contains(name) {
+                self.problems.push(format!("{name} belongs to no layer"));
+            }
+        }
+        let strangers = std::mem::take(&mut self.unmerged);
+        self.problems.extend(strangers.into_keys().map(|name| format!("the LoRA of {name} belongs to no layer")));
+        if self.problems.is_empty() {
+            return Ok(());
+        }
+        let problems = std::mem::take(&mut self.problems);
+        Err(WeightsError::Mismatch { file: self.origin.weights.file.clone(), network, problems })
+    }
+}

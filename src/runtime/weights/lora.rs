@@ -1,0 +1,263 @@
+//! Low-rank adaptation (LoRA, arXiv 2106.09685): what is trained of a layer instead of its weight.
+//!
+//! Published files differ only in how they name the two halves of a layer's pair; a parser from key to layer and half is all
+//! that [`LoraFile`] needs to know of a layout. What it reads is merged into weights as they are loaded. For training,
+//! [`Loader::unmerged`] has layers keep their pairs beside the weights.
+
+use std::collections::BTreeMap;
+
+use tch::{Device, Kind, TchError, Tensor};
+
+use super::{LoadMode, Loader, Weights, WeightsError};
+
+/// W' = W + scale * up @ down.
+#[derive(Debug)]
+pub struct LoraDelta {
+    /// `[out, r]`; of a convolution `[out, r, 1, 1]`.
+    pub up: Tensor,
+    /// `[r, in]`; of a convolution `[r, in, k, k]`, as the layer's own kernel.
+    pub down: Tensor,
+    /// alpha / r, as a rule.
+    pub scale: f64,
+}
+
+impl LoraDelta {
+    /// Whether halves of these shapes change a weight of this one.
+    pub fn fits(up: &[i64], down: &[i64], weight: &[i64]) -> bool {
+        let ([rows, columns, ones @ ..], [rank, inner @ ..], [outputs, inputs @ ..]) = (up, down, weight) else {
+            return false;
+        };
+        let is_pair = *rank > 0 && columns == rank && rows == outputs && inner == inputs;
+        is_pair && up.len() == weight.len() && ones.iter().all(|&side| side == 1)
+    }
+
+    /// Several changes to the same layer as one, of the sum of their ranks.
+    pub fn sum(parts: &[Self]) -> Result<Self, TchError> {
+        let wide = |half: &Tensor| half.f_to_kind(Kind::Float);
+        let ups: Result<Vec<_>, _> = parts.iter().map(|part| wide(&part.up)?.f_mul_scalar(part.scale)).collect();
+        let downs: Result<Vec<_>, _> = parts.iter().map(|part| wide(&part.down)).collect();
+        Ok(Self { up: Tensor::f_cat(&ups?, 1)?, down: Tensor::f_cat(&downs?, 0)?, scale: 1.0 })
+    }
+
+    /// The weight with the change in it, in float32 where the weight is.
+    pub fn merge(&self, weight: &Tensor) -> Result<Tensor, TchError> {
+        let flat = |half: &Tensor| half.f_to_kind(Kind::Float)?.f_flatten(1, -1);
+        let change =
+            flat(&self.up)?.f_mul_scalar(self.scale)?.f_matmul(&flat(&self.down)?)?.f_reshape(weight.size())?;
+        weight.f_to_kind(Kind::Float)?.f_add(&change.f_to_device(weight.device())?)
+    }
+
+    /// `y + scale * up(down(x))`, computed in the halves' own dtype: `y` is what the layer makes of `x` without the change.
+    pub fn add_to(
+        &self,
+        y: &Tensor,
+        x: &Tensor,
+        down: impl FnOnce(&Tensor, &Tensor) -> Result<Tensor, TchError>,
+        up: impl FnOnce(&Tensor, &Tensor) -> Result<Tensor, TchError>,
+    ) -> Result<Tensor, TchError> {
+        let inner = down(&x.f_to_kind(self.down.kind())?, &self.down)?;
+        y.f_add(&up(&inner, &self.up)?.f_mul_scalar(self.scale)?.f_to_kind(y.kind())?)
+    }
+
+    /// For an optimiser: leaves in float32 that record gradients. Always copies, because an optimiser writes in place, and
+    /// the original may be a view of a file that is mapped read-only ([`LoadMode::Mmap`]).
+    pub fn trainable(&self, device: Device) -> Result<Self, TchError> {
+        let own = |half: &Tensor| {
+            half.f_detach()?.f_to_device_(device, Kind::Float, false, true)?.f_contiguous()?.f_set_requires_grad(true)
+        };
+        Ok(Self { up: own(&self.up)?, down: own(&self.down)?, scale: self.scale })
+    }
+
+    /// The same halves: what is optimised through one is seen through the other.
+    pub fn shallow_clone(&self) -> Self {
+        Self { up: self.up.shallow_clone(), down: self.down.shallow_clone(), scale: self.scale }
+    }
+}
+
+/// Pairs by the names of the layers they belong to.
+pub type LoraMap = BTreeMap<String, LoraDelta>;
+
+/// Which of a pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Half {
+    /// `lora_B` in most layouts.
+    Up,
+    /// `lora_A` in most layouts.
+    Down,
+}
+
+/// A file of pairs, by the names of the layers they belong to. Nothing is read before a layer asks for its pair.
+#[derive(Clone)]
+pub struct LoraFile {
+    weights: Weights,
+    /// The keys of up and down.
+    pairs: BTreeMap<String, [Option<String>; 2]>,
+}
+
+impl LoraFile {
+    /// `parse`: the layer and the half that a key stands for; `None` of other keys.
+    pub fn new(weights: &Weights, parse: impl Fn(&str) -> Option<(String, Half)>) -> Self {
+        let mut pairs = BTreeMap::<String, [Option<String>; 2]>::new();
+        for key in weights.shapes().into_keys() {
+            if let Some((layer, half)) = parse(key) {
+                pairs.entry(layer).or_default()[half as usize].get_or_insert_with(|| key.to_owned());
+            }
+        }
+        Self { weights: weights.clone(), pairs }
+    }
+
+    /// The file, for messages.
+    pub fn file(&self) -> std::path::Display<'_> {
+        self.weights.file().display()
+    }
+
+    /// The names of all layers of which there is at least half a pair.
+    pub fn layers(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.pairs.keys().map(String::as_str)
+    }
+
+    /// The keys of a layer's halves, up first, as far as they are there.
+    pub fn keys(&self, layer: &str) -> [Option<&str>; 2] {
+        self.pairs.get(layer).map_or([None; 2], |pair| pair.each_ref().map(Option::as_deref))
+    }
+
+    /// The shapes of a layer's up and down; `None` without a whole pair.
+    pub fn shapes(&self, layer: &str) -> Option<[Vec<i64>; 2]> {
+        let [up, down] = self.keys(layer);
+        Some([self.weights.shape(up?)?, self.weights.shape(down?)?])
+    }
+
+    /// A layer's pair, in memory of its own where it is in a file; `None` without a whole one.
+    pub fn read(&self, layer: &str, scale: f64) -> Result<Option<LoraDelta>, TchError> {
+        let tensor = |key: Option<&str>| key.and_then(|key| self.weights.tensor(key)).transpose();
+        let [up, down] = self.keys(layer).map(tensor);
+        Ok(up?.zip(down?).map(|(up, down)| LoraDelta { up, down, scale }))
+    }
+
+    /// The pair of `layer`, whose weight has the shape `weight`, with a scale by its rank. `None` without a pair, where
+    /// only shapes are compared, and where the pair does not fit: that is reported as `misfit` puts it for up and down.
+    pub fn delta(
+        &self,
+        loader: &mut Loader,
+        layer: &str,
+        weight: &[i64],
+        scale: impl FnOnce(i64) -> f64,
+        misfit: impl FnOnce(&[i64], &[i64]) -> String,
+    ) -> Result<Option<LoraDelta>, WeightsError> {
+        let Some([up, down]) = self.shapes(layer) else { return Ok(None) };
+        if !LoraDelta::fits(&up, &down, weight) {
+            loader.report(format!("{}: {}", self.file(), misfit(&up, &down)));
+            return Ok(None);
+        }
+        if loader.load_mode() == LoadMode::ShapesOnly {
+            return Ok(None);
+        }
+        Ok(self.read(layer, scale(down[0]))?)
+    }
+}
+
+/// The layer and the half of a key as PEFT writes it: `{layer}.lora_A.weight` is down, `lora_B` up; its older releases, and
+/// models that carry an adapter inside, put the adapter's name before `weight`.
+pub fn peft_half<'a>(key: &'a str, adapter: &str) -> Option<(&'a str, Half)> {
+    let key = key.strip_suffix(".weight")?;
+    loralib_half(key.strip_suffix(adapter).and_then(|key| key.strip_suffix('.')).unwrap_or(key))
+}
+
+/// The same of a key as loralib writes it: `{layer}.lora_A` is down, `{layer}.lora_B` up.
+pub fn loralib_half(key: &str) -> Option<(&str, Half)> {
+    let down = key.strip_suffix(".lora_A").map(|layer| (layer, Half::Down));
+    down.or_else(|| key.strip_suffix(".lora_B").map(|layer| (layer, Half::Up)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn random(shape: &[i64]) -> Tensor {
+        Tensor::randn(shape, (Kind::Float, Device::Cpu))
+    }
+
+    fn difference(a: &Tensor, b: &Tensor) -> f64 {
+        (a - b).abs().max().double_value(&[])
+    }
+
+    #[test]
+    fn halves_fit_their_own_layer_only() {
+        assert!(LoraDelta::fits(&[6, 2], &[2, 5], &[6, 5]));
+        assert!(LoraDelta::fits(&[6, 2, 1, 1], &[2, 5, 3, 3], &[6, 5, 3, 3]));
+        for [up, down, weight] in [
+            [[6, 2].as_slice(), [3, 5].as_slice(), [6, 5].as_slice()],
+            [&[6, 2], &[2, 4], &[6, 5]],
+            [&[5, 2], &[2, 5], &[6, 5]],
+            [&[6, 0], &[0, 5], &[6, 5]],
+            [&[6, 2], &[2, 5, 3, 3], &[6, 5, 3, 3]],
+            [&[6, 2, 3, 3], &[2, 5, 1, 1], &[6, 5, 1, 1]],
+            [&[6, 2, 1, 1], &[2, 5, 1, 1], &[6, 5, 3, 3]],
+            [&[], &[], &[]],
+        ] {
+            assert!(!LoraDelta::fits(up, down, weight), "{up:?} {down:?} {weight:?}");
+        }
+    }
+
+    #[test]
+    fn merging_is_the_formula() {
+        let number =
+            |tensor: &Tensor, at: &[i64]| at.iter().fold(tensor.shallow_clone(), |t, &i| t.get(i)).double_value(&[]);
+        let (weight, up, down) = (random(&[3, 2, 3, 3]), random(&[3, 4, 1, 1]), random(&[4, 2, 3, 3]));
+        let delta = LoraDelta { up, down, scale: 2.5 };
+        let merged = delta.merge(&weight).unwrap();
+        assert_eq!(merged.size(), weight.size());
+        for at in [[0, 0, 0, 0], [2, 1, 0, 2], [1, 1, 2, 1]] {
+            let [o, i, y, x] = at;
+            let sum: f64 = (0..4).map(|r| number(&delta.up, &[o, r, 0, 0]) * number(&delta.down, &[r, i, y, x])).sum();
+            assert!((number(&merged, &at) - number(&weight, &at) - 2.5 * sum).abs() < 1e-5);
+        }
+        // In float32, whatever it comes in.
+        let half = delta.merge(&weight.to_kind(Kind::Half)).unwrap();
+        assert_eq!(half.kind(), Kind::Float);
+        assert!(difference(&half, &merged) < 2e-3);
+        let none = LoraDelta { scale: 0.0, ..delta }.merge(&weight).unwrap();
+        assert!(none.equal(&weight));
+    }
+
+    #[test]
+    fn keys_of_each_layout_name_a_layer_and_a_half() {
+        assert_eq!(peft_half("a.b.lora_A.weight", "default"), Some(("a.b", Half::Down)));
+        assert_eq!(peft_half("a.b.lora_B.default.weight", "default"), Some(("a.b", Half::Up)));
+        assert_eq!(peft_half("a.lora_A.default_encoder.weight", "default_encoder"), Some(("a", Half::Down)));
+        assert_eq!(loralib_half("a.b.lora_B"), Some(("a.b", Half::Up)));
+        for key in ["a.lora_A", "a.weight", "a.lora_C.weight", "a.lora_A.other.weight", "a.lora_Adefault.weight"] {
+            assert_eq!(peft_half(key, "default"), None, "{key}");
+        }
+    }
+
+    /// A map may only be read: writing into it in place would end the program.
+    #[test]
+    fn what_is_trained_is_a_copy_of_what_is_mapped() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("pairs.safetensors");
+        let (up, down) = (random(&[6, 2]), random(&[2, 5]));
+        Tensor::write_safetensors(&[("layer.lora_A.weight", &down), ("layer.lora_B.weight", &up)], &file).unwrap();
+        let weights = Weights::open(&file).unwrap();
+        let mut loader = Loader::new(&weights, "", Device::Cpu, Kind::Float).mode(LoadMode::Mmap);
+        let view = |loader: &mut Loader, key: &str, shape: &[i64]| loader.tensor(key, shape).unwrap();
+        let (a, b) =
+            (view(&mut loader, "layer.lora_A.weight", &[2, 5]), view(&mut loader, "layer.lora_B.weight", &[6, 2]));
+        let again = view(&mut loader, "layer.lora_B.weight", &[6, 2]);
+        assert_eq!(again.data_ptr(), b.data_ptr(), "it lends the file's own memory");
+
+        let lent = LoraDelta { up: b, down: a, scale: 1.0 };
+        let pairs =
+            LoraFile::new(&weights, |key| peft_half(key, "default").map(|(layer, half)| (layer.to_owned(), half)));
+        let read = pairs.read("layer", 1.0).unwrap().unwrap();
+        for (mapped, delta) in [(&lent, lent.trainable(Device::Cpu).unwrap()), (&lent, read)] {
+            for (mut half, mapped) in [(delta.up, &mapped.up), (delta.down, &mapped.down)] {
+                assert_ne!(half.data_ptr(), mapped.data_ptr());
+                tch::no_grad(|| _ = half.f_add_scalar_(1.0).unwrap());
+            }
+        }
+        let trained = lent.trainable(Device::Cpu).unwrap();
+        assert!(trained.up.requires_grad() && trained.down.is_leaf() && !lent.up.requires_grad());
+        assert!(lent.up.equal(&up) && lent.down.equal(&down), "the file is as it was");
+    }
+}
