@@ -18,6 +18,7 @@ mod full_image;
 mod hub;
 mod linking;
 mod parity;
+mod round_trips;
 mod samples;
 mod sd3;
 mod session;

@@ -69,6 +69,7 @@ impl Manifest {
         });
         let photo = &history.photo().picture;
         let mut choices = session.choices.clone();
+        choices.pinned.retain(|(state, _)| order.contains(&StateId(*state)));
         for (state, _) in &mut choices.pinned {
             *state = number(StateId(*state));
         }
