@@ -31,19 +31,20 @@ impl AutosaveWorker {
         let run = move || {
             let mut open: Option<(u64, Autosave)> = None;
             let mut failing = false;
-            while let Ok(mut order) = inbox.recv() {
-                // Of several in a row for one document only the last matters.
-                while let (Order::Keep { .. }, Ok(next)) = (&order, inbox.try_recv()) {
-                    let replaced = match order {
-                        Order::Keep { replaces, .. } => replaces,
-                        _ => None,
-                    };
-                    order = match next {
-                        Order::Keep { document, session, replaces } => {
-                            Order::Keep { document, session, replaces: replaces.or(replaced) }
+            let mut next_order = None;
+            while let Some(mut order) = next_order.take().or_else(|| inbox.recv().ok()) {
+                // Of several in a row for one document only the last matters; whatever else follows waits for its turn.
+                while let Order::Keep { document: current, replaces: earlier, .. } = &mut order
+                    && next_order.is_none()
+                    && let Ok(next) = inbox.try_recv()
+                {
+                    match next {
+                        Order::Keep { document, session, replaces } if document == *current => {
+                            let replaces = replaces.or(earlier.take());
+                            order = Order::Keep { document, session, replaces };
                         }
-                        other => other,
-                    };
+                        other => next_order = Some(other),
+                    }
                 }
                 match order {
                     Order::Leave => {
@@ -122,6 +123,47 @@ impl Drop for AutosaveWorker {
         self.orders = None;
         if let Some(thread) = self.thread.take() {
             _ = thread.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::base::Source;
+    use crate::document::History;
+    use crate::document::session::Choices;
+    use crate::imaging::Picture;
+
+    fn session(name: &str) -> Session {
+        let picture = Arc::new(Picture::from_fn(8, 8, |_, _| [0; 3]));
+        let source = Source { name: name.into(), ..Source::default() };
+        let history = History::new(source, picture.clone(), picture);
+        Session { history, choices: Choices::default(), lost_photo: None }
+    }
+
+    /// Orders come faster than pictures are written, in whatever order the thread gets to them.
+    #[test]
+    fn every_order_is_carried_out_in_its_turn() {
+        for _ in 0..20 {
+            let folder = tempfile::tempdir().expect("there is room for a folder");
+            let (outcomes, _) = crossbeam_channel::unbounded();
+            let all = folder.path().to_owned();
+            let worker = AutosaveWorker::start(all.clone(), outcomes, egui::Context::default()).expect("it starts");
+            for name in ["early", "late"] {
+                worker.keep(1, session(name), None);
+            }
+            worker.leave();
+            worker.keep(2, session("thrown away"), None);
+            worker.forget();
+            worker.keep(3, session("third"), None);
+            worker.keep(4, session("fourth"), None);
+            drop(worker);
+            let mut names: Vec<String> = autosave::recoverable(&all).into_iter().map(|left| left.name).collect();
+            names.sort();
+            assert_eq!(names, ["fourth", "late", "third"]);
         }
     }
 }
