@@ -43,18 +43,13 @@ fn files_that_are_no_pictures() {
         (write("zero.png", b""), "is empty"),
         (write("text.png", b"only words here, many of them, but no picture at all"), "not a picture in a known format"),
         (write("cut.png", &png[..png.len() / 2]), "damaged or cut short"),
+        (write("cut.jpg", &jpeg[..jpeg.len() / 2]), "damaged or cut short"),
         (write("header.png", &png[..20]), "damaged or cut short"),
         (folder.path("missing.png"), "cannot open"),
     ] {
         let said = refused(&folder, &file, &[]);
         assert!(said.contains(wanted), "{wanted:?} is not in {said}");
         assert!(said.contains(file.file_name().unwrap().to_str().unwrap()), "it names the file: {said}");
-    }
-    // A JPEG cut short shows what is there in every viewer; ours must at least not fall over it.
-    let cut = write("cut.jpg", &jpeg[..jpeg.len() / 2]);
-    match codec::open(&cut) {
-        Ok(picture) => assert_eq!((picture.width(), picture.height()), (200, 150)),
-        Err(error) => assert!(matches!(error, ImageError::Damaged { .. }), "{error}"),
     }
 }
 

@@ -91,14 +91,14 @@ fn interpolation_is_exactly_pillows() {
 fn the_latest_job_wins() {
     let mut engine = engine();
     let long = vec![Region::square(64, 64, 128); 60];
-    let start = Instant::now();
     let mut first = job(long.clone(), 256, Backbone::default());
     first.regions[0] = Region::square(0, 0, 128);
     let first = engine.run(first);
     let second = engine.run(job(vec![Region::square(0, 0, 32)], 64, Backbone::from(&BICUBIC)));
-    let mut first_outcome = None;
+    let (mut first_outcome, mut steps_of_first) = (None, 0);
     loop {
         match engine.events().recv_timeout(Duration::from_secs(120)).unwrap() {
+            Event::StepDone { job, .. } if job == first => steps_of_first += 1,
             Event::Finished { job, outcome } if job == first => first_outcome = Some(outcome),
             Event::Finished { job, outcome } if job == second => {
                 assert_eq!(outcome, JobOutcome::Completed);
@@ -108,7 +108,7 @@ fn the_latest_job_wins() {
         }
     }
     assert_eq!(first_outcome, Some(JobOutcome::Cancelled));
-    assert!(start.elapsed() < Duration::from_secs(20), "the first job was not run to its end");
+    assert!(steps_of_first < 5, "{steps_of_first} of 60 steps were done before the first job gave way");
 }
 
 #[test]
@@ -179,17 +179,21 @@ fn large_cuts_are_tiled_without_seams() {
 fn a_users_own_prompt_is_not_captioned() {
     let mut engine = engine();
     let id = engine.caption(job(vec![Region::square(0, 0, 32)], 64, Backbone::default()));
+    let mut texts = Vec::new();
     loop {
         match engine.events().recv_timeout(Duration::from_secs(60)).unwrap() {
-            Event::Captioned { job, text } if job == id => assert_eq!(text, "", "the user's own need not be extracted"),
-            Event::Finished { outcome, .. } => {
+            Event::Captioned { job, text } if job == id => texts.push(text),
+            Event::Finished { job, outcome } if job == id => {
                 assert_eq!(outcome, JobOutcome::Completed);
                 break;
             }
-            Event::StepDone { .. } => panic!("captioning makes no picture"),
+            event @ (Event::StepDone { .. } | Event::Captioning { .. }) => {
+                panic!("nothing is written or made: {event:?}")
+            }
             _ => {}
         }
     }
+    assert_eq!(texts, [""], "one answer: the user's own need not be extracted");
 }
 
 #[test]
