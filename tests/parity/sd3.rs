@@ -84,7 +84,10 @@ fn the_transformer_makes_the_same_velocity() {
     let merged = Mmdit::load(&mut loader(&weights), &config("transformer"), AdaLoras::read(&list).unwrap()).unwrap();
     let case = |part: &str| &cases[&format!("transformer.{part}")];
     let ours = velocity(&merged, case("latent"), case("prompt"), case("pooled")).unwrap();
-    same("with the LoRA", &ours, case("velocity_lora"));
+    // Half-precision parts of the modulation: where the last bit of float32 differs, one may be rounded the other way. Parts
+    // that were not rounded at all would be 1.3e-4 off.
+    let off = (&ours - case("velocity_lora")).square().mean(Kind::Float).sqrt().double_value(&[]);
+    assert!(off < 5e-5, "with the LoRA: {off}");
     assert!((&ours - case("velocity")).abs().max().double_value(&[]) > 0.01, "the LoRA changes something");
 }
 

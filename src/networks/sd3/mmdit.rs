@@ -144,6 +144,8 @@ fn gated(x: &Tensor, gate: &Tensor, change: &Tensor) -> Result<Tensor, TchError>
 struct Modulation {
     linear: Linear,
     parts: i64,
+    /// A LoRA is merged into it.
+    is_adapted: bool,
 }
 
 impl Modulation {
@@ -155,12 +157,18 @@ impl Modulation {
         lora: Option<&LoraDelta>,
     ) -> Result<Self, WeightsError> {
         let linear = Linear::load_merged(loader, name, [width, parts * width], true, lora)?;
-        Ok(Self { linear, parts })
+        Ok(Self { linear, parts, is_adapted: lora.is_some() })
     }
 
     /// From the conditioning after SiLU, `[B, D]` each.
     fn forward(&self, emb: &Tensor) -> Result<Vec<Tensor>, TchError> {
-        self.linear.forward(emb)?.f_chunk(self.parts, 1)
+        let mut all = self.linear.forward(emb)?;
+        // The reference casts what comes out of a layer with a LoRA to half precision, also where all else is float32: these
+        // parts, and `1 + scale` computed of them. After a few steps of a chain the difference can be seen.
+        if self.is_adapted && all.kind() == Kind::Float {
+            all = all.f_to_kind(Kind::Half)?;
+        }
+        all.f_chunk(self.parts, 1)
     }
 }
 
@@ -396,5 +404,44 @@ impl Mmdit {
         let waves = Tensor::f_cat(&[angles.f_cos()?, angles.f_sin()?], 0)?.f_to_kind(pooled.kind())?.f_unsqueeze(0)?;
         let through = |layers: &[Linear; 2], x: &Tensor| layers[1].forward(&layers[0].forward(x)?.f_silu()?);
         through(&self.time, &waves)?.f_add(&through(&self.pooled, pooled)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use tch::Device;
+
+    use super::*;
+    use crate::runtime::weights::Weights;
+
+    #[test]
+    fn only_merged_loras_round_the_modulation() {
+        let random = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, Device::Cpu));
+        let tensors = [("norm.weight".into(), random(&[48, 8])), ("norm.bias".into(), random(&[48]))];
+        let weights = Weights::from_tensors(tensors.into());
+        let lora = LoraDelta { up: random(&[48, 4]), down: random(&[4, 8]), scale: 1.0 };
+        let emb = random(&[1, 8]);
+        let parts = |kind: Kind, lora: Option<&LoraDelta>| {
+            let mut loader = Loader::new(&weights, "", Device::Cpu, kind);
+            Modulation::load(&mut loader, "norm", 8, 6, lora).unwrap().forward(&emb.to_kind(kind)).unwrap()
+        };
+        let rounded = Tensor::cat(&parts(Kind::Float, Some(&lora)), 1);
+        let loras = BTreeMap::from([("norm".to_owned(), lora.shallow_clone())]);
+        let mut training = Loader::new(&weights, "", Device::Cpu, Kind::Float).unmerged(loras);
+        let training = Modulation::load(&mut training, "norm", 8, 6, None).unwrap().forward(&emb).unwrap();
+        let apart = Tensor::cat(&training, 1);
+        assert_eq!((rounded.kind(), apart.kind()), (Kind::Half, Kind::Float));
+        assert!((rounded.to_kind(Kind::Float) - &apart).abs().max().double_value(&[]) < 0.02);
+        assert_eq!(parts(Kind::Float, None)[0].kind(), Kind::Float);
+        assert_eq!(parts(Kind::BFloat16, Some(&lora))[0].kind(), Kind::BFloat16);
+
+        // So small a scale is lost where 1 is added to it, and what is scaled is float32 all the same.
+        let x = Tensor::ones([1, 3, 2], (Kind::Float, Device::Cpu));
+        let part = |value: f64, kind: Kind| Tensor::full([1, 2], value, (kind, Device::Cpu));
+        let scaled = |kind: Kind| modulated(&x, &part(0.0, kind), &part(1.0 / 4096.0, kind)).unwrap();
+        assert!(scaled(Kind::Half).equal(&x) && !scaled(Kind::Float).equal(&x));
+        assert_eq!(gated(&x, &part(0.5, Kind::Half), &x).unwrap().kind(), Kind::Float);
     }
 }

@@ -183,6 +183,8 @@ def models():
     ]
     for layer, up, down in zip(layers, pairs[::2], pairs[1::2], strict=True):
         layer.weight.data += up @ down
+        # The reference casts what these layers put out, also where the transformer is in float32.
+        layer.register_forward_hook(lambda module, inputs, output: output.half())
     vae = AutoencoderKL.from_pretrained(MODEL / "vae").eval()
     targets = ["encoder.conv_in", "conv1", "conv2", "conv_shortcut", "conv_out", "downsamplers.0.conv", "to_q", "to_k", "to_v", "to_out.0"]
     names = [name for name, _ in vae.named_modules() if name.startswith("encoder.") and any(name.endswith(t) for t in targets)]

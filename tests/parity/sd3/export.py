@@ -62,6 +62,8 @@ def transformer_lora(model, inputs):
         up = torch.randn(layer.out_features, 4) * 0.1
         down = torch.randn(4, layer.in_features) * 0.1
         layer.weight.data += up @ down
+        # The reference casts what these layers put out, also where the transformer is in float32.
+        layer.register_forward_hook(lambda module, inputs, output: output.half())
         pairs += [up, down]
     torch.save(pairs, HERE / "model_20001.pkl")
     keep(transformer__velocity_lora=model(*inputs[:3], inputs[3], return_dict=False)[0])
