@@ -25,9 +25,9 @@ pub(super) fn show(viewer: &mut Viewer, ui: &mut egui::Ui) -> bool {
 }
 
 fn choice(viewer: &mut Viewer, ui: &mut egui::Ui) {
+    ui.label(dim(ui, "Prompt from:"));
     ui.horizontal_wrapped(|ui| {
         ui.spacing_mut().item_spacing.x = 4.0;
-        ui.label(dim(ui, "Prompt from:"));
         for spec in PROMPT_SOURCES {
             let is_chosen = viewer.state.settings.prompt_source.spec == spec;
             if ui.selectable_label(is_chosen, spec.label).on_hover_text(spec.about).clicked() && !is_chosen {
