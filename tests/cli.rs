@@ -304,6 +304,28 @@ fn the_references_command_works_as_it_is() {
 }
 
 #[test]
+fn a_seed_names_a_picture_however_many_work_at_a_time() {
+    let folder = Folder::new();
+    let model = folder.path("model");
+    synthetic::write(&model, Size::Tiny, &mut |_| {}).unwrap();
+    std::fs::create_dir(folder.path("photos")).unwrap();
+    for i in 0..12 {
+        folder.photo(&format!("photos/{i}.png"), 70, 60);
+    }
+    let states = |jobs: &str| {
+        let out = folder.path(jobs);
+        let run = coz(["zoom", "--rec-num", "2", "--process-size", "64", "--device", "cpu", "--backbone", "sd3"])
+            .args(["--jobs", jobs, "--prompt-type", "null", "--pretrained-model-name-or-path", model.to_str().unwrap()])
+            .args(["-i", folder.path("photos").to_str().unwrap(), "-o", out.to_str().unwrap()])
+            .output()
+            .unwrap();
+        assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+        (0..12).map(|i| codec::open(&out.join(format!("per-sample/{i}/2.png"))).unwrap()).collect::<Vec<_>>()
+    };
+    assert!(states("1") == states("4"));
+}
+
+#[test]
 fn networks_run_once_at_their_own_scale_or_at_another() {
     let folder = Folder::new();
     let photo = folder.photo("photo.png", 50, 33);

@@ -7,6 +7,7 @@ mod layers;
 mod lazy_model;
 pub mod memory;
 pub mod precision;
+pub mod rng;
 pub mod tensor;
 pub mod weights;
 

@@ -13,6 +13,7 @@ use tch::{Device, Kind, Tensor};
 use super::{degrade, scenes};
 use crate::imaging::{Filter, Picture, resize};
 use crate::networks::SrvggNetCompact;
+use crate::runtime::rng;
 use crate::runtime::tensor::tensor_from_picture;
 use crate::runtime::weights::{Loader, Weights};
 
@@ -46,10 +47,9 @@ pub struct Plan {
 /// Trains and writes half-precision safetensors to `out`; again every few hundred steps, whole or not at all.
 /// `report(step, loss, fraction done)` is called now and then.
 pub fn fit(plan: &Plan, out: &Path, mut report: impl FnMut(u64, f64, f64)) -> anyhow::Result<()> {
-    tch::manual_seed(plan.seed as i64);
     let mut rng = Rng::with_seed(plan.seed);
     let store = nn::VarStore::new(Device::Cpu);
-    initialise(&store, plan);
+    rng::seeded(plan.seed, || initialise(&store, plan));
     if let Some(from) = &plan.from {
         let weights = Weights::open(from)?;
         let mut loader = Loader::new(&weights, "", Device::Cpu, Kind::Float);

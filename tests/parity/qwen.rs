@@ -171,7 +171,7 @@ fn an_adapter_changes_the_language_model_as_in_peft() {
 fn draws_follow_the_seed_and_the_shares() {
     let shares = Tensor::from_slice(&[0.5f32, 0.25, 0.25, 0.0]).log();
     let ids = Tensor::from_slice(&[3i64]);
-    let draw = |seed: i64, temperature: f64| {
+    let draw = |seed: u64, temperature: f64| {
         let choice = SamplingParams { penalty: 1.0, temperature, seed };
         Sampler::new(&ids, 1, choice).unwrap().sample(&shares).unwrap().int64_value(&[])
     };

@@ -236,19 +236,16 @@ mod tests {
     use tch::Device;
 
     use super::*;
+    use crate::runtime::rng::noise;
     use crate::runtime::weights::Weights;
 
-    fn random(shape: &[i64]) -> Tensor {
-        Tensor::randn(shape, (Kind::Float, Device::Cpu))
-    }
-
     fn weights(weight: &[i64]) -> Weights {
-        let tensors = [("layer.weight".into(), random(weight)), ("layer.bias".into(), random(&weight[..1]))];
+        let tensors = [("layer.weight".into(), noise(weight)), ("layer.bias".into(), noise(&weight[..1]))];
         Weights::from_tensors(tensors.into())
     }
 
     fn pair(up: &[i64], down: &[i64]) -> LoraDelta {
-        LoraDelta { up: random(up), down: random(down), scale: 0.75 }
+        LoraDelta { up: noise(up), down: noise(down), scale: 0.75 }
     }
 
     fn loader(weights: &Weights, lora: LoraDelta) -> Loader<'static> {
@@ -262,7 +259,7 @@ mod tests {
 
     #[test]
     fn a_linear_layer_is_the_same_before_and_after_merging() {
-        let (weights, lora, x) = (weights(&[7, 5]), pair(&[7, 3], &[3, 5]), random(&[2, 4, 5]));
+        let (weights, lora, x) = (weights(&[7, 5]), pair(&[7, 3], &[3, 5]), noise(&[2, 4, 5]));
         let plain = Linear::load(&mut Loader::new(&weights, "", Device::Cpu, Kind::Float), "layer", 5, 7).unwrap();
         let mut loading = loader(&weights, lora.shallow_clone());
         let mut layer = Linear::load(&mut loading, "layer", 5, 7).unwrap();
@@ -284,7 +281,7 @@ mod tests {
     #[test]
     fn a_convolution_is_the_same_before_and_after_merging() {
         for (kernel, stride, padding) in [(3, 1, 1), (3, 2, 0), (1, 1, 0), (5, 3, 2)] {
-            let (weights, x) = (weights(&[6, 4, kernel, kernel]), random(&[2, 4, 11, 8]));
+            let (weights, x) = (weights(&[6, 4, kernel, kernel]), noise(&[2, 4, 11, 8]));
             let lora = pair(&[6, 2, 1, 1], &[2, 4, kernel, kernel]);
             let mut loading = loader(&weights, lora);
             let mut layer = Conv2d::load(&mut loading, "layer", [4, 6], kernel, stride, padding).unwrap();
@@ -304,7 +301,7 @@ mod tests {
         let loras = BTreeMap::from([("layer".to_owned(), lora.shallow_clone())]);
         let mut loading = Loader::new(&weights, "", Device::Cpu, Kind::BFloat16).unmerged(loras);
         let mut layer = Linear::load(&mut loading, "layer", 5, 7).unwrap();
-        let y = layer.forward(&random(&[2, 5]).to_kind(Kind::BFloat16)).unwrap();
+        let y = layer.forward(&noise(&[2, 5]).to_kind(Kind::BFloat16)).unwrap();
         assert_eq!(y.kind(), Kind::BFloat16);
         y.to_kind(Kind::Float).square().sum(Kind::Float).backward();
         assert!(lora.up.grad().abs().sum(Kind::Float).double_value(&[]) > 0.0);

@@ -3,6 +3,8 @@
 
 use tch::{Device, Kind, TchError, Tensor};
 
+use crate::runtime::rng;
+
 /// How the next token is chosen.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SamplingParams {
@@ -11,7 +13,7 @@ pub struct SamplingParams {
     /// 0: always the most likely token.
     pub temperature: f64,
     /// Of the draws.
-    pub seed: i64,
+    pub seed: u64,
 }
 
 /// The tokens so far, on the model's device, with room for those to come.
@@ -40,10 +42,10 @@ impl Sampler {
         let scores = logits.f_scatter(0, &self.seen, &lowered)?;
         let next = if self.params.temperature > 0.0 {
             // Drawn on the CPU, so that a seed means the same everywhere.
-            tch::manual_seed(self.params.seed.wrapping_add(self.filled));
             let shares =
                 scores.f_div_scalar(self.params.temperature)?.f_softmax(0, Kind::Float)?.f_to_device(Device::Cpu)?;
-            shares.f_multinomial(1, false)?.f_to_device(logits.device())?
+            let seed = self.params.seed.wrapping_add(self.filled.cast_unsigned());
+            rng::seeded(seed, || shares.f_multinomial(1, false))?.f_to_device(logits.device())?
         } else {
             scores.f_argmax(0, true)?
         };

@@ -414,15 +414,15 @@ mod tests {
     use tch::Device;
 
     use super::*;
+    use crate::runtime::rng::noise;
     use crate::runtime::weights::Weights;
 
     #[test]
     fn only_merged_loras_round_the_modulation() {
-        let random = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, Device::Cpu));
-        let tensors = [("norm.weight".into(), random(&[48, 8])), ("norm.bias".into(), random(&[48]))];
+        let tensors = [("norm.weight".into(), noise(&[48, 8])), ("norm.bias".into(), noise(&[48]))];
         let weights = Weights::from_tensors(tensors.into());
-        let lora = LoraDelta { up: random(&[48, 4]), down: random(&[4, 8]), scale: 1.0 };
-        let emb = random(&[1, 8]);
+        let lora = LoraDelta { up: noise(&[48, 4]), down: noise(&[4, 8]), scale: 1.0 };
+        let emb = noise(&[1, 8]);
         let parts = |kind: Kind, lora: Option<&LoraDelta>| {
             let mut loader = Loader::new(&weights, "", Device::Cpu, kind);
             Modulation::load(&mut loader, "norm", 8, 6, lora).unwrap().forward(&emb.to_kind(kind)).unwrap()

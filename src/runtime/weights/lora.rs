@@ -172,10 +172,7 @@ pub fn loralib_half(key: &str) -> Option<(&str, Half)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn random(shape: &[i64]) -> Tensor {
-        Tensor::randn(shape, (Kind::Float, Device::Cpu))
-    }
+    use crate::runtime::rng::noise;
 
     fn difference(a: &Tensor, b: &Tensor) -> f64 {
         (a - b).abs().max().double_value(&[])
@@ -203,7 +200,7 @@ mod tests {
     fn merging_is_the_formula() {
         let number =
             |tensor: &Tensor, at: &[i64]| at.iter().fold(tensor.shallow_clone(), |t, &i| t.get(i)).double_value(&[]);
-        let (weight, up, down) = (random(&[3, 2, 3, 3]), random(&[3, 4, 1, 1]), random(&[4, 2, 3, 3]));
+        let (weight, up, down) = (noise(&[3, 2, 3, 3]), noise(&[3, 4, 1, 1]), noise(&[4, 2, 3, 3]));
         let delta = LoraDelta { up, down, scale: 2.5 };
         let merged = delta.merge(&weight).unwrap();
         assert_eq!(merged.size(), weight.size());
@@ -236,7 +233,7 @@ mod tests {
     fn what_is_trained_is_a_copy_of_what_is_mapped() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("pairs.safetensors");
-        let (up, down) = (random(&[6, 2]), random(&[2, 5]));
+        let (up, down) = (noise(&[6, 2]), noise(&[2, 5]));
         Tensor::write_safetensors(&[("layer.lora_A.weight", &down), ("layer.lora_B.weight", &up)], &file).unwrap();
         let weights = Weights::open(&file).unwrap();
         let mut loader = Loader::new(&weights, "", Device::Cpu, Kind::Float).mode(LoadMode::Mmap);

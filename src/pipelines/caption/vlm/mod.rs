@@ -153,7 +153,7 @@ impl Vlm {
         let room = request.max_new_tokens as i64;
         let mut cache = language.cache(count + room)?;
         let params =
-            SamplingParams { penalty: self.chat.penalty, temperature: request.temperature, seed: request.seed as i64 };
+            SamplingParams { penalty: self.chat.penalty, temperature: request.temperature, seed: request.seed };
         let mut sampler = Sampler::new(&ids, room, params)?;
         let mut on_progress = |fraction: f32| {
             progress.at(Stage::Prompting, ENCODED + (PREFILLED - ENCODED) * fraction).map_err(PipelineError::from)

@@ -24,7 +24,7 @@ use crate::runtime::device::Devices;
 use crate::runtime::memory::{fitting, free_memory};
 use crate::runtime::tensor::{picture_from_tensor_truncated, tensor_from_picture};
 use crate::runtime::weights::{Loader, Weights};
-use crate::runtime::{LazyModel, accelerator, allocator, precision};
+use crate::runtime::{LazyModel, accelerator, allocator, precision, rng};
 
 /// Tokens of a prompt, for CLIP and for T5.
 const CLIP_TOKENS: usize = 77;
@@ -59,8 +59,8 @@ impl Posterior {
 /// A sample of the latents.
 fn sample(posterior: &Posterior, seed: u64, device: Device) -> Result<Tensor, PipelineError> {
     // Drawn in 32 bits on the CPU, so that a seed means the same everywhere.
-    tch::manual_seed(seed as i64);
-    let noise = Tensor::f_randn(posterior.mean.size(), (Kind::Float, Device::Cpu))?.f_to_device(device)?;
+    let noise = rng::seeded(seed, || Tensor::f_randn(posterior.mean.size(), (Kind::Float, Device::Cpu)))?;
+    let noise = noise.f_to_device(device)?;
     Ok(posterior.mean.f_add(&posterior.deviation.f_mul(&noise)?)?)
 }
 
