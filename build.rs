@@ -2,7 +2,7 @@
 //!
 //! On Linux the CUDA half of libtorch is not linked but loaded where there is a driver (`src/runtime/accelerator`): the
 //! same program runs with libtorch's CPU half alone. `libtorch.so`, which needs both, is never linked then either.
-//! What the bindings of libtorch lack is compiled beside it (`src/runtime/accelerator/shim.cpp`).
+//! What the bindings of libtorch lack is compiled beside it (`src/runtime/shim.cpp`).
 //! The run path lets the built program start from any folder with no variable set.
 
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ fn main() {
     let version = std::fs::read_to_string(libtorch.join("version.py")).unwrap_or_default();
     let version = version.lines().find_map(|line| line.strip_prefix("__version__ = ")).unwrap_or("unknown");
     println!("cargo:rustc-env=COZ_LIBTORCH_VERSION={}", version.trim_matches(['\'', '"']));
-    let shim = "src/runtime/accelerator/shim.cpp";
+    let shim = "src/runtime/shim.cpp";
     println!("cargo:rerun-if-changed={shim}");
     cc::Build::new()
         .cpp(true)

@@ -104,7 +104,7 @@ fn pictures_are_encoded_once() {
 
 fn job(model: &Path, memory: MemoryPlan, prompt_source: PromptSource) -> Job {
     Job {
-        source: picture(256),
+        source: picture(256).into(),
         regions: vec![Region::square(64, 64, 32), Region::square(48, 48, 32)],
         size: (128, 128),
         prompt: "fur".into(),

@@ -18,7 +18,7 @@ fn engine() -> Engine {
 
 fn job(regions: Vec<Region>, size: u32, backbone: Backbone) -> Job {
     Job {
-        source: Arc::new(photo(300, 200)),
+        source: Arc::new(photo(300, 200)).into(),
         regions,
         size: (size, size),
         prompt: "old fur".into(),
@@ -159,13 +159,13 @@ fn large_cuts_are_tiled_without_seams() {
     // 400 pixels are more than one tile: tiled and whole must agree wherever a tile ends.
     let mut engine = engine();
     let mut full = job(vec![Region::square(0, 0, 190)], 760, Backbone::default());
-    full.source = Arc::new(photo(190, 190));
+    full.source = Arc::new(photo(190, 190)).into();
     let id = engine.run(full);
     let (states, _) = until_finished(&engine, id);
     let tiled = &states[0].picture;
     // The same place in one piece: the tile's border at 160 lies in the middle of this cut.
     let mut piece = job(vec![Region::square(100, 100, 90)], 360, Backbone::default());
-    piece.source = Arc::new(photo(190, 190));
+    piece.source = Arc::new(photo(190, 190)).into();
     let id = engine.run(piece);
     let (states, _) = until_finished(&engine, id);
     let inner = 160; // 40 pixels of the cut away from its own border, which sees less context
@@ -298,11 +298,12 @@ fn steps_of_networks_are_estimated() {
     engine.estimate(restorer(Backbone::from(&BICUBIC)), (512, 512));
     engine.estimate(restorer(Backbone::default()), (512, 512));
     loop {
-        if let Event::Estimated { backbone, secs } =
+        if let Event::Estimated { backbone, estimate } =
             engine.events().recv_timeout(Duration::from_secs(120)).expect("the engine answers")
         {
             assert_eq!(backbone, Backbone::default());
-            assert!(secs > 0.0 && secs < 600.0, "{secs}");
+            assert!(estimate.secs > 0.0 && estimate.secs < 600.0, "{estimate}");
+            assert!((5_000_000..500_000_000).contains(&estimate.bytes), "{estimate}");
             break;
         }
     }

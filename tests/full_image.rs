@@ -21,7 +21,7 @@ fn job(model: &Path, memory: MemoryPlan) -> Job {
     Job {
         regions: vec![Region { x: 0, y: 0, width: 45, height: 30 }],
         size: (180, 120),
-        source,
+        source: source.into(),
         prompt: "fur".into(),
         extracted_prompt: None,
         prompt_source: vlm(&model.join("vlm"), None, Precision::Fp32),

@@ -193,7 +193,7 @@ fn memory_runs_out_and_the_next_try_works() {
     let model = model(&folder);
     let mut run = |size: u32| -> Result<(), UserError> {
         let job = engine.run(Job {
-            source: Arc::new(picture(256)),
+            source: Arc::new(picture(256)).into(),
             regions: vec![Region::square(64, 64, 64)],
             size: (size, size),
             prompt: "fur".into(),

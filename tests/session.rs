@@ -40,7 +40,8 @@ fn session(folder: &Folder) -> Session {
     history.delete(gone);
     history.go(a);
     history.go(b);
-    let choices = Choices { seed: 9, draft: "next".into(), pinned: vec![(b.0, "cat".into())], ..Choices::default() };
+    history.pin(b, "cat".into());
+    let choices = Choices { seed: 9, draft: "next".into(), ..Choices::default() };
     Session { history, choices, lost_photo: None }
 }
 
@@ -57,14 +58,14 @@ fn everything_comes_back() {
     let read = session::open(&file).unwrap();
     let flat = |session: &Session| {
         let outline = session.history.outline();
-        outline.iter().map(|(depth, s)| (*depth, s.record.clone(), (*s.picture).clone())).collect::<Vec<_>>()
+        outline.iter().map(|(depth, s)| (*depth, s.record.clone(), s.picture.load().unwrap())).collect::<Vec<_>>()
     };
     assert!(flat(&session) == flat(&read), "states, branches, words, seeds, boxes, models and pixels");
     assert_eq!(read.history.outline().len(), 3, "what was deleted is gone");
     assert_eq!(read.history.current().magnification, session.history.current().magnification);
     assert_eq!(read.history.source(), session.history.source());
     // The pinned words moved with their state to its new number.
-    assert_eq!(read.choices.pinned, [(read.history.current().id.0, "cat".to_owned())]);
+    assert_eq!(read.history.all_pinned().collect::<Vec<_>>(), [(read.history.current().id, "cat")]);
     assert_eq!((read.choices.seed, read.choices.draft.as_str()), (9, "next"));
     // It is a zip of PNGs and one readable text.
     let mut zip = zip::ZipArchive::new(std::fs::File::open(&file).unwrap()).unwrap();
@@ -86,7 +87,10 @@ fn a_linked_photo_is_found_checked_and_missed() {
     save(&session, &whole, false);
     let size = |file: &Path| file.metadata().unwrap().len();
     assert!(size(&linked) < size(&whole));
-    assert_eq!(*session::open(&linked).unwrap().history.photo().picture, *session.history.photo().picture);
+    assert_eq!(
+        session::open(&linked).unwrap().history.photo().picture.load().unwrap(),
+        session.history.photo().picture.load().unwrap()
+    );
 
     // Both moved to another folder: the photo beside the session is found.
     std::fs::create_dir(folder.path("there")).unwrap();
@@ -242,7 +246,7 @@ fn replay_says_what_matches() {
     let mut picture = codec::open(&last).unwrap();
     let old = picture.pixel(5, 5);
     picture.paste(&Picture::from_fn(1, 1, |_, _| old.map(|c| c ^ 0x80)), 5, 5);
-    codec::save_with(&picture, &last, Some(&xmp)).unwrap();
+    codec::save_with(&picture, &last, Some(&xmp.into())).unwrap();
     let (code, output) = replay(&sample, &["--json"]);
     let lines: serde_json::Value = serde_json::from_str(&output).unwrap();
     assert_eq!(code, Some(1));
@@ -265,10 +269,10 @@ fn replay_says_what_matches() {
     let missing = ModelUsed { backbone: Backbone::file(folder.path("gone.pth")), ..record.model.clone().unwrap() };
     let picture = session.history.get(id).unwrap().picture.clone();
     let missing = StepRecord { model: Some(missing), ..record };
-    session.history.add(root, missing, picture.clone(), picture).unwrap();
+    session.history.add(root, missing, picture.clone(), picture.load().unwrap()).unwrap();
     save(&session, &file, false);
     let (_, output) = replay(&file, &[]);
-    assert!(output.contains("FAILED: The model file cannot be opened") && output.contains("gone.pth"), "{output}");
+    assert!(output.contains("FAILED: The model is not known here") && output.contains("gone.pth"), "{output}");
 }
 
 #[test]
@@ -291,16 +295,17 @@ fn two_programs_do_not_share_an_autosave() {
     let left = autosave::recoverable(&all);
     assert_eq!(left.iter().map(|left| (&left.folder, left.states)).collect::<Vec<_>>(), [(&one, 2)]);
     let restored = session::open(&one).unwrap();
-    assert_eq!(*restored.history.current().picture, *session.history.current().picture);
+    assert_eq!(restored.history.current().picture.load().unwrap(), session.history.current().picture.load().unwrap());
     // Its photo gone with the crash, the states are still there, on grey.
     std::fs::remove_file(folder.path("photo.png")).unwrap();
     let restored = session::open(&one).unwrap();
     assert_eq!(restored.lost_photo, Some(folder.path("photo.png")));
-    assert_eq!(*restored.history.current().picture, *session.history.current().picture);
-    let photo = &restored.history.photo().picture;
+    assert_eq!(restored.history.current().picture.load().unwrap(), session.history.current().picture.load().unwrap());
+    let photo = restored.history.photo().picture.load().unwrap();
     assert_eq!((photo.width(), photo.height(), photo.pixel(190, 140)), (200, 150, [0x60; 3]));
     assert_ne!(photo.pixel(20, 30), [0x60; 3], "what is known of the photo is there");
-    second.discard();
+    second.forget();
+    second.leave();
     autosave::discard(&one);
     assert_eq!(std::fs::read_dir(&all).unwrap().count(), 0);
 }

@@ -34,9 +34,11 @@ pub fn write_atomic<E: std::fmt::Display>(
     // On the disk before it takes its name: after a power cut there is the old file or the new one.
     part.as_file().sync_all().map_err(|error| failed(error.to_string()))?;
     part.persist(file).map_err(|error| failed(error.error.to_string()))?;
-    // The name too; a system that cannot do this loses nothing by it.
-    if cfg!(unix) {
-        _ = std::fs::File::open(folder).and_then(|folder| folder.sync_all());
+    // The name too. The file is there anyhow.
+    if cfg!(unix)
+        && let Err(error) = std::fs::File::open(folder).and_then(|folder| folder.sync_all())
+    {
+        tracing::warn!("{} could not be synced: {error}", folder.display());
     }
     Ok(())
 }

@@ -28,6 +28,11 @@ impl Folders {
         })
     }
 
+    /// The log; older ones have `.1` to `.4` behind their names.
+    pub fn log_file(&self) -> PathBuf {
+        self.data.join("log.txt")
+    }
+
     /// The window's settings.
     pub fn settings_file(&self) -> PathBuf {
         self.config.join("settings.toml")

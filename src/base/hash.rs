@@ -18,6 +18,11 @@ pub fn sha256(file: &Path) -> std::io::Result<String> {
     }
 }
 
+/// Of bytes in memory.
+pub fn sha256_of(bytes: &[u8]) -> String {
+    hex::encode(Sha256::digest(bytes))
+}
+
 #[cfg(test)]
 mod tests {
     #[test]

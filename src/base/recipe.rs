@@ -58,21 +58,30 @@ pub struct Recipe {
 /// As programs name themselves in files.
 pub const PROGRAM: &str = concat!("Chain-of-Zoom ", env!("CARGO_PKG_VERSION"));
 
+/// All states of a chain or session that a file tells of have at most so many pixels together; the photo has a limit of its
+/// own.
+pub const MOST_PIXELS: u64 = 1 << 30;
+
 impl Recipe {
     /// Whether a model made any of its pixels.
     pub fn is_generated(&self) -> bool {
         self.steps.iter().any(|step| step.record.model.is_some())
     }
 
-    /// Whether its boxes fit into each other; what comes from a file may say anything.
+    /// Whether its boxes fit into each other, and there are not too many nor too large ones; what comes from a file may say
+    /// anything.
     pub fn is_valid(&self) -> bool {
         const LARGEST: u32 = 16384;
+        const MOST_STEPS: usize = 256;
         let mut size = (self.width, self.height);
-        self.steps.iter().all(|step| {
+        let mut pixels = 0;
+        let are_valid = self.steps.iter().all(|step| {
             let fits = step.record.region.fits(size.0, size.1);
             size = (step.width, step.height);
+            pixels += u64::from(step.width) * u64::from(step.height);
             fits && (1..=LARGEST).contains(&step.width) && (1..=LARGEST).contains(&step.height)
-        })
+        });
+        are_valid && self.steps.len() <= MOST_STEPS && pixels <= MOST_PIXELS
     }
 }
 

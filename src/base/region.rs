@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 pub const MAX_FACTOR: u32 = 4;
 
 /// A box of whole pixels; (`x`, `y`) is its top left corner.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Region {
     /// From the left.
     pub x: u32,

@@ -2,6 +2,7 @@
 //! computed with here, and no code in a file is ever run.
 
 mod convert;
+mod digest;
 mod ncnn;
 mod pickle;
 mod torch_save;
@@ -11,6 +12,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+pub use digest::weights_digest;
 use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
 

@@ -308,6 +308,9 @@ impl Worker {
                     self.engine.cancel()
                 }
                 Ok(Event::Progress { stage: now, .. }) => stage = now,
+                Ok(Event::Estimated { backbone, estimate }) => {
+                    self.print_line(&format!("{}: {estimate}", backbone.name()));
+                }
                 Ok(Event::Tiles { tiles: TileProgress { done, total }, .. }) => {
                     self.bar.set_prefix(format!(", {}: {done} of {total} tiles", stage.name()));
                 }
@@ -328,7 +331,7 @@ impl Worker {
         }
         let (width, height) = (output.picture.width(), output.picture.height());
         chain.recipe.steps.push(RecipeStep { record: output.record.clone(), width, height });
-        let xmp = provenance::packet(&chain.recipe);
+        let xmp = provenance::xmp(&chain.recipe);
         tree.state(i, &output.picture, chain.has_inputs.then_some(&*output.enlarged), Some(&xmp))?;
         if self.save_prompts && chain.has_inputs {
             tree.prompts(i - 1, &output.record)?;
@@ -348,6 +351,6 @@ impl Worker {
 impl Chain<'_> {
     /// Writes all states side by side.
     pub(super) fn finish(self, height: u32) -> Result<(), UserError> {
-        Ok(self.tree.finish(&self.pictures.iter().map(|picture| &**picture).collect::<Vec<_>>(), height)?)
+        Ok(self.tree.finish(&self.pictures, height)?)
     }
 }

@@ -6,8 +6,10 @@ use crate::base::{BACKBONES, Folders, Precision, Published};
 use crate::hub::ModelPaths;
 use crate::runtime::accelerator::{CudaSupport, cuda_support};
 use crate::runtime::device;
-use crate::viewer::settings::Settings;
 use crate::{base, hub};
+
+/// Lines of the log that a report needs.
+const LOG_LINES: usize = 50;
 
 /// Runs the command.
 pub(super) fn run() -> anyhow::Result<ExitCode> {
@@ -70,10 +72,12 @@ pub(super) fn run() -> anyhow::Result<ExitCode> {
     for (i, backbone) in hub::backbones().iter().enumerate() {
         line(if i == 0 { "best first" } else { "" }, &backbone.name());
     }
-    let (settings, problem) = Settings::load();
-    line("model", &if settings.is_auto_backbone() { "the best".into() } else { settings.backbone.name() });
-    if let Some(problem) = problem {
-        line("settings", &problem);
+    if let Some(folders) = Folders::of_user() {
+        let file = folders.log_file();
+        line("log", &file.display().to_string());
+        for record in base::log::tail(&file, LOG_LINES) {
+            println!("{record}");
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

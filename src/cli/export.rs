@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{chain, pictures_in};
 use crate::base::UserError;
-use crate::document::export::{sheet, strip};
+use crate::document::export::{EXPORTERS, Layout};
 use crate::imaging::{Picture, codec};
 use crate::scene::film;
 
@@ -27,7 +28,7 @@ pub(super) struct Arguments {
     #[arg(short, long)]
     output: PathBuf,
     /// How the pictures are laid out
-    #[arg(long, value_enum, default_value_t = Layout::Strip)]
+    #[arg(long, value_parser = layout(), default_value = "strip")]
     layout: Layout,
     /// Height of the strip, or side of the sheet's cells, in pixels [default: 512]; size of a film [default: 1920x1080]
     #[arg(long)]
@@ -68,12 +69,14 @@ struct FilmArguments {
     caption: bool,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum Layout {
-    /// Side by side
-    Strip,
-    /// In a grid
-    Sheet,
+/// The exporters that put several pictures into one, by their ids.
+fn layout() -> impl TypedValueParser<Value = Layout> {
+    let all = || EXPORTERS.into_iter().filter_map(|exporter| Some((exporter, exporter.layout?)));
+    let values = all().map(|(exporter, _)| PossibleValue::new(exporter.id).help(exporter.label));
+    PossibleValuesParser::new(values).try_map(move |id| {
+        let found = all().find(|(exporter, _)| exporter.id == id).map(|(_, layout)| layout);
+        found.ok_or_else(|| format!("there is no layout {id:?}"))
+    })
 }
 
 fn wrong_size(text: &str, expected: &str) -> UserError {
@@ -89,11 +92,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let size = size.parse().ok().filter(|size| (16..=4096).contains(size));
     let size = size.ok_or_else(|| wrong_size(arguments.size.as_deref().unwrap_or_default(), "16 to 4096 pixels"))?;
     let pictures = pictures(&arguments.input)?;
-    let pictures: Vec<&Picture> = pictures.iter().map(|picture| &**picture).collect();
-    let laid_out = match arguments.layout {
-        Layout::Strip => strip::strip(&pictures, size),
-        Layout::Sheet => sheet::sheet(&pictures, size),
-    };
+    let laid_out = (arguments.layout)(&pictures, size);
     codec::save(&laid_out, &arguments.output).map_err(UserError::from)?;
     eprintln!("{} pictures on {}", pictures.len(), arguments.output.display());
     Ok(ExitCode::SUCCESS)
@@ -104,7 +103,9 @@ fn pictures(inputs: &[PathBuf]) -> Result<Vec<std::sync::Arc<Picture>>, UserErro
     for input in inputs {
         if chain::is_session(input) {
             let history = chain::open(input)?.history;
-            pictures.extend(history.chain(history.current().id).iter().map(|state| state.picture.clone()));
+            for state in history.chain(history.current().id) {
+                pictures.push(state.picture.load()?);
+            }
             continue;
         }
         let states: Vec<PathBuf> =

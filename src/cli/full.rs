@@ -198,7 +198,7 @@ impl SecsPerPixel {
         const SIDE: u32 = 1000;
         let of = |model: Backbone| -> Result<f64, PipelineError> {
             let network = network(&model, device)?;
-            let secs = network.map_or(Ok(0.0), |network| network.estimate_secs(SIDE, SIDE))?;
+            let secs = network.map_or(Ok(0.0), |network| network.estimate(SIDE, SIDE).map(|estimate| estimate.secs))?;
             Ok(secs / f64::from(SIDE * SIDE))
         };
         // A damaged file is reported when it is asked for.
@@ -252,7 +252,7 @@ impl Run<'_> {
         };
         let larger = |side: u32| ((f64::from(side) * self.factor) as u32).max(1);
         let job = Job {
-            source: first,
+            source: first.into(),
             regions: vec![Region { x: 0, y: 0, width, height }; arguments.rec_num as usize],
             size: (larger(width), larger(height)),
             prompt: arguments.prompt.prompt.clone(),

@@ -20,9 +20,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Parser, Subcommand};
 
-use crate::base::{Backbone, BackboneSpec, DeviceChoice, UserError};
+use crate::base::{Backbone, BackboneSpec, DeviceChoice, UserError, log};
 use crate::hub;
 use crate::imaging::formats::readable;
+use crate::runtime::log_warnings;
 
 /// Zoom into a photo, x4 and x4 again, with a super-resolution model at every step.
 #[derive(Parser)]
@@ -75,8 +76,15 @@ enum Command {
 /// Runs the program; problems go to the terminal in words.
 pub fn main() -> ExitCode {
     // SAFETY: this is the program's first act; no other thread runs yet.
-    unsafe { crate::runtime::allocator::use_large_pages() };
+    unsafe {
+        crate::runtime::allocator::use_large_pages();
+        silence_mesa();
+    }
     let arguments = Arguments::parse();
+    // Without it everything works; `coz doctor` tells where it should be.
+    _ = log::start();
+    tracing::info!("coz {}, process {}", env!("CARGO_PKG_VERSION"), std::process::id());
+    log_warnings();
     #[cfg(unix)]
     if arguments.command.is_some() {
         // A reader that has seen enough (`coz … | head`) ends the command quietly, as with any other tool.
@@ -101,9 +109,23 @@ pub fn main() -> ExitCode {
         Some(Command::Measure(measure)) => train::measure(&measure),
     };
     outcome.unwrap_or_else(|error| {
+        tracing::error!("{error:#}");
         eprintln!("error: {error:#}");
         ExitCode::FAILURE
     })
+}
+
+/// Graphics drivers look for a Wayland display, and without a folder for its socket say so on the terminal, once for each
+/// thing asked of them. In this one there is none, and nothing to be said.
+///
+/// # Safety
+/// No other thread runs yet.
+unsafe fn silence_mesa() {
+    const FOLDER: &str = "XDG_RUNTIME_DIR";
+    if cfg!(target_os = "linux") && std::env::var_os(FOLDER).is_none() {
+        // SAFETY: see above.
+        unsafe { std::env::set_var(FOLDER, "/dev/null") };
+    }
 }
 
 /// The shell's exit code for a program ended by Ctrl+C.
@@ -113,12 +135,14 @@ const INTERRUPTED: u8 = 130;
 fn interruption() -> Arc<AtomicBool> {
     let interrupted = Arc::new(AtomicBool::new(false));
     let flag = interrupted.clone();
-    // Where it cannot be caught, Ctrl+C ends the program as it always does.
-    _ = ctrlc::set_handler(move || {
+    let caught = ctrlc::set_handler(move || {
         if flag.swap(true, Ordering::Relaxed) {
             std::process::exit(INTERRUPTED.into());
         }
     });
+    if let Err(error) = caught {
+        tracing::warn!("Ctrl+C ends the program at once: {error}");
+    }
     interrupted
 }
 

@@ -13,7 +13,6 @@ use serde::Serialize;
 use crate::base::UserError;
 use crate::hub;
 use crate::hub::{ASSETS, Found, ModelAsset, ModelPaths, Patience, Store, Transfer};
-use crate::viewer::settings::Settings;
 
 /// Options of `coz models`.
 #[derive(Args)]
@@ -32,8 +31,7 @@ enum Command {
     },
     /// Download what is missing into the Hugging Face cache; what came before a cut is kept
     Download {
-        /// sd3, lora, encoder, vlm, vlm-lora, ram, dape, tags [default: what the model and the prompt source chosen in the
-        /// viewer need]
+        /// realesrgan, sd3, lora, encoder, vlm, vlm-lora, ram, dape, tags
         #[arg(value_parser = ModelAsset::named)]
         parts: Vec<&'static ModelAsset>,
         /// All of them
@@ -68,16 +66,13 @@ struct Line {
     licence: &'static str,
     page: String,
     size: u64,
-    needed: bool,
     #[serde(flatten)]
     found: Found,
 }
 
 /// Runs the command.
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let settings = Settings::load().0;
     let explicit = ModelPaths::of_user();
-    let is_needed = |asset: &ModelAsset| asset.is_needed_by(&settings.backbone, &settings.prompt_source);
     match &arguments.command {
         Command::List { json } => {
             let line = |part: &'static ModelAsset| Line {
@@ -87,7 +82,6 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
                 licence: part.licence,
                 page: part.repository.page(),
                 size: part.size,
-                needed: is_needed(part),
                 found: part.found(&explicit),
             };
             let lines: Vec<Line> = ASSETS.iter().map(line).collect();
@@ -98,14 +92,11 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Download { parts, all, tries } => {
-            let asked: Vec<&'static ModelAsset> = match (parts.is_empty(), all) {
-                (_, true) => ASSETS.iter().collect(),
-                (true, _) => ASSETS.iter().filter(|asset| is_needed(asset)).collect(),
-                (false, _) => parts.clone(),
-            };
+            let asked: Vec<&'static ModelAsset> = if *all { ASSETS.iter().collect() } else { parts.clone() };
             if asked.is_empty() {
                 let hint = "Name parts, such as `coz models download sd3 lora encoder`, or --all.";
-                return Err(UserError::new("There is nothing to do", "the built-in model needs no files", hint).into());
+                let details = "no part is named, and the built-in model needs no files";
+                return Err(UserError::new("There is nothing to do", details, hint).into());
             }
             let missing: Vec<&'static ModelAsset> =
                 asked.iter().copied().filter(|part| !part.found(&explicit).is_whole()).collect();
@@ -137,9 +128,8 @@ fn print(line: &Line) {
         Found { place: Some(place), missing } if missing.is_empty() => place.display().to_string(),
         Found { place: Some(place), missing } => format!("{}, {} files missing", place.display(), missing.len()),
     };
-    let needed = if line.needed { ", needed now" } else { "" };
     let mark = if line.found.is_whole() { "+" } else { "-" };
-    println!("{mark} {:<9} {} ({}{needed})", line.part.id, line.title, DecimalBytes(line.size));
+    println!("{mark} {:<9} {} ({})", line.part.id, line.title, DecimalBytes(line.size));
     println!("            {}", line.purpose);
     println!("            {}; {}", line.licence, line.page);
     println!("            {state}");

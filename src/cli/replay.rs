@@ -8,13 +8,14 @@ use std::sync::atomic::Ordering;
 use clap::Args;
 use serde::Serialize;
 
-use super::chain;
+use super::{backbone, chain};
 use crate::base::{
-    AlignMethod, BICUBIC, CaptionRequest, DeviceChoice, MemoryPlan, PromptSource, StepRecord, UserError,
-    magnification_label,
+    AlignMethod, BICUBIC, Backbone, CaptionRequest, DeviceChoice, MemoryPlan, ModelUsed, PromptSource, StepRecord,
+    UserError, magnification_label,
 };
 use crate::document::ScaleState;
 use crate::engine::{Engine, Event, Job, JobOutcome, Restorer};
+use crate::hub;
 use crate::imaging::Picture;
 use crate::imaging::metrics::luma_psnr;
 
@@ -30,6 +31,9 @@ pub(super) struct Arguments {
     /// Where models run: auto, cpu, cuda or cuda:NUMBER
     #[arg(long, default_value_t = DeviceChoice::Auto)]
     device: DeviceChoice,
+    /// A model that the session may use besides those of this machine, as for `coz zoom`; may be repeated
+    #[arg(long)]
+    backbone: Vec<String>,
     /// Print the report as JSON
     #[arg(long)]
     json: bool,
@@ -75,6 +79,9 @@ impl Outcome {
 /// Runs the command.
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let history = chain::open(&arguments.session)?.history;
+    let wrong = |details: String| UserError::new("The model is not clear", details, "See `coz zoom --help`.");
+    let named: Vec<Backbone> =
+        arguments.backbone.iter().map(|text| backbone(text).map_err(wrong)).collect::<Result<_, _>>()?;
     let mut engine = Engine::start(Arc::new(|| ()))?;
     let interrupted = super::interruption();
     let mut lines = Vec::new();
@@ -85,7 +92,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         if interrupted.load(Ordering::Relaxed) {
             return Ok(ExitCode::from(super::INTERRUPTED));
         }
-        let (outcome, note) = again(&mut engine, parent, state, record, arguments.device);
+        let (outcome, note) = again(&mut engine, parent, state, record, &named, arguments.device);
         let line = Line {
             state: number,
             magnification: magnification_label(state.magnification),
@@ -121,16 +128,33 @@ fn format_line(line: &Line) -> String {
     format!("state {}  {}  {}: {outcome}{note}", line.state, line.magnification, line.model)
 }
 
+/// The model of this machine, or of the command line, that a session means: what it says of paths is not followed.
+fn known(model: &ModelUsed, named: &[Backbone]) -> Result<Backbone, UserError> {
+    let is_meant =
+        |backbone: &&Backbone| backbone.spec == model.backbone.spec && backbone.name() == model.backbone.name();
+    let named = named.iter().find(is_meant).cloned();
+    named.or_else(|| hub::known(&model.backbone, model.sha256.as_deref())).ok_or_else(|| {
+        let file = model.backbone.main_file().map(|file| file.display().to_string()).unwrap_or_default();
+        let details = format!("{file} is none of this machine's models");
+        let hint = format!("If you trust it, say --backbone {file}");
+        UserError::new("The model is not known here", details, &hint)
+    })
+}
+
 /// Makes a state again.
 fn again(
     engine: &mut Engine,
     parent: &ScaleState,
     state: &ScaleState,
     record: &StepRecord,
+    named: &[Backbone],
     device: DeviceChoice,
 ) -> (Outcome, Option<String>) {
     let (backbone, align) = match &record.model {
-        Some(model) => (model.backbone.clone(), model.align),
+        Some(model) => match known(model, named) {
+            Ok(backbone) => (backbone, model.align),
+            Err(problem) => return (Outcome::Failed { problem }, None),
+        },
         None => ((&BICUBIC).into(), AlignMethod::NoFix),
     };
     let id = engine.run(Job {
@@ -153,10 +177,13 @@ fn again(
             Event::StepDone { job, output, .. } if job == id => {
                 let used = output.record.model.as_ref().and_then(|model| model.sha256.as_ref());
                 let then = record.model.as_ref().and_then(|model| model.sha256.as_ref());
-                if used != then {
+                if used.zip(then).is_some_and(|(used, then)| used != then) {
                     note = Some("the model file is another one".to_owned());
                 }
-                outcome = Some(compare(&output.picture, &state.picture));
+                outcome = Some(match state.picture.load() {
+                    Ok(picture) => compare(&output.picture, &picture),
+                    Err(error) => Outcome::Failed { problem: error.into() },
+                });
             }
             Event::Finished { job, outcome: end } if job == id => {
                 return match (end, outcome) {

@@ -160,7 +160,7 @@ fn zoom(
     let mut chain = worker.begin(tree, first.clone(), arguments.is_recursive(), restores)?;
     for regions in regions(arguments, &first)? {
         let job = Job {
-            source: first.clone(),
+            source: first.clone().into(),
             regions,
             size: (first.width(), first.height()),
             prompt: arguments.prompt.prompt.clone(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::ScaleState;
 use crate::imaging::metrics::luma_psnr;
-use crate::imaging::{Filter, Picture, resize};
+use crate::imaging::{Filter, ImageError, Picture, resize};
 
 /// Levels of difference (of 255) shown as the hottest.
 const HOTTEST: f64 = 48.0;
@@ -24,30 +24,31 @@ pub struct Consistency {
     pub heat: Arc<Picture>,
 }
 
-/// Compares the last state of a chain that begins with the photo. `None` for the photo itself, and where no model ran.
-pub fn examine(chain: &[&ScaleState]) -> Option<Consistency> {
-    let [.., parent, state] = chain else { return None };
-    let record = state.record.as_ref().filter(|record| record.model.is_some())?;
+/// Compares the last state of a chain that begins with the photo. `None` for the photo itself, and where no model ran; an
+/// error where a picture that had left memory cannot be reread.
+pub fn examine(chain: &[&ScaleState]) -> Result<Option<Consistency>, ImageError> {
+    let [.., parent, state] = chain else { return Ok(None) };
+    let Some(record) = state.record.as_ref().filter(|record| record.model.is_some()) else { return Ok(None) };
     let region = record.region;
-    let reduced = resize(&state.picture, region.width, region.height, Filter::Bicubic);
-    let cut = parent.picture.crop(region.x.into(), region.y.into(), region.width, region.height);
+    let reduced = resize(&*state.picture.load()?, region.width, region.height, Filter::Bicubic);
+    let cut = parent.picture.load()?.crop(region.x.into(), region.y.into(), region.width, region.height);
     let heat = Arc::new(heat(&reduced, &cut));
     let with_parent = luma_psnr(&reduced, &cut, 0);
 
     // Each picture with what lies below it put in its place, reduced into the one above.
     let (mut below, mut place) = (reduced, region);
     for between in chain[1..chain.len() - 1].iter().rev() {
-        let region = region_of(between)?;
-        let mut changed = Picture::clone(&between.picture);
+        let Some(region) = region_of(between) else { return Ok(None) };
+        let mut changed = Picture::clone(&*between.picture.load()?);
         changed.paste(&below, place.x, place.y);
         (below, place) = (resize(&changed, region.width, region.height, Filter::Bicubic), region);
     }
-    let photo = chain[0].picture.crop(place.x.into(), place.y.into(), place.width, place.height);
+    let photo = chain[0].picture.load()?.crop(place.x.into(), place.y.into(), place.width, place.height);
     // Only where the state lies: elsewhere the chain's other pixels would be judged.
-    let (corner, size) = footprint(chain)?;
+    let Some((corner, size)) = footprint(chain) else { return Ok(None) };
     let part = |picture: &Picture| picture.crop(corner[0], corner[1], size[0], size[1]);
     let with_photo = luma_psnr(&part(&below), &part(&photo), 0);
-    Some(Consistency { with_parent, with_photo, heat })
+    Ok(Some(Consistency { with_parent, with_photo, heat }))
 }
 
 fn region_of(state: &ScaleState) -> Option<crate::base::Region> {
@@ -127,7 +128,9 @@ mod tests {
         let region = Region::square(10, 20, 16);
         let honest = resize(&photo.crop(10, 20, 16, 16), 64, 64, Filter::Bicubic);
         grown(&mut history, region, Arc::new(honest.clone()));
-        let seen = |history: &History| examine(&history.chain(history.current().id)).expect("a model ran");
+        let seen = |history: &History| {
+            examine(&history.chain(history.current().id)).expect("all is in memory").expect("a model ran")
+        };
         let first = seen(&history);
         assert!(first.with_parent > 35.0 && first.with_photo == first.with_parent, "{first:?}");
 
@@ -145,6 +148,6 @@ mod tests {
         grown(&mut twin, Region::square(24, 24, 16), Arc::new(second));
         assert!(seen(&twin).with_photo > 30.0, "{:?}", seen(&twin));
         assert_eq!(footprint(&twin.chain(twin.current().id)), Some(([6, 6], [4, 4])));
-        assert!(examine(&history.chain(history.photo().id)).is_none());
+        assert!(examine(&history.chain(history.photo().id)).expect("all is in memory").is_none());
     }
 }

@@ -1,9 +1,15 @@
 //! Memory: the scale states of one photo as a tree. Going back and zooming elsewhere branches; nothing is lost.
 
+mod rows;
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+pub use rows::HistoryRow;
+
+use super::CachedPicture;
 use crate::base::{PROGRAM, Recipe, RecipeStep, Source, StepRecord};
-use crate::imaging::{Filter, Picture, resize};
+use crate::imaging::{Filter, ImageError, Picture, resize};
 
 /// Longest side of a state's thumbnail.
 const THUMBNAIL: u32 = 160;
@@ -22,11 +28,13 @@ pub struct ScaleState {
     /// How it was made; `None` for the photo.
     pub record: Option<StepRecord>,
     /// Its pixels.
-    pub picture: Arc<Picture>,
+    pub picture: CachedPicture,
     /// The same, small.
     pub thumbnail: Arc<Picture>,
     /// Against the photo's own pixels: 1 for the photo.
     pub magnification: f64,
+    /// Those cut from it, deleted ones too, oldest first.
+    children: Vec<StateId>,
     /// The child that was looked at last.
     last_child: Option<StateId>,
     deleted: bool,
@@ -72,7 +80,10 @@ pub struct History {
     visit: usize,
     undo: Vec<Deletion>,
     redo: Vec<Deletion>,
+    /// Prompts that are added to every one below a state.
+    pinned: BTreeMap<StateId, String>,
     revision: u64,
+    arrivals: u64,
 }
 
 /// Steps through the tree.
@@ -98,20 +109,31 @@ pub enum Direction {
 
 impl History {
     /// A history that holds only the photo.
-    pub fn new(source: Source, photo: Arc<Picture>, photo_thumbnail: Arc<Picture>) -> Self {
+    pub fn new(source: Source, photo: impl Into<CachedPicture>, photo_thumbnail: Arc<Picture>) -> Self {
         let root = ScaleState {
             id: StateId(0),
             parent: None,
             record: None,
-            picture: photo,
+            picture: photo.into(),
             thumbnail: photo_thumbnail,
             magnification: 1.0,
+            children: vec![],
             last_child: None,
             deleted: false,
         };
         let current = root.id;
-        let (states, visited) = (vec![root], vec![current]);
-        Self { source, states, current, visited, visit: 0, undo: vec![], redo: vec![], revision: 0 }
+        Self {
+            source,
+            states: vec![root],
+            current,
+            visited: vec![current],
+            visit: 0,
+            undo: vec![],
+            redo: vec![],
+            pinned: BTreeMap::new(),
+            revision: 0,
+            arrivals: 0,
+        }
     }
 
     /// Where the photo came from.
@@ -119,14 +141,72 @@ impl History {
         &self.source
     }
 
-    /// Grows with every state that comes or goes.
+    /// Grows with all that is to be saved: states that come or go, prompts that are pinned.
     pub fn revision(&self) -> u64 {
         self.revision
     }
 
+    /// Differs where the outline, or what was looked at in it, may differ.
+    pub fn version(&self) -> (u64, u64) {
+        (self.revision, self.arrivals)
+    }
+
+    /// Whether there is anything but the photo.
+    pub fn is_empty(&self) -> bool {
+        self.pinned.is_empty() && self.children(self.photo().id).next().is_none()
+    }
+
+    /// All states in the order they were made, deleted ones too.
+    pub fn with_deleted(&self) -> impl Iterator<Item = &ScaleState> {
+        self.states.iter()
+    }
+
+    /// Lets the pictures that were used longest ago leave memory, until the states together take at most `budget` bytes.
+    /// Only what is kept in a file goes, and never the photo. Returns whether that was enough.
+    pub fn evict(&self, budget: u64) -> bool {
+        let states = &self.states[1..];
+        let mut bytes: u64 = states.iter().map(|state| state.picture.bytes()).sum();
+        if bytes > budget {
+            let mut kept: Vec<&CachedPicture> = states.iter().map(|state| &state.picture).collect();
+            kept.retain(|picture| picture.bytes() > 0 && picture.is_kept());
+            kept.sort_by_key(|picture| picture.last_use());
+            for picture in kept {
+                if bytes <= budget {
+                    break;
+                }
+                bytes -= picture.bytes();
+                picture.evict();
+            }
+        }
+        bytes <= budget
+    }
+
+    /// The prompt that is added to every one below a state.
+    pub fn pinned(&self, id: StateId) -> Option<&str> {
+        self.pinned.get(&id).map(String::as_str)
+    }
+
+    /// All of those, of states that are there.
+    pub fn all_pinned(&self) -> impl Iterator<Item = (StateId, &str)> {
+        let there = self.pinned.iter().filter(|(id, _)| self.get(**id).is_some());
+        there.map(|(id, prompt)| (*id, prompt.as_str()))
+    }
+
+    /// Pins a prompt to a state; an empty one unpins.
+    pub fn pin(&mut self, id: StateId, prompt: String) {
+        let before = match prompt.is_empty() {
+            true => self.pinned.remove(&id),
+            false => self.pinned.insert(id, prompt),
+        };
+        if before.as_deref() != self.pinned(id) {
+            self.revision += 1;
+        }
+    }
+
     /// The chain to `id` alone, as a history of its own: what a film shows.
     pub fn branch(&self, id: StateId) -> Self {
-        let mut branch = Self::new(self.source.clone(), self.photo().picture.clone(), self.photo().thumbnail.clone());
+        let photo = self.photo();
+        let mut branch = Self::new(self.source.clone(), photo.picture.clone(), photo.thumbnail.clone());
         for state in self.chain(id) {
             if let Some(record) = state.record.clone() {
                 let parent = branch.current;
@@ -136,6 +216,18 @@ impl History {
             }
         }
         branch
+    }
+
+    /// The same with all pictures in memory, where they stay as long as it lives.
+    ///
+    /// # Errors
+    /// Where a picture cannot be reread.
+    pub fn in_memory(&self) -> Result<Self, ImageError> {
+        let mut history = self.clone();
+        for state in history.states.iter_mut().filter(|state| !state.deleted) {
+            state.picture = state.picture.load()?.into();
+        }
+        Ok(history)
     }
 
     /// The states made of the same box as `id`, itself included, oldest first.
@@ -168,7 +260,8 @@ impl History {
 
     /// The children of a state, oldest first.
     pub fn children(&self, id: StateId) -> impl Iterator<Item = &ScaleState> {
-        self.states.iter().filter(move |state| state.parent == Some(id) && !state.deleted)
+        let children = self.states.get(id.0).map(|state| state.children.as_slice()).unwrap_or_default();
+        children.iter().map(|child| &self.states[child.0]).filter(|state| !state.deleted)
     }
 
     /// The child of `id` that was looked at last.
@@ -196,18 +289,21 @@ impl History {
         outline
     }
 
-    /// Adds what a step made of a region of `parent`. `None` where the parent is gone.
+    /// Adds what a step made of a region of `parent`; what was undone before cannot be done again then, or it would take
+    /// the new state along. `None` where the parent is gone.
     pub fn add(
         &mut self,
         parent: StateId,
         record: StepRecord,
-        picture: Arc<Picture>,
+        picture: impl Into<CachedPicture>,
         thumbnail: Arc<Picture>,
     ) -> Option<StateId> {
-        let id = StateId(self.states.len());
+        let (id, picture) = (StateId(self.states.len()), picture.into());
         let enlargement = f64::from(picture.width()) / f64::from(record.region.width);
         let magnification = self.get(parent)?.magnification * enlargement;
         self.revision += 1;
+        self.redo.clear();
+        self.states[parent.0].children.push(id);
         self.states.push(ScaleState {
             id,
             parent: Some(parent),
@@ -215,6 +311,7 @@ impl History {
             picture,
             thumbnail,
             magnification,
+            children: vec![],
             last_child: None,
             deleted: false,
         });
@@ -240,6 +337,7 @@ impl History {
     }
 
     fn arrive(&mut self, id: StateId) {
+        self.arrivals += 1;
         self.current = id;
         let mut child = id;
         while let Some(parent) = self.states[child.0].parent {

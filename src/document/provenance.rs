@@ -6,19 +6,43 @@ use quick_xml::escape::partial_escape;
 use quick_xml::events::{BytesPI, BytesText, Event};
 
 use crate::base::{Recipe, magnification_label};
+use crate::imaging::Xmp;
 
 /// IPTC's term for a picture in which some pixels are a trained model's.
 const SOURCE_TYPE: &str = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia";
 /// The name of our own properties.
 const NAMESPACE: &str = "https://arxiv.org/abs/2505.18600#";
 
+/// Of prompts and names where a format holds but little, in characters.
+const SHORT: usize = 2000;
+
 /// The XMP packet of the last state of a chain.
 pub fn packet(recipe: &Recipe) -> String {
-    // Writing into memory does not fail.
-    written(recipe).unwrap_or_default()
+    packet_with(recipe, &serde_json::to_string(recipe).unwrap_or_default())
 }
 
-fn written(recipe: &Recipe) -> std::io::Result<String> {
+/// The same for picture files. Where a format holds less, first what was extracted for tiles is left out, then the chain:
+/// what the last state is always stays.
+pub fn xmp(recipe: &Recipe) -> Xmp {
+    let mut shorter = recipe.clone();
+    for full_image in shorter.steps.iter_mut().filter_map(|step| step.record.full_image.as_mut()) {
+        full_image.prompts.clear();
+    }
+    let without_tiles = packet(&shorter);
+    shorter.photo.name = shorter.photo.name.chars().take(SHORT).collect();
+    if let Some(last) = shorter.steps.last_mut() {
+        last.record.prompt = last.record.prompt.chars().take(SHORT).collect();
+    }
+    Xmp::from(packet(recipe)).with_shorter([without_tiles, packet_with(&shorter, "")])
+}
+
+fn packet_with(recipe: &Recipe, chain: &str) -> String {
+    // Writing into memory does not fail.
+    written(recipe, chain).unwrap_or_default()
+}
+
+/// `chain` is left out where it is empty.
+fn written(recipe: &Recipe, chain: &str) -> std::io::Result<String> {
     let mut properties: Vec<(&str, String)> = vec![("xmp:CreatorTool", recipe.program.clone())];
     if recipe.is_generated() {
         properties.push(("Iptc4xmpExt:DigitalSourceType", SOURCE_TYPE.into()));
@@ -35,7 +59,9 @@ fn written(recipe: &Recipe) -> std::io::Result<String> {
         ]);
     }
     properties.push(("coz:Photo", recipe.photo.name.clone()));
-    properties.push(("coz:Chain", serde_json::to_string(recipe)?));
+    if !chain.is_empty() {
+        properties.push(("coz:Chain", chain.to_owned()));
+    }
     let prompt = recipe.steps.last().map_or("", |step| step.record.prompt.trim());
 
     let mut writer = Writer::new_with_indent(Vec::new(), b' ', 1);
@@ -105,29 +131,31 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::base::AlignMethod;
-    use crate::base::Region;
-    use crate::base::{Backbone, ModelUsed};
-    use crate::base::{RecipeStep, Source, StepRecord};
+    use crate::base::{AlignMethod, Backbone, FullImage, ModelUsed, RecipeStep, Region, Source, StepRecord};
+    use crate::imaging::{Format, Picture, codec};
 
-    #[test]
-    fn what_is_written_is_read_again() {
+    fn written(prompt: &str) -> Recipe {
         let record = StepRecord {
             region: Region::square(3, 4, 16),
-            prompt: "fur & <ears>\n\"Ünïcode\" \u{1}🦊".into(),
+            prompt: prompt.into(),
             model: Some(ModelUsed { backbone: Backbone::default(), align: AlignMethod::Wavelet, sha256: None }),
             seed: u64::MAX,
             consistency: Some(31.5),
             full_image: None,
             elapsed: Duration::from_millis(1250),
         };
-        let written = Recipe {
+        Recipe {
             program: "test".into(),
             photo: Source { name: "a & b.png".into(), ..Source::default() },
             width: 40,
             height: 30,
             steps: vec![RecipeStep { record, width: 64, height: 64 }],
-        };
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let written = written("fur & <ears>\n\"Ünïcode\" \u{1}🦊");
         let packet = packet(&written);
         assert!(packet.contains(SOURCE_TYPE) && packet.contains("<coz:Magnification>4x<"));
         assert_eq!(recipe(&packet), Some(written.clone()));
@@ -135,5 +163,31 @@ mod tests {
         assert_eq!(recipe(&super::packet(&outside)), None, "boxes that do not fit are not believed");
         assert_eq!(recipe("<x/>"), None);
         assert_eq!(recipe("words"), None);
+    }
+
+    #[test]
+    fn every_format_says_that_a_model_made_it() {
+        let folder = tempfile::tempdir().expect("there is room");
+        let short = written("fur");
+        let mut with_tiles = short.clone();
+        let prompts = vec!["a <tile> of fur".repeat(100); 400];
+        with_tiles.steps[0].record.full_image = Some(FullImage { prompts, ..FullImage::default() });
+        let mut without_tiles = with_tiles.clone();
+        without_tiles.steps[0].record.full_image = Some(FullImage::default());
+        let long = written(&"&<>\u{10ffff}".repeat(50_000));
+        for format in Format::all() {
+            let told = |written: &Recipe| {
+                let file = folder.path().join(format!("x.{}", format.extension()));
+                let picture = Picture::from_fn(8, 8, |_, _| [0; 3]);
+                codec::save_with(&picture, &file, Some(&xmp(written))).expect("there is room");
+                let packet = codec::xmp(&file).expect("it carries a packet");
+                assert!(packet.contains(SOURCE_TYPE) && packet.contains("<coz:Model>Built-in x4<"), "{format:?}");
+                recipe(&packet)
+            };
+            let is_jpeg = format == Format::JPEG;
+            assert_eq!(told(&short), Some(short.clone()));
+            assert_eq!(told(&with_tiles), Some(if is_jpeg { without_tiles.clone() } else { with_tiles.clone() }));
+            assert_eq!(told(&long), (!is_jpeg).then(|| long.clone()));
+        }
     }
 }

@@ -1,13 +1,12 @@
 //! A full image enlarged: a prompt for each of its tiles first, then all tiles restored and blended.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::message::{Event, Job, JobId, StepOutput};
 use super::models::Opened;
 use super::worker::{Worker, reporter};
-use crate::base::{FullImage, ModelUsed, Progress, Region, Stage, StepRecord, TileProgress, joined};
+use crate::base::{FullImage, Progress, Region, Stage, StepRecord, Ticket, TileProgress, joined};
 use crate::document;
 use crate::imaging::metrics::luma_psnr;
 use crate::imaging::{Filter, Picture, colour, resize};
@@ -23,17 +22,18 @@ impl Worker {
     /// All of `source` at the job's size.
     pub(super) fn full_image(
         &mut self,
-        id: JobId,
+        ticket: &Ticket,
         step: usize,
         job: &Job,
         source: &Arc<Picture>,
         full_image: &FullImage,
     ) -> Result<StepOutput, PipelineError> {
-        let (active_job, outbox) = (self.active_job.clone(), self.outbox.clone());
-        let is_active = || active_job.load(Ordering::Acquire) == id.0;
+        let (id, outbox) = (JobId::from(ticket), self.outbox.clone());
+        let is_active = || !ticket.cancel.is_cancelled();
         let mut on_progress = reporter(&outbox, id, step, &is_active);
         let mut on_tiles = |tiles: TileProgress| outbox.send(Event::Tiles { job: id, step, tiles });
         let mut on_partial = |PartialResult { left, top, picture }: PartialResult| {
+            picture.prepare_levels();
             outbox.send(Event::Partial { job: id, step, left, top, picture });
         };
         let mut progress = Progress::new(&mut on_progress).with_tiles(&mut on_tiles);
@@ -44,12 +44,17 @@ impl Worker {
         }
         let mut start = Instant::now();
         let enlarged = Arc::new(resize(source, width, height, Filter::Lanczos));
+        enlarged.prepare_levels();
         outbox.send(Event::Enlarged { job: id, step, picture: enlarged.clone() });
         let are_open = self.models.are_for(job);
         if !are_open {
             progress.at(Stage::Loading, 0.0)?;
         }
         let Opened { captioner, loaded, .. } = self.models.open(job, &self.outbox)?;
+        if loaded.resolver.plan().is_none() {
+            // Models with a plan work in tiles of one size, whatever the picture's.
+            loaded.check_fits((source.width(), source.height()), (width, height))?;
+        }
         if !are_open {
             start = Instant::now();
         }
@@ -69,7 +74,7 @@ impl Worker {
         }
         let restored = loaded.resolver.restore_full_image(&input, &prompts, &mut progress, &mut on_partial)?;
         let align = job.restorer.align;
-        let model = ModelUsed { backbone: loaded.resolved.clone(), align, sha256: loaded.sha256.clone() };
+        let model = loaded.model_used(align);
         let picture = Arc::new(colour::align(align, &restored, &enlarged));
         let reduced = resize(&picture, source.width(), source.height(), Filter::Bicubic);
         let record = StepRecord {

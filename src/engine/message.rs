@@ -4,13 +4,20 @@ use std::sync::Arc;
 
 use crate::base::{
     AlignMethod, Backbone, CaptionRequest, DeviceChoice, FullImage, MemoryPlan, PromptSource, Region, Stage,
-    StepRecord, TileProgress, UserError,
+    StepEstimate, StepRecord, Ticket, TileProgress, UserError,
 };
+use crate::document::CachedPicture;
 use crate::imaging::Picture;
 
 /// Names a job; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct JobId(pub u64);
+
+impl From<&Ticket> for JobId {
+    fn from(ticket: &Ticket) -> Self {
+        Self(ticket.generation)
+    }
+}
 
 /// How regions become pictures.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,7 +36,7 @@ pub struct Restorer {
 #[derive(Clone, Debug)]
 pub struct Job {
     /// The picture to start from.
-    pub source: Arc<Picture>,
+    pub source: CachedPicture,
     /// One a step, each in the pixels of the picture it is cut from.
     pub regions: Vec<Region>,
     /// Width and height of every result.
@@ -55,7 +62,7 @@ pub struct Job {
 impl Job {
     /// Whether cut and extracted prompt of its first step are those of the other's.
     pub(super) fn begins_like(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.source, &other.source)
+        self.source.is(&other.source)
             && (self.regions.first(), self.size) == (other.regions.first(), other.size)
             && (&self.extracted_prompt, &self.prompt_source, &self.request)
                 == (&other.extracted_prompt, &other.prompt_source, &other.request)
@@ -66,13 +73,15 @@ impl Job {
 #[derive(Debug)]
 pub(super) enum Command {
     /// Do the whole chain.
-    Run(JobId, Job),
+    Run(Ticket, Job),
     /// Only extract the prompt for the first step.
-    Caption(JobId, Job),
+    Caption(Ticket, Job),
     /// Do what can be done before the box is asked for.
-    Prepare(JobId, Job),
-    /// Load the model and tell how long a step of this width and height will take.
+    Prepare(Ticket, Job),
+    /// Load the model and tell what a step to a result of this width and height will take.
     Estimate(Restorer, (u32, u32)),
+    /// Let pictures go that were kept for the next job.
+    Forget,
     /// Leave.
     Quit,
 }
@@ -118,12 +127,12 @@ pub enum Event {
     },
     /// No model is open any more.
     Unloaded,
-    /// How long a step will take, measured on a small one.
+    /// What a step of a model takes, told from a small one.
     Estimated {
         /// The model.
         backbone: Backbone,
         /// For one step.
-        secs: f64,
+        estimate: StepEstimate,
     },
     /// A step goes on.
     Progress {

@@ -1,13 +1,14 @@
 //! The models that are open: a captioner and a super-resolution model. They share the memory, so they share its plan.
 
+use super::fits::fitting;
 use super::message::{Event, Job, Restorer};
 use super::outbox::Outbox;
-use crate::base::{Backbone, DeviceChoice, MemoryPlan, PromptSource, sha256};
-use crate::checkpoint::weights_file;
+use crate::base::{AlignMethod, Backbone, DeviceChoice, MemoryPlan, ModelUsed, PromptSource, StepEstimate};
 use crate::pipelines::caption::Captioner;
 use crate::pipelines::sr::SuperResolver;
 use crate::pipelines::{PipelineError, caption, sr};
-use crate::runtime::memory::plan_for_captioner;
+use crate::runtime::device;
+use crate::runtime::memory::{free_memory, plan_for_captioner};
 
 /// Those opened last.
 #[derive(Default)]
@@ -34,8 +35,10 @@ pub(super) struct Loaded {
     /// Bytes of the other model, where they matter.
     other_model_bytes: u64,
     /// The same backbone, with what it left to the device decided.
-    pub resolved: Backbone,
-    pub sha256: Option<String>,
+    resolved: Backbone,
+    digest: WeightsDigest,
+    /// The size of results for which was told what they take.
+    told: Option<(u32, u32)>,
     pub resolver: Box<dyn SuperResolver>,
 }
 
@@ -125,14 +128,81 @@ impl Loaded {
     fn open(restorer: &Restorer, other_model_bytes: u64) -> Result<Self, PipelineError> {
         let Restorer { backbone, device, memory, .. } = restorer.clone();
         let resolver = sr::open(&backbone, device, memory, other_model_bytes)?;
-        let sha256 = backbone.network_file().and_then(|file| sha256(&weights_file(file)).ok());
         let resolved = sr::resolved(&backbone, device);
-        Ok(Self { resolved, backbone, device, memory, other_model_bytes, sha256, resolver })
+        let digest = WeightsDigest::of(backbone.clone());
+        Ok(Self { resolved, backbone, device, memory, other_model_bytes, digest, told: None, resolver })
+    }
+
+    /// Refuses what will not fit into the memory that is free now.
+    pub(super) fn check_fits(
+        &mut self,
+        cut: (u32, u32),
+        result: (u32, u32),
+    ) -> Result<Option<StepEstimate>, PipelineError> {
+        let free = free_memory(device::resolve(self.device)?.picture);
+        fitting(self.resolver.as_mut(), &self.backbone.name(), cut, result, free)
+    }
+
+    /// The same for a step; what one takes is told before the first to results of that size.
+    pub(super) fn check_step_fits(
+        &mut self,
+        cut: (u32, u32),
+        result: (u32, u32),
+        outbox: &Outbox,
+    ) -> Result<(), PipelineError> {
+        let estimate = self.check_fits(cut, result)?;
+        if let Some(estimate) = estimate.filter(|_| self.told != Some(result)) {
+            self.told = Some(result);
+            outbox.send(Event::Estimated { backbone: self.backbone.clone(), estimate });
+        }
+        Ok(())
+    }
+
+    /// What a result is remembered by.
+    pub(super) fn model_used(&mut self, align: AlignMethod) -> ModelUsed {
+        ModelUsed { backbone: self.resolved.clone(), align, sha256: self.digest.get() }
     }
 
     fn is_for(&self, restorer: &Restorer, other_model_bytes: u64) -> bool {
         let same = (&self.backbone, self.device, self.memory) == (&restorer.backbone, restorer.device, restorer.memory);
         // Only a model with a plan minds what is beside it.
         same && (self.other_model_bytes == other_model_bytes || self.resolver.plan().is_none())
+    }
+}
+
+/// The digest of a model's weights: found out beside the first step, which need not wait for it until its result is there.
+enum WeightsDigest {
+    Pending(std::thread::JoinHandle<Option<String>>),
+    Known(Option<String>),
+}
+
+impl WeightsDigest {
+    fn of(backbone: Backbone) -> Self {
+        let digest = move || match sr::weights_digest(&backbone) {
+            Ok(digest) => digest,
+            Err(error) => {
+                tracing::warn!("results of {} say no digest of its weights: {error}", backbone.name());
+                None
+            }
+        };
+        match std::thread::Builder::new().name("coz-digest".into()).spawn(digest) {
+            Ok(thread) => Self::Pending(thread),
+            Err(error) => {
+                tracing::warn!("no thread for the digest of weights: {error}");
+                Self::Known(None)
+            }
+        }
+    }
+
+    fn get(&mut self) -> Option<String> {
+        if let Self::Pending(_) = self
+            && let Self::Pending(thread) = std::mem::replace(self, Self::Known(None))
+        {
+            *self = Self::Known(thread.join().ok().flatten());
+        }
+        match self {
+            Self::Known(digest) => digest.clone(),
+            Self::Pending(_) => None,
+        }
     }
 }

@@ -1,8 +1,7 @@
 //! The loop on the engine's thread: builds models on first need, runs jobs step by step, turns failures into events.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
@@ -10,7 +9,7 @@ use crossbeam_channel::Receiver;
 use super::message::{Command, Event, Job, JobId, JobOutcome, Restorer, StepOutput};
 use super::models::{Loaded, Models, Opened};
 use super::outbox::Outbox;
-use crate::base::{BUILT_IN, BackboneKind, MAX_FACTOR, ModelUsed, Progress, Region, Stage, StepRecord, joined};
+use crate::base::{BUILT_IN, BackboneKind, MAX_FACTOR, Progress, Region, Stage, StepRecord, Ticket, joined};
 use crate::document;
 use crate::imaging::metrics::luma_psnr;
 use crate::imaging::{Filter, Picture, colour, resize};
@@ -18,17 +17,14 @@ use crate::pipelines::PipelineError;
 use crate::pipelines::caption::CaptionInput;
 use crate::pipelines::sr::{StepInput, SuperResolver, Upscaler};
 use crate::runtime::device::cuda_devices;
-use crate::runtime::{accelerator, device};
+use crate::runtime::{accelerator, device, log_warnings};
 
 /// Regions of longer sides are not previewed: the built-in network would keep the model waiting.
 const PREVIEWED: u32 = 1024;
 
 pub(super) struct Worker {
     pub(super) outbox: Outbox,
-    pub(super) active_job: Arc<AtomicU64>,
     pub(super) models: Models,
-    /// The only prefetch that is still of use.
-    active_prefetch: Arc<AtomicU64>,
     prefetched: Option<Prefetched>,
     /// The built-in network, for previews.
     preview: Option<Upscaler>,
@@ -46,37 +42,46 @@ struct PreparedStep {
 /// The beginning of a job's first step, done before it was asked for, or kept for the next job on the same box.
 struct Prefetched {
     job: Job,
+    source: Weak<Picture>,
     step: PreparedStep,
 }
 
 impl Prefetched {
+    fn new(job: &Job, source: &Arc<Picture>, step: PreparedStep) -> Self {
+        Self { job: job.clone(), source: Arc::downgrade(source), step }
+    }
+
     fn is_of(&self, source: &Arc<Picture>, region: Region, size: (u32, u32)) -> bool {
-        Arc::ptr_eq(&self.job.source, source) && self.job.regions.first() == Some(&region) && self.job.size == size
+        self.source.as_ptr() == Arc::as_ptr(source)
+            && self.job.regions.first() == Some(&region)
+            && self.job.size == size
     }
 }
 
 impl Worker {
-    pub(super) fn new(outbox: Outbox, active_job: Arc<AtomicU64>, active_prefetch: Arc<AtomicU64>) -> Self {
-        Self { outbox, active_job, models: Models::default(), active_prefetch, prefetched: None, preview: None }
+    pub(super) fn new(outbox: Outbox) -> Self {
+        Self { outbox, models: Models::default(), prefetched: None, preview: None }
     }
 
     pub(super) fn run(mut self, inbox: &Receiver<Command>) {
         let _no_grad = tch::no_grad_guard();
+        log_warnings();
         // Looking for CUDA takes a moment; here nobody waits for it.
         self.outbox.send(Event::Ready { cuda_devices: cuda_devices() });
         while let Ok(command) = inbox.recv() {
             match command {
                 Command::Quit => return,
-                Command::Run(id, job) => self.guarded(id, |worker| worker.chain(id, &job)),
-                Command::Caption(id, job) => self.guarded(id, |worker| worker.caption(id, &job)),
-                Command::Prepare(id, job) => self.guarded_prefetch(id, &job),
+                Command::Run(ticket, job) => self.guarded(&ticket, |worker| worker.chain(&ticket, &job)),
+                Command::Caption(ticket, job) => self.guarded(&ticket, |worker| worker.caption(&ticket, &job)),
+                Command::Prepare(ticket, job) => self.guarded_prefetch(&ticket, &job),
+                Command::Forget => self.prefetched = None,
                 Command::Estimate(restorer, size) => self.guarded_estimate(&restorer, size),
             }
         }
     }
 
     /// Runs one job and reports how it ended; not even a panic in it ends the thread.
-    fn guarded(&mut self, id: JobId, work: impl FnOnce(&mut Self) -> Result<(), PipelineError>) {
+    fn guarded(&mut self, ticket: &Ticket, work: impl FnOnce(&mut Self) -> Result<(), PipelineError>) {
         let outcome = catch_unwind(AssertUnwindSafe(|| work(self))).unwrap_or_else(|panic| {
             // A model that panicked half-way is not trusted again.
             self.free();
@@ -92,37 +97,41 @@ impl Worker {
             Err(PipelineError::Cancelled) => JobOutcome::Cancelled,
             Err(error) => JobOutcome::Failed(error.into()),
         };
-        self.outbox.send(Event::Finished { job: id, outcome });
+        self.outbox.send(Event::Finished { job: ticket.into(), outcome });
     }
 
     /// Prefetches. What fails here fails again, and is reported, when it is asked for.
-    fn guarded_prefetch(&mut self, id: JobId, job: &Job) {
-        let outcome = catch_unwind(AssertUnwindSafe(|| self.prepare(id, job)));
+    fn guarded_prefetch(&mut self, ticket: &Ticket, job: &Job) {
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.prepare(ticket, job)));
         match outcome {
-            Ok(Ok(true)) => self.outbox.send(Event::Prepared { job: id }),
-            Ok(Err(error)) if error.is_out_of_memory() => self.free(),
-            Ok(_) => {}
+            Ok(Ok(true)) => self.outbox.send(Event::Prepared { job: ticket.into() }),
+            Ok(outcome) => self.log_failure("prefetching", outcome.err()),
             Err(_) => self.free(),
         }
     }
 
-    /// Estimates a step of networks that are quickly loaded. What fails here fails again, and is reported, when it is
-    /// asked for.
+    /// Tells what a step takes. What fails here fails again, and is reported, when it is asked for.
     fn guarded_estimate(&mut self, restorer: &Restorer, (width, height): (u32, u32)) {
-        if restorer.backbone.spec.kind != BackboneKind::SingleImage {
-            return;
-        }
-        let outcome = catch_unwind(AssertUnwindSafe(|| -> Result<Option<f64>, PipelineError> {
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
             let loaded = self.models.load(restorer, 0, &self.outbox)?;
-            loaded.resolver.estimate_secs(width / MAX_FACTOR, height / MAX_FACTOR)
+            loaded.check_step_fits((width / MAX_FACTOR, height / MAX_FACTOR), (width, height), &self.outbox)
         }));
         match outcome {
-            Ok(Ok(Some(secs))) => {
-                self.outbox.send(Event::Estimated { backbone: restorer.backbone.clone(), secs });
-            }
-            Ok(Err(error)) if error.is_out_of_memory() => self.free(),
-            Ok(_) => {}
+            Ok(outcome) => self.log_failure("the estimate", outcome.err()),
             Err(_) => self.free(),
+        }
+    }
+
+    /// What failed and is not reported to anybody.
+    fn log_failure(&mut self, work: &str, error: Option<PipelineError>) {
+        match error {
+            None | Some(PipelineError::Cancelled) => {}
+            Some(error) => {
+                tracing::warn!("{work}: {error}");
+                if error.is_out_of_memory() {
+                    self.free();
+                }
+            }
         }
     }
 
@@ -148,13 +157,16 @@ impl Worker {
         if !job.preview || !is_slow || !is_small {
             return None;
         }
-        let network = match self.preview.take() {
+        let mut network = match self.preview.take() {
             Some(network) => network,
-            None => Upscaler::built_in(tch::Device::Cpu).ok()?,
+            None => {
+                Upscaler::built_in(tch::Device::Cpu).map_err(|error| self.log_failure("preview", Some(error))).ok()?
+            }
         };
-        let network = self.preview.insert(network);
         let input = StepInput { cut: cut.clone(), enlarged: enlarged.clone(), prompt: String::new(), seed: 0 };
-        network.restore(&input, &mut Progress::new(&mut |_, _| is_active())).ok().map(Arc::new)
+        let preview = network.restore(&input, &mut Progress::new(&mut |_, _| is_active()));
+        self.preview = Some(network);
+        preview.map_err(|error| self.log_failure("preview", Some(error))).ok().map(Arc::new)
     }
 
     /// Gives up the models: makes room for another try.
@@ -165,9 +177,8 @@ impl Worker {
     }
 
     /// Cut, prompt and weights for the job's first step; whether all of it was still of use.
-    fn prepare(&mut self, id: JobId, job: &Job) -> Result<bool, PipelineError> {
-        let active = self.active_prefetch.clone();
-        let is_active = || active.load(Ordering::Acquire) == id.0;
+    fn prepare(&mut self, ticket: &Ticket, job: &Job) -> Result<bool, PipelineError> {
+        let is_active = || !ticket.cancel.is_cancelled();
         if job.regions.is_empty() || !is_active() {
             return Ok(false);
         }
@@ -185,12 +196,13 @@ impl Worker {
         on_text: &mut dyn FnMut(&str),
     ) -> Result<(), PipelineError> {
         let Some(&region) = job.regions.first() else { return Ok(()) };
-        let mut prepared = self.begin(job, 0, &job.source, region)?;
-        self.prefetched = Some(Prefetched { job: job.clone(), step: prepared.clone() });
+        let source = job.source.load()?;
+        let mut prepared = self.begin(job, 0, &source, region)?;
+        self.prefetched = Some(Prefetched::new(job, &source, prepared.clone()));
         if !reduces_only(region, job) {
             let opened = self.models.open(job, &self.outbox)?;
-            encode_and_caption(opened, job, &job.source, &mut prepared, progress, is_active, on_text)?;
-            self.prefetched = Some(Prefetched { job: job.clone(), step: prepared });
+            encode_and_caption(opened, job, &source, &mut prepared, progress, is_active, on_text)?;
+            self.prefetched = Some(Prefetched::new(job, &source, prepared));
         }
         Ok(())
     }
@@ -214,22 +226,24 @@ impl Worker {
         Ok(PreparedStep { cut: Arc::new(cut), enlarged: Arc::new(enlarged), extracted_prompt: known })
     }
 
-    fn chain(&mut self, id: JobId, job: &Job) -> Result<(), PipelineError> {
-        let mut source = job.source.clone();
+    fn chain(&mut self, ticket: &Ticket, job: &Job) -> Result<(), PipelineError> {
+        let mut source = job.source.load()?;
         for (step, &region) in job.regions.iter().enumerate() {
             let output = match &job.full_image {
-                None => self.step(id, step, job, &source, region)?,
-                Some(full_image) => self.full_image(id, step, job, &source, full_image)?,
+                None => self.step(ticket, step, job, &source, region)?,
+                Some(full_image) => self.full_image(ticket, step, job, &source, full_image)?,
             };
+            // Here nobody waits for what the canvas will want.
+            output.picture.prepare_levels();
             source = output.picture.clone();
-            self.outbox.send(Event::StepDone { job: id, step, output: Box::new(output) });
+            self.outbox.send(Event::StepDone { job: ticket.into(), step, output: Box::new(output) });
         }
         Ok(())
     }
 
-    fn caption(&mut self, id: JobId, job: &Job) -> Result<(), PipelineError> {
-        let (active_job, outbox) = (self.active_job.clone(), self.outbox.clone());
-        let is_active = || active_job.load(Ordering::Acquire) == id.0;
+    fn caption(&mut self, ticket: &Ticket, job: &Job) -> Result<(), PipelineError> {
+        let (id, outbox) = (JobId::from(ticket), self.outbox.clone());
+        let is_active = || !ticket.cancel.is_cancelled();
         let mut on_progress = reporter(&outbox, id, 0, &is_active);
         let mut on_text = |text: &str| outbox.send(Event::Captioning { job: id, step: 0, text: text.to_owned() });
         self.prefetch(job, &mut Progress::new(&mut on_progress), &is_active, &mut on_text)?;
@@ -240,26 +254,28 @@ impl Worker {
 
     fn step(
         &mut self,
-        id: JobId,
+        ticket: &Ticket,
         step: usize,
         job: &Job,
         source: &Arc<Picture>,
         region: Region,
     ) -> Result<StepOutput, PipelineError> {
-        let (active_job, outbox) = (self.active_job.clone(), self.outbox.clone());
-        let is_active = || active_job.load(Ordering::Acquire) == id.0;
+        let (id, outbox) = (JobId::from(ticket), self.outbox.clone());
+        let is_active = || !ticket.cancel.is_cancelled();
         let mut on_progress = reporter(&outbox, id, step, &is_active);
         let mut progress = Progress::new(&mut on_progress);
         progress.at(Stage::Prompting, 0.0)?;
         let mut start = Instant::now();
         let mut prepared = self.begin(job, step, source, region)?;
         let (cut, enlarged) = (prepared.cut.clone(), prepared.enlarged.clone());
+        enlarged.prepare_levels();
         self.outbox.send(Event::Enlarged { job: id, step, picture: enlarged.clone() });
 
         let (picture, prompt, model) = if reduces_only(region, job) {
             (enlarged.clone(), String::new(), None)
         } else {
             if let Some(picture) = self.preview(job, &cut, &enlarged, &is_active) {
+                picture.prepare_levels();
                 self.outbox.send(Event::Preview { job: id, step, picture });
             }
             start = Instant::now();
@@ -268,6 +284,7 @@ impl Worker {
                 progress.at(Stage::Loading, 0.0)?;
             }
             let opened = self.models.open(job, &self.outbox)?;
+            opened.loaded.check_step_fits((region.width, region.height), job.size, &self.outbox)?;
             if !are_open {
                 start = Instant::now();
             }
@@ -277,14 +294,14 @@ impl Worker {
             let extracted = prepared.extracted_prompt.clone();
             if step == 0 {
                 // Variants of this box begin the same.
-                self.prefetched = Some(Prefetched { job: job.clone(), step: prepared });
+                self.prefetched = Some(Prefetched::new(job, source, prepared));
             }
             let prompt = extracted.map_or_else(|| job.prompt.clone(), |extracted| joined(&extracted, &job.prompt));
             let input =
                 StepInput { cut: cut.clone(), enlarged: enlarged.clone(), prompt: prompt.clone(), seed: job.seed };
             let restored = loaded.resolver.restore(&input, &mut progress)?;
             let align = job.restorer.align;
-            let used = ModelUsed { backbone: loaded.resolved.clone(), align, sha256: loaded.sha256.clone() };
+            let used = loaded.model_used(align);
             (Arc::new(colour::align(align, &restored, &enlarged)), prompt, Some(used))
         };
         let consistency = model.is_some().then(|| {

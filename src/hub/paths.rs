@@ -30,9 +30,21 @@ impl ModelPaths {
             places: ModelPaths,
             backbone: Backbone,
         }
-        let text = Folders::of_user().and_then(|folders| std::fs::read_to_string(folders.settings_file()).ok());
-        let settings: Settings = text.and_then(|text| toml::from_str(&text).ok()).unwrap_or_default();
-        settings.places.with_files_of(&settings.backbone)
+        let Settings { places, backbone } = in_settings();
+        places.with_files_of(&backbone)
+    }
+
+    /// Model files that the user has opened, as they are in the settings file.
+    pub(super) fn opened_by_user() -> Vec<Backbone> {
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct Settings {
+            opened_models: Vec<Backbone>,
+            backbone: Backbone,
+        }
+        let Settings { mut opened_models, backbone } = in_settings();
+        opened_models.push(backbone);
+        opened_models
     }
 
     /// The path of a file.
@@ -61,6 +73,20 @@ impl ModelPaths {
             }
         }
         self
+    }
+}
+
+/// Some entries of the settings file.
+fn in_settings<T: Default + serde::de::DeserializeOwned>() -> T {
+    let Some(file) = Folders::of_user().map(|folders| folders.settings_file()) else { return T::default() };
+    let failed = |error: &dyn std::fmt::Display| tracing::warn!("{}: {error}", file.display());
+    match std::fs::read_to_string(&file) {
+        Ok(text) => toml::from_str(&text).inspect_err(|error| failed(&error.message())).unwrap_or_default(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => T::default(),
+        Err(error) => {
+            failed(&error);
+            T::default()
+        }
     }
 }
 

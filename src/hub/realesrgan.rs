@@ -139,9 +139,10 @@ fn remove_unfinished(models: &Path) {
     for path in fs::read_dir(models).into_iter().flatten().flatten().map(|entry| entry.path()) {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let pid = name.strip_prefix(UNFINISHED).and_then(|rest| rest.split('-').next()?.parse().ok());
-        if pid.is_some_and(|pid| !is_running(pid)) {
-            // Where it cannot be removed it only takes room.
-            _ = fs::remove_dir_all(&path);
+        if pid.is_some_and(|pid| !is_running(pid))
+            && let Err(error) = fs::remove_dir_all(&path)
+        {
+            tracing::warn!("{} could not be removed: {error}", path.display());
         }
     }
 }

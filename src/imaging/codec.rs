@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use image::{ImageDecoder, ImageReader};
 
-use super::{Format, Picture};
+use super::{Format, Picture, Xmp};
 use crate::base::{UserError, WriteError, write_atomic};
 pub use crate::imaging::decode::{Preview, open, open_watched, png_of_size};
 
@@ -58,6 +58,9 @@ pub enum ImageError {
         /// The file.
         file: PathBuf,
     },
+    /// The user asked to stop; not a fault.
+    #[error("stopped")]
+    Cancelled,
     /// The file could not be written; nothing half-written is left.
     #[error(transparent)]
     Write(#[from] WriteError),
@@ -76,6 +79,7 @@ impl From<ImageError> for UserError {
             ImageError::TooLarge { .. } => ("The picture is too large", "Cut out or reduce the part you need first."),
             ImageError::Damaged { .. } => ("The picture is damaged", "Download or copy the file again."),
             ImageError::Ending { .. } => ("The format is not clear", "End the name in .png, .jpg or .webp."),
+            ImageError::Cancelled => ("Stopped", "What was written before is whole."),
             ImageError::Write(_) => {
                 ("The file could not be written", "Choose another folder, or free some disk space, and try again.")
             }
@@ -90,7 +94,7 @@ pub fn save(picture: &Picture, file: &Path) -> Result<(), ImageError> {
 }
 
 /// The same with a text about it: an XMP packet, which other programs show and search.
-pub fn save_with(picture: &Picture, file: &Path, xmp: Option<&str>) -> Result<(), ImageError> {
+pub fn save_with(picture: &Picture, file: &Path, xmp: Option<&Xmp>) -> Result<(), ImageError> {
     let format = Format::of(file)?;
     write_atomic(file, |out| format.encode(picture, xmp, out))?;
     Ok(())

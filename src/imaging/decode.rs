@@ -34,11 +34,11 @@ pub struct Preview {
 /// Reads a picture: first frame of an animation, upright by its EXIF orientation, 16 bits reduced to 8, grey spread
 /// to three channels, alpha dropped (not blended, as the reference does).
 pub fn open(file: &Path) -> Result<Picture, ImageError> {
-    open_watched(file, &mut |_| ())
+    open_watched(file, &mut |_| true)
 }
 
-/// The same; `watch` sees large ones come.
-pub fn open_watched(file: &Path, watch: &mut dyn FnMut(Preview)) -> Result<Picture, ImageError> {
+/// The same; `watch` sees large ones come, and answers whether to go on.
+pub fn open_watched(file: &Path, watch: &mut dyn FnMut(Preview) -> bool) -> Result<Picture, ImageError> {
     let io = |source| ImageError::Open { file: file.to_owned(), source };
     let opened = std::fs::File::open(file).map_err(io)?;
     let metadata = opened.metadata().map_err(io)?;
@@ -125,7 +125,7 @@ struct Rows<'a> {
     height: u32,
     done: u32,
     orientation: Orientation,
-    watch: &'a mut dyn FnMut(Preview),
+    watch: &'a mut dyn FnMut(Preview) -> bool,
     /// Every so many pixels make one of the preview; 0 where there is none.
     every: u32,
     preview: Vec<u8>,
@@ -133,7 +133,7 @@ struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    fn new(width: u32, height: u32, orientation: Orientation, watch: &'a mut dyn FnMut(Preview)) -> Self {
+    fn new(width: u32, height: u32, orientation: Orientation, watch: &'a mut dyn FnMut(Preview) -> bool) -> Self {
         let large = u64::from(width) * u64::from(height) >= WORTH_A_PREVIEW;
         let every = if large { width.max(height).div_ceil(PREVIEW) } else { 0 };
         Self {
@@ -150,18 +150,18 @@ impl<'a> Rows<'a> {
     }
 
     /// A row of three bytes a pixel was added to `rgb`.
-    fn row_done(&mut self) {
+    fn row_done(&mut self) -> Result<(), String> {
         let y = self.done;
         self.done += 1;
         if self.every == 0 || !y.is_multiple_of(self.every) {
-            return;
+            return Ok(());
         }
         let row = &self.rgb[self.rgb.len() - self.width as usize * 3..];
         for pixel in row.as_chunks::<3>().0.iter().step_by(self.every as usize) {
             self.preview.extend(pixel);
         }
         if self.last_preview.elapsed() < INTERVAL {
-            return;
+            return Ok(());
         }
         self.last_preview = Instant::now();
         let (width, height) = (self.width.div_ceil(self.every), self.height.div_ceil(self.every));
@@ -171,8 +171,12 @@ impl<'a> Rows<'a> {
             let picture = upright(picture, self.orientation);
             let turned = (picture.width() > picture.height()) != (width > height);
             let size = if turned { [self.height, self.width] } else { [self.width, self.height] };
-            (self.watch)(Preview { size, picture, fraction: self.done as f32 / self.height as f32 });
+            let preview = Preview { size, picture, fraction: self.done as f32 / self.height as f32 };
+            if !(self.watch)(preview) {
+                return Err("stopped".into());
+            }
         }
+        Ok(())
     }
 }
 
@@ -219,7 +223,7 @@ fn jpeg(source: impl BufRead, rows: &mut Rows) -> Result<bool, String> {
         let from = rows.rgb.len();
         rows.rgb.resize(from + stride, 0);
         started.read_scanlines_into(&mut rows.rgb[from..]).map_err(words)?;
-        rows.row_done();
+        rows.row_done()?;
     }
     Ok(true)
 }
@@ -246,7 +250,7 @@ fn png(source: impl BufRead + std::io::Seek, rows: &mut Rows) -> Result<bool, St
             1 => row.data().iter().for_each(|&grey| rows.rgb.extend([grey; 3])),
             _ => row.data().as_chunks::<4>().0.iter().for_each(|pixel| rows.rgb.extend(&pixel[..3])),
         }
-        rows.row_done();
+        rows.row_done()?;
     }
     Ok(true)
 }

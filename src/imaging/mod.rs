@@ -10,8 +10,10 @@ pub mod lettering;
 pub mod metrics;
 pub mod picture;
 pub mod resample;
+mod xmp;
 
 pub use codec::ImageError;
 pub use formats::Format;
 pub use picture::Picture;
 pub use resample::{Filter, resize};
+pub use xmp::Xmp;

@@ -103,6 +103,18 @@ impl Picture {
         }
     }
 
+    /// Makes the halvings that a canvas will want, down to a side of 512, so that nobody waits for them later.
+    pub fn prepare_levels(&self) {
+        let side = self.width.max(self.height);
+        self.level((0..32).find(|level| side.div_ceil(1 << level) <= 512).unwrap_or(0));
+    }
+
+    /// Bytes in memory, with those halvings.
+    pub fn bytes(&self) -> u64 {
+        let own = self.rgb.len() as u64;
+        if self.width.max(self.height) > 512 { own + own / 3 } else { own }
+    }
+
     fn halved(&self) -> Self {
         let (width, height) = (self.width.div_ceil(2), self.height.div_ceil(2));
         let stride = self.width as usize * 3;

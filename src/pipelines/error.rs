@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use tch::TchError;
 
-use crate::base::{Cancelled, MemoryPlan, Region, UserError, names};
+use crate::base::{Cancelled, MemoryPlan, Region, UserError, bytes_label, names};
 use crate::checkpoint::CheckpointError;
+use crate::imaging::ImageError;
 use crate::networks::single_image::ARCHITECTURES;
 use crate::runtime::device::NoDevice;
 use crate::runtime::weights::WeightsError;
@@ -101,6 +102,27 @@ pub enum PipelineError {
         /// The plan that was too large.
         plan: MemoryPlan,
     },
+    /// A step was not begun: it would not have fitted into the memory that is free.
+    #[error("{model} needs about {} for a result of {width} x {height}, and {} are free", bytes_label(*needed), bytes_label(*free))]
+    WillNotFit {
+        /// Which model.
+        model: String,
+        /// Bytes.
+        needed: u64,
+        /// Bytes.
+        free: u64,
+        /// Of the result.
+        width: u32,
+        /// Of the result.
+        height: u32,
+        /// A memory plan with which it would fit.
+        plan: Option<MemoryPlan>,
+        /// A side of the result with which it would.
+        side: Option<u32>,
+    },
+    /// The picture to start from had left memory, and could not be reread.
+    #[error(transparent)]
+    Source(#[from] ImageError),
     /// libtorch failed.
     #[error("libtorch: {}", first_line(.0))]
     Torch(#[from] TchError),
@@ -149,6 +171,17 @@ impl PipelineError {
             }
             _ => false,
         }
+    }
+}
+
+impl PipelineError {
+    /// In words, where a step was not begun and something smaller would fit.
+    fn what_fits(&self) -> Option<String> {
+        let Self::WillNotFit { plan, side, .. } = self else { return None };
+        let plan = plan.map(|plan| format!("the memory plan \"{plan}\" (--memory {plan})"));
+        let side = side.map(|side| format!("a size of {side} (--process-size {side})"));
+        let fits: Vec<String> = plan.into_iter().chain(side).collect();
+        (!fits.is_empty()).then(|| format!("What would fit: {}. Or close other programs.", fits.join("; ")))
     }
 }
 
@@ -217,14 +250,21 @@ impl From<PipelineError> for UserError {
             PipelineError::Torch(_) | PipelineError::Weights(WeightsError::Torch(_)) => {
                 ("The model failed", "Try again; `coz doctor` shows what a bug report needs.")
             }
+            PipelineError::WillNotFit { .. } => ("The step will not fit into memory", SMALLER),
+            PipelineError::Source(_) => (
+                "The picture could not be reread",
+                "Its file in the data folder is gone or damaged: go on from another state.",
+            ),
             PipelineError::Internal(_) => {
                 ("Something broke inside", "Nothing is lost. Please report it with `coz doctor`.")
             }
         };
         let smaller = match &error {
             PipelineError::OutOfMemory { plan, .. } => plan.smaller(),
+            PipelineError::WillNotFit { plan, .. } => *plan,
             _ => None,
         };
-        Self { smaller, ..Self::new(title, error.to_string(), hint) }
+        let hint = error.what_fits().unwrap_or_else(|| hint.to_owned());
+        Self { smaller, ..Self::new(title, error.to_string(), &hint) }
     }
 }

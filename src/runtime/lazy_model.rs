@@ -44,6 +44,11 @@ impl<N> LazyModel<N> {
         self.numbers * element_size as u64
     }
 
+    /// Whether it is in memory.
+    pub fn is_open(&self) -> bool {
+        self.network.is_some()
+    }
+
     /// The network, read now where it is not in memory.
     pub fn get(&mut self, progress: &mut Progress) -> Result<&N, WeightsError> {
         match &mut self.network {

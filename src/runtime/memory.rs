@@ -1,11 +1,18 @@
 //! Memory plans: which fits into the memory that is free.
 
+use std::ffi::c_void;
+
 use tch::Device;
 
 use super::device::NoDevice;
 use super::{accelerator, device};
 use crate::base;
 use crate::base::{DeviceChoice, MemoryPlan};
+
+unsafe extern "C" {
+    fn coz_memory_count_begin() -> *mut c_void;
+    fn coz_memory_count_end(count: *mut c_void) -> i64;
+}
 
 /// What a step needs beside the weights, with room to spare: activations at 512 x 512.
 const ACTIVATIONS: u64 = 1_500_000_000;
@@ -40,6 +47,39 @@ pub fn fitting([captioner, text, picture]: [u64; 3], free: u64, shared: bool) ->
     }
 }
 
+/// Bytes of weights, as in [`fitting`], that are in memory at once with a plan. What is used up of the system's memory
+/// beside them is not counted.
+pub fn weights_in_memory(plan: MemoryPlan, [captioner, text, picture]: [u64; 3]) -> u64 {
+    let piece = text.min(TEXT_PIECES);
+    match plan {
+        MemoryPlan::Auto | MemoryPlan::Resident => captioner + text + picture,
+        MemoryPlan::Staged => captioner.max(picture + piece),
+        MemoryPlan::Streamed => piece,
+    }
+}
+
+/// What `work` returns, and the most bytes that the tensors it makes on this thread take at once.
+pub fn peak_of<T>(work: impl FnOnce() -> T) -> (T, u64) {
+    struct Count(*mut c_void);
+    impl Count {
+        fn end(self) -> u64 {
+            let count = std::mem::ManuallyDrop::new(self);
+            // SAFETY: it was begun on this thread, and ends once.
+            unsafe { coz_memory_count_end(count.0) }.max(0) as u64
+        }
+    }
+    impl Drop for Count {
+        fn drop(&mut self) {
+            // SAFETY: as above; here `work` has panicked.
+            unsafe { coz_memory_count_end(self.0) };
+        }
+    }
+    // SAFETY: only numbers are written down, until the count ends.
+    let count = Count(unsafe { coz_memory_count_begin() });
+    let result = work();
+    (result, count.end())
+}
+
 /// Bytes that this program may still take of a device's memory.
 pub fn free_memory(device: Device) -> Option<u64> {
     match device {
@@ -56,6 +96,19 @@ pub fn peak_on_device(choice: DeviceChoice) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tensors_are_counted() {
+        let zeros = |numbers: i64| tch::Tensor::zeros([numbers], (tch::Kind::Float, Device::Cpu));
+        let (sum, peak) = peak_of(|| {
+            drop(zeros(1_000_000));
+            (zeros(300_000) + zeros(300_000)).sum(tch::Kind::Float).double_value(&[])
+        });
+        assert_eq!(sum, 0.0);
+        assert!((4_000_000..4_100_000).contains(&peak), "{peak}");
+        let (peak_outside, peak) = peak_of(|| peak_of(|| zeros(1000)).1);
+        assert!(peak_outside >= 4000 && peak < 4000, "the inner one counts its own");
+    }
 
     #[test]
     fn the_plan_follows_the_free_memory() {

@@ -8,11 +8,14 @@ mod lazy_model;
 pub mod memory;
 pub mod precision;
 pub mod rng;
+pub mod speed;
 pub mod tensor;
+mod warnings;
 pub mod weights;
 
 pub use layers::Layers;
 pub use lazy_model::LazyModel;
+pub use warnings::log_warnings;
 
 /// While this lives, this thread computes without keeping what training would need.
 pub fn without_gradients() -> impl Drop {

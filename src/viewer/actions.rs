@@ -58,8 +58,8 @@ pub enum Action {
     OpenFile(PathBuf),
     /// Open a session that can be recovered.
     Restore(PathBuf),
-    /// Throw away a session that can be recovered.
-    DiscardRecoverable(PathBuf),
+    /// Throw away sessions that can be recovered.
+    DiscardRecoverable(Vec<PathBuf>),
     /// Ask where to export to.
     Export(&'static Exporter),
     /// Export to this file or folder.
@@ -92,6 +92,8 @@ pub enum Action {
     UsePromptSourceAt(&'static PromptSourceSpec, PathBuf),
     /// Download these models.
     Download(Vec<&'static ModelAsset>),
+    /// Make the steps again that the opened picture tells of.
+    Rebuild,
     /// Keep so much of a model in memory.
     UseMemory(MemoryPlan),
     /// The same, and go on with what the memory was too small for.
@@ -152,7 +154,8 @@ impl Action {
             Self::Command(command) => command.label().into(),
             Self::OpenFile(_) => "Open".into(),
             Self::Restore(_) => "Restore".into(),
-            Self::DiscardRecoverable(_) => "Discard".into(),
+            Self::DiscardRecoverable(folders) if folders.len() == 1 => "Discard".into(),
+            Self::DiscardRecoverable(folders) => format!("Discard these {}", folders.len()),
             Self::Export(exporter) | Self::ExportTo(exporter, _) => format!("Export {}…", exporter.label),
             Self::SaveTo(_) => Command::SaveAs.label().into(),
             Self::FilmTo(_) => Command::ExportFilm.label().into(),
@@ -171,6 +174,7 @@ impl Action {
             Self::UsePromptSource(spec) | Self::UsePromptSourceAt(spec, _) => format!("Prompt from: {}", spec.label),
             Self::OpenPromptSource(spec) => format!("Open {}…", spec.title),
             Self::Download(_) => "Get these models".into(),
+            Self::Rebuild => "Make them again".into(),
             Self::UseMemory(plan) => format!("Memory plan: {plan}"),
             Self::GoOnWith(plan) => format!("Go on with the plan \"{plan}\""),
             Self::Align(_) => "Match colours".into(),
@@ -199,6 +203,7 @@ impl Action {
             | Self::GoTo(_)
             | Self::DeleteState(_)
             | Self::CompareWith(_)
+            | Self::Rebuild
             | Self::GoOnWith(_) => commands::with_photo(state),
             Self::OpenFile(_)
             | Self::Restore(_)

@@ -1,20 +1,23 @@
 //! The thread that keeps the open session on the disk: states as they arrive, in an autosave folder of its own.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crossbeam_channel::Sender;
 
 use super::tasks::Outcome;
 use crate::base::UserError;
+use crate::document::History;
 use crate::document::session::autosave::Autosave;
 use crate::document::session::{Session, autosave};
 
 enum Order {
     /// Bring the disk up to date with this document.
     Keep { document: u64, session: Box<Session>, replaces: Option<PathBuf> },
+    /// Write its pictures, so that they can leave memory.
+    KeepPictures { document: u64, history: Box<History> },
     /// What is open is saved elsewhere, or not worth keeping.
     Forget,
-    /// Another document is open now; the folder stays for the next start.
+    /// The document is closed; what is to be recovered of it stays for the next start.
     Leave,
 }
 
@@ -29,6 +32,16 @@ impl AutosaveWorker {
     pub(super) fn start(folder: PathBuf, outcomes: Sender<Outcome>, context: egui::Context) -> std::io::Result<Self> {
         let (orders, inbox) = crossbeam_channel::unbounded::<Order>();
         let run = move || {
+            // Told once, not with every state.
+            let report = |kept: Result<(), UserError>, failing: &mut bool| {
+                let was_failing = std::mem::replace(failing, kept.is_err());
+                if let (Err(problem), false) = (&kept, was_failing) {
+                    // The window may be closed by now.
+                    _ = outcomes.send(Outcome::Failed(problem.clone()));
+                    context.request_repaint();
+                }
+                kept.is_ok()
+            };
             let mut open: Option<(u64, Autosave)> = None;
             let mut failing = false;
             let mut next_order = None;
@@ -49,34 +62,36 @@ impl AutosaveWorker {
                 match order {
                     Order::Leave => {
                         // Its lock goes with it; from now on it is among those left behind.
-                        open = None;
+                        if let Some((_, autosave)) = open.take() {
+                            autosave.leave();
+                        }
+                        // As above.
                         _ = outcomes.send(Outcome::Recoverable(autosave::recoverable(&folder)));
                         context.request_repaint();
                     }
                     Order::Forget => {
-                        if let Some((_, autosave)) = open.take() {
-                            autosave.discard();
+                        if let Some((_, autosave)) = &mut open {
+                            autosave.forget();
                         }
                     }
+                    Order::KeepPictures { document, history } => {
+                        let kept = opened(&mut open, document, &folder)
+                            .and_then(|autosave| Ok(autosave.keep_pictures(&history)?));
+                        report(kept, &mut failing);
+                    }
                     Order::Keep { document, session, replaces } => {
-                        let kept = keep(&mut open, document, &session, &folder);
-                        match kept {
-                            Ok(()) => {
-                                failing = false;
-                                if let Some(old) = replaces {
-                                    autosave::discard(&old);
-                                }
-                            }
-                            // Told once, not with every state.
-                            Err(problem) if !failing => {
-                                failing = true;
-                                _ = outcomes.send(Outcome::Failed { problem, opening: false });
-                                context.request_repaint();
-                            }
-                            Err(_) => {}
+                        let kept =
+                            opened(&mut open, document, &folder).and_then(|autosave| Ok(autosave.keep(&session)?));
+                        if report(kept, &mut failing)
+                            && let Some(old) = replaces
+                        {
+                            autosave::discard(&old);
                         }
                     }
                 }
+            }
+            if let Some((_, autosave)) = open {
+                autosave.leave();
             }
         };
         let thread = std::thread::Builder::new().name("coz-autosave".into()).spawn(run)?;
@@ -86,6 +101,11 @@ impl AutosaveWorker {
     /// Keeps a document's session; `replaces` is the folder it was restored from, which is not needed any more then.
     pub(super) fn keep(&self, document: u64, session: Session, replaces: Option<PathBuf>) {
         self.send(Order::Keep { document, session: Box::new(session), replaces });
+    }
+
+    /// Writes the pictures of a document, so that they can leave memory.
+    pub(super) fn keep_pictures(&self, document: u64, history: History) {
+        self.send(Order::KeepPictures { document, history: Box::new(history) });
     }
 
     /// What is open needs no keeping.
@@ -100,28 +120,30 @@ impl AutosaveWorker {
 
     fn send(&self, order: Order) {
         if let Some(orders) = &self.orders {
+            // A worker that is gone has panicked, which is in the log.
             _ = orders.send(order);
         }
     }
 }
 
-fn keep(
-    open: &mut Option<(u64, Autosave)>,
+/// The document's folder.
+fn opened<'a>(
+    open: &'a mut Option<(u64, Autosave)>,
     document: u64,
-    session: &Session,
-    folder: &std::path::Path,
-) -> Result<(), UserError> {
-    let autosave = match open {
-        Some((kept, autosave)) if *kept == document => autosave,
-        slot => &mut slot.insert((document, Autosave::create(folder)?)).1,
+    folder: &Path,
+) -> Result<&'a mut Autosave, UserError> {
+    let kept = match open.take().filter(|(kept, _)| *kept == document) {
+        Some(kept) => kept,
+        None => (document, Autosave::create(folder)?),
     };
-    Ok(autosave.keep(session)?)
+    Ok(&mut open.insert(kept).1)
 }
 
 impl Drop for AutosaveWorker {
     fn drop(&mut self) {
         self.orders = None;
         if let Some(thread) = self.thread.take() {
+            // As above.
             _ = thread.join();
         }
     }

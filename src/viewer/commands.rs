@@ -1,7 +1,7 @@
 //! Everything the user can do without saying more: one row a command. Menus, tooltips, the palette, keys and the help window
 //! read the rows, so they cannot drift; a command without a handler does not compile.
 
-use egui::{Key, KeyboardShortcut, Modifiers, ViewportCommand};
+use egui::{FocusDirection, Key, KeyboardShortcut, Modifiers, ViewportCommand};
 
 use super::actions::{Against, CompareMode, Tool};
 use super::bindings::Bindings;
@@ -34,6 +34,10 @@ const fn ctrl(key: Key) -> KeyboardShortcut {
 
 const fn ctrl_shift(key: Key) -> KeyboardShortcut {
     KeyboardShortcut::new(Modifiers { shift: true, ..Modifiers::COMMAND }, key)
+}
+
+const fn shift(key: Key) -> KeyboardShortcut {
+    KeyboardShortcut::new(Modifiers::SHIFT, key)
 }
 
 const fn alt(key: Key) -> KeyboardShortcut {
@@ -96,6 +100,16 @@ commands! {
     Run: "run", "Zoom", [key(Key::Enter), ctrl(Key::Enter)], with_photo, |viewer, _| viewer.run_placed();
     EnlargeFullImage: "enlarge_full_image", "Enlarge the full image x4", [key(Key::W)], with_photo,
         |viewer, _| viewer.enlarge_full_image();
+    MoveBoxLeft: "move_box_left", "Place the box, or move it left", [shift(Key::ArrowLeft)], with_photo,
+        |viewer, _| viewer.move_box([-1, 0]);
+    MoveBoxRight: "move_box_right", "Place the box, or move it right", [shift(Key::ArrowRight)], with_photo,
+        |viewer, _| viewer.move_box([1, 0]);
+    MoveBoxUp: "move_box_up", "Place the box, or move it up", [shift(Key::ArrowUp)], with_photo,
+        |viewer, _| viewer.move_box([0, -1]);
+    MoveBoxDown: "move_box_down", "Place the box, or move it down", [shift(Key::ArrowDown)], with_photo,
+        |viewer, _| viewer.move_box([0, 1]);
+    GrowBox: "grow_box", "Larger box", [ctrl(Key::ArrowUp)], with_photo, |viewer, _| viewer.resize_box(true);
+    ShrinkBox: "shrink_box", "Smaller box", [ctrl(Key::ArrowDown)], with_photo, |viewer, _| viewer.resize_box(false);
     Regenerate: "regenerate_prompt", "Write another prompt", [key(Key::R)], with_photo,
         |viewer, _| viewer.caption_box(true);
     StopCaptioning: "stop_captioning", "Stop writing the prompt", [], with_photo, |viewer, _| viewer.stop_captioning();
@@ -152,7 +166,7 @@ commands! {
     LaterPrompt: "later_prompt", "Later prompt", [alt(Key::ArrowDown)], with_photo,
         |viewer, _| viewer.recall_prompt(-1);
     RollSeed: "roll_seed", "Roll a new seed", [key(Key::D)], always,
-        |viewer, _| viewer.state.settings.seed = fastrand::u32(..).into();
+        |viewer, _| viewer.state.choices.seed = fastrand::u32(..).into();
     ToggleSeedLock: "lock_seed", "Keep the seed", [key(Key::L)], always,
         |viewer, _| viewer.state.settings.seed_locked ^= true;
     ToggleEditPromptFirst: "edit_prompt_first", "Edit prompt first", [key(Key::A)], always,
@@ -164,6 +178,8 @@ commands! {
         |viewer, _| viewer.state.settings.link_photo ^= true;
     TogglePanels: "panels", "Show or hide the panels", [key(Key::Tab)], always,
         |viewer, _| viewer.state.settings.panels ^= true;
+    WalkControls: "walk_controls", "To the first control; on with Tab", [key(Key::F6)], always,
+        |_, context| context.memory_mut(|memory| memory.move_focus(FocusDirection::Next));
     ToggleInfo: "info_panel", "Show or hide the info panel", [key(Key::I)], always,
         |viewer, _| viewer.state.settings.info ^= true;
     ToggleFullscreen: "full_screen", "Full screen", [key(Key::F11)], always, |_, context| {
@@ -217,8 +233,11 @@ impl Command {
             return true;
         }
         // Copying, undoing and word-wise moving belong to the text then.
-        let moves = matches!(self, Self::Copy | Self::Undo | Self::Redo) || self.row().id.starts_with("go_");
-        !moves && (shortcut.modifiers.command || matches!(shortcut.logical_key, Key::Escape | Key::F1 | Key::F11))
+        let moves = matches!(self, Self::Copy | Self::Undo | Self::Redo | Self::GrowBox | Self::ShrinkBox)
+            || self.row().id.starts_with("go_");
+        !moves
+            && (shortcut.modifiers.command
+                || matches!(shortcut.logical_key, Key::Escape | Key::F1 | Key::F6 | Key::F11))
     }
 }
 

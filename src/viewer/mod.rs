@@ -7,6 +7,7 @@ pub mod bindings;
 pub mod commands;
 mod dialogs;
 mod logic;
+mod open;
 mod sample;
 pub mod settings;
 pub mod state;
@@ -24,12 +25,12 @@ use std::time::Instant;
 use actions::Action;
 use anyhow::Context;
 use autosave_worker::AutosaveWorker;
-use state::{PlacedBox, State};
+use state::{Message, PlacedBox, State};
 use tasks::Tasks;
 use thumbnails::Thumbnails;
 
 use self::settings::Settings;
-use crate::base::{DeviceChoice, Folders, UserError};
+use crate::base::{DeviceChoice, Folders, Slot, UserError, memory};
 use crate::document::session::autosave;
 use crate::engine::Engine;
 use crate::scene::canvas::Renderer;
@@ -44,12 +45,21 @@ pub struct Viewer {
     autosave_worker: Option<AutosaveWorker>,
     autosave_folder: Option<PathBuf>,
     thumbnails: Thumbnails,
+    history_rows: ui::HistoryRows,
     /// What the user asked for in this frame; the logic carries it out.
     actions: Vec<Action>,
     /// The pixel of the state at hand under the pointer.
     pointer_in_state: Option<[f64; 2]>,
     /// The box that was prefetched last.
     prefetched: Option<PlacedBox>,
+    /// The file that is being opened.
+    opening: Slot,
+    /// The export that runs.
+    exports: Slot,
+    /// What is being found out of the document's states.
+    examining: Slot,
+    /// Memory for the states' pictures, where the user has not said.
+    picture_bytes: u64,
     /// Documents opened so far.
     documents: u64,
     last_screen: [f64; 2],
@@ -95,7 +105,7 @@ impl Viewer {
         }
         let waking = context.clone();
         let engine = Engine::start(Arc::new(move || waking.request_repaint()))?;
-        let tasks = Tasks::new(context.clone());
+        let tasks = Tasks::new(context.clone())?;
         let autosave_worker = match &persistence.sessions {
             Some(folder) => Some(AutosaveWorker::start(folder.clone(), tasks.sender(), context)?),
             None => None,
@@ -111,9 +121,14 @@ impl Viewer {
             autosave_worker,
             autosave_folder: persistence.sessions,
             thumbnails: Thumbnails::default(),
+            history_rows: ui::HistoryRows::default(),
             actions: Vec::new(),
             pointer_in_state: None,
             prefetched: None,
+            opening: Slot::default(),
+            exports: Slot::default(),
+            examining: Slot::default(),
+            picture_bytes: picture_bytes(),
             documents: 0,
             last_screen: [0.0; 2],
             settings_seen: None,
@@ -170,10 +185,19 @@ impl eframe::App for Viewer {
             }
             drop(autosave_worker);
         }
-        if self.state.keeps_settings && self.state.settings != self.state.saved_settings {
-            _ = self.state.settings.save();
+        if self.state.keeps_settings
+            && self.state.settings != self.state.saved_settings
+            && let Err(error) = self.state.settings.save()
+        {
+            tracing::error!("the settings were not saved: {error}");
         }
     }
+}
+
+/// A quarter of what is free at the start, at most 2 GB.
+fn picture_bytes() -> u64 {
+    const MOST: u64 = 2 << 30;
+    memory::available().map_or(MOST, |free| (free / 4).min(MOST))
 }
 
 /// What is on its way stops, and takes away what it has begun, within this time.
@@ -192,18 +216,18 @@ pub fn run(images: Vec<PathBuf>, device: Option<DeviceChoice>, restarts: u32) ->
     }
     // One picture is one recent file, however it was named.
     let mut images: Vec<PathBuf> = images.into_iter().map(|file| file.canonicalize().unwrap_or(file)).collect();
-    let (mut settings, problem) = Settings::load();
-    if let Some(problem) = problem {
-        eprintln!("warning: {problem}; starting with the defaults");
-    }
-    let persistence =
-        Persistence { settings: device.is_none(), sessions: Folders::of_user().map(|folders| folders.autosave) };
+    let (mut settings, unreadable) = Settings::load();
+    let persistence = Persistence {
+        settings: device.is_none() && unreadable.as_ref().is_none_or(|unreadable| unreadable.is_kept),
+        sessions: Folders::of_user().map(|folders| folders.autosave),
+    };
+    let problem = unreadable.map(|unreadable| unreadable.problem);
     settings.device = device.unwrap_or(settings.device);
     if let Some(folder) = persistence.sessions.as_ref().filter(|_| restarts > 0) {
         images = autosave::recoverable(folder).into_iter().map(|session| session.folder).take(1).collect();
     }
     // Where the graphics device is lost while a frame is drawn, the libraries in between can only panic.
-    let lost = catch_unwind(AssertUnwindSafe(|| window(settings, persistence, images))).unwrap_or(Ok(true))?;
+    let lost = catch_unwind(AssertUnwindSafe(|| window(settings, persistence, problem, images))).unwrap_or(Ok(true))?;
     if !lost {
         return Ok(());
     }
@@ -234,7 +258,12 @@ fn restart(restarts: u32, device: Option<DeviceChoice>) -> anyhow::Result<()> {
 }
 
 /// Shows one window until it is closed; whether that was because its graphics device was lost.
-fn window(settings: Settings, persistence: Persistence, images: Vec<PathBuf>) -> anyhow::Result<bool> {
+fn window(
+    settings: Settings,
+    persistence: Persistence,
+    problem: Option<UserError>,
+    images: Vec<PathBuf>,
+) -> anyhow::Result<bool> {
     let viewport = egui::ViewportBuilder::default()
         .with_title("Chain-of-Zoom")
         .with_app_id("chain-of-zoom")
@@ -251,8 +280,12 @@ fn window(settings: Settings, persistence: Persistence, images: Vec<PathBuf>) ->
         options,
         Box::new(move |creation| {
             let mut viewer = Viewer::new(creation, settings, persistence)?;
+            // Set once: this runs once.
             _ = device_lost.set(viewer.device_lost.clone());
             viewer.open_all(images);
+            if let Some(problem) = problem {
+                viewer.tell(Message::UserError(problem));
+            }
             Ok(Box::new(viewer))
         }),
     )

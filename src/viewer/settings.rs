@@ -1,13 +1,14 @@
 //! What the user chose, kept between starts in one file that a person can edit.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::base::{
-    AlignMethod, BUILT_IN, Backbone, DeviceChoice, Folders, MemoryPlan, PromptSource, Tiling, write_atomic,
+    AlignMethod, BUILT_IN, Backbone, DeviceChoice, Folders, MemoryPlan, PromptSource, Tiling, UserError, write_atomic,
 };
+use crate::document::session::Choices;
 use crate::hub::ModelPaths;
 use crate::imaging::Format;
 use crate::scene::film;
@@ -35,6 +36,9 @@ pub struct Settings {
     pub backbone: Backbone,
     /// It is to be the best one on this machine; where nothing is said, unless another than the built-in was chosen.
     pub auto_backbone: Option<bool>,
+    /// Models that the user has opened, the newest first: files that name them may use them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub opened_models: Vec<Backbone>,
     /// Where the prompt for a step comes from.
     #[serde(rename = "extractor")]
     pub prompt_source: PromptSource,
@@ -69,6 +73,9 @@ pub struct Settings {
     pub follow: bool,
     /// The camera glides and states fade in; off: everything is at once.
     pub motion: bool,
+    /// Memory for pictures of states in MB; what does not fit is reread when it is looked at. Nothing: as much as suits the
+    /// machine.
+    pub picture_memory_mb: Option<u32>,
     /// Boxes are prepared while they are being placed.
     #[serde(rename = "work_ahead")]
     pub prefetch: bool,
@@ -104,6 +111,7 @@ impl Default for Settings {
             process_size: 512,
             backbone: Backbone::default(),
             auto_backbone: None,
+            opened_models: Vec::new(),
             prompt_source: PromptSource::default(),
             model_paths: ModelPaths::default(),
             message: String::new(),
@@ -119,6 +127,7 @@ impl Default for Settings {
             edit_prompt_first: false,
             follow: true,
             motion: true,
+            picture_memory_mb: None,
             prefetch: true,
             link_photo: false,
             panels: true,
@@ -136,22 +145,72 @@ impl Default for Settings {
     }
 }
 
+/// A settings file that could not be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreadable {
+    /// What is wrong with it.
+    pub problem: UserError,
+    /// It lies under another name now, so others may be written.
+    pub is_kept: bool,
+}
+
+/// Renames a file to `<name>.bak`, or `.bak2` and so on: what was kept before stays.
+fn keep(file: &Path) -> std::io::Result<PathBuf> {
+    let name = |n: u32| {
+        let mut name = file.as_os_str().to_owned();
+        name.push(if n == 1 { ".bak".to_owned() } else { format!(".bak{n}") });
+        PathBuf::from(name)
+    };
+    let kept = (1..).map(name).find(|kept| !kept.exists()).unwrap_or_else(|| name(0));
+    std::fs::rename(file, &kept)?;
+    Ok(kept)
+}
+
+fn line_of(text: &str, at: usize) -> usize {
+    1 + text.bytes().take(at).filter(|&byte| byte == b'\n').count()
+}
+
+/// What may be chosen as memory for pictures, in MB.
+pub const PICTURE_MEMORY_MB: std::ops::RangeInclusive<u32> = 64..=65536;
 const RECENT: usize = 8;
 const PROMPTS: usize = 50;
+const OPENED_MODELS: usize = 16;
 
 impl Settings {
     /// From the user's file. Where there is none these are the defaults; where it cannot be read, also what was wrong.
-    pub fn load() -> (Self, Option<String>) {
-        let Some(file) = Self::file() else { return (Self::default(), None) };
-        let text = match std::fs::read_to_string(&file) {
+    pub fn load() -> (Self, Option<Unreadable>) {
+        Self::file().map_or_else(|| (Self::default(), None), |file| Self::load_from(&file))
+    }
+
+    fn load_from(file: &Path) -> (Self, Option<Unreadable>) {
+        let problem = |details: &dyn std::fmt::Display, hint: &str| {
+            UserError::new("The settings could not be read", format!("{}: {details}", file.display()), hint)
+        };
+        let text = match std::fs::read_to_string(file) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return (Self::default(), None),
-            Err(error) => return (Self::default(), Some(format!("cannot read {}: {error}", file.display()))),
+            Err(error) => {
+                let problem = problem(&error, "The defaults are used, and changes last until you quit.");
+                return (Self::default(), Some(Unreadable { problem, is_kept: false }));
+            }
         };
-        match toml::from_str::<Self>(&text) {
-            Ok(settings) => (settings.clamped(), None),
-            Err(error) => (Self::default(), Some(format!("{}: {}", file.display(), error.message()))),
-        }
+        let error = match toml::from_str::<Self>(&text) {
+            Ok(settings) => return (settings.clamped(), None),
+            Err(error) => error,
+        };
+        let details =
+            format!("line {}: {}", error.span().map_or(1, |span| line_of(&text, span.start)), error.message());
+        let unreadable = match keep(file) {
+            Ok(kept) => {
+                let hint = format!("The defaults are used. Your file is kept as {}.", kept.display());
+                Unreadable { problem: problem(&details, &hint), is_kept: true }
+            }
+            Err(error) => {
+                let hint = format!("The defaults are used, and changes last until you quit: {error}.");
+                Unreadable { problem: problem(&details, &hint), is_kept: false }
+            }
+        };
+        (Self::default(), Some(unreadable))
     }
 
     /// Into the user's file, whole or not at all.
@@ -168,6 +227,8 @@ impl Settings {
 
     fn clamped(mut self) -> Self {
         self.process_size = self.process_size.clamp(64, 2048);
+        let (least, most) = PICTURE_MEMORY_MB.into_inner();
+        self.picture_memory_mb = self.picture_memory_mb.map(|megabytes| megabytes.clamp(least, most));
         self.recent.truncate(RECENT);
         self.variants = self.variants.clamp(2, 16);
         self.film = self.film.clamped();
@@ -185,6 +246,22 @@ impl Settings {
         self.auto_backbone.unwrap_or(self.backbone.is(&BUILT_IN))
     }
 
+    /// Memory for pictures of states, where the user has said how much.
+    pub fn picture_bytes(&self) -> Option<u64> {
+        self.picture_memory_mb.map(|megabytes| u64::from(megabytes) << 20)
+    }
+
+    /// What a photo begins with.
+    pub fn choices(&self) -> Choices {
+        Choices {
+            process_size: self.process_size,
+            backbone: self.backbone.clone(),
+            align: self.align,
+            seed: self.seed,
+            draft: String::new(),
+        }
+    }
+
     /// Puts a prompt at the end of the prompt history.
     pub fn remember_prompt(&mut self, prompt: &str) {
         if !prompt.trim().is_empty() {
@@ -192,6 +269,15 @@ impl Settings {
             self.prompts.push(prompt.to_owned());
             let surplus = self.prompts.len().saturating_sub(PROMPTS);
             self.prompts.drain(..surplus);
+        }
+    }
+
+    /// Puts a model on top of those that were opened.
+    pub fn remember_model(&mut self, backbone: &Backbone) {
+        if !backbone.spec.files.is_empty() {
+            self.opened_models.retain(|known| known != backbone);
+            self.opened_models.insert(0, backbone.clone());
+            self.opened_models.truncate(OPENED_MODELS);
         }
     }
 
@@ -223,6 +309,27 @@ mod tests {
     fn unknown_and_missing_entries_are_harmless() {
         let settings: Settings = toml::from_str("seed = 7\nfrom_the_future = true\n").expect("unknown is ignored");
         assert_eq!(settings, Settings { seed: 7, ..Settings::default() });
+    }
+
+    #[test]
+    fn a_file_with_a_typo_is_kept() {
+        let folder = tempfile::tempdir().expect("there is room");
+        let path = |name: &str| folder.path().join(name);
+        let file = path("settings.toml");
+        assert_eq!(Settings::load_from(&file), (Settings::default(), None));
+        for (text, kept) in [("seed = 7\nvariants = four\n", "settings.toml.bak"), ("seed = =", "settings.toml.bak2")] {
+            std::fs::write(&file, text).expect("there is room");
+            let (settings, unreadable) = Settings::load_from(&file);
+            let Unreadable { problem, is_kept } = unreadable.expect("it is not read");
+            assert_eq!((settings, is_kept), (Settings::default(), true));
+            assert!(!file.exists() && problem.hint.contains(kept), "{problem}");
+            assert_eq!(std::fs::read_to_string(path(kept)).expect("it is there"), text);
+            assert!(problem.details.contains(if text.contains("four") { "line 2" } else { "line 1" }), "{problem}");
+        }
+        // What cannot be read at all is left where it is, and not written over.
+        std::fs::create_dir(&file).expect("there is room");
+        let (_, unreadable) = Settings::load_from(&file);
+        assert!(!unreadable.expect("it is not read").is_kept && file.is_dir());
     }
 
     #[test]

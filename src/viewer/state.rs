@@ -1,16 +1,17 @@
 //! What is on the window, without a word on how it is painted.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 use super::actions::{Action, Against, CompareMode, Tool};
 use super::bindings::Bindings;
 use super::settings::Settings;
 use crate::base::{
-    BUILT_IN, Backbone, BackboneSpec, DeviceChoice, MemoryPlan, Plan, PromptSourceSpec, Region, Stage, UserError, plan,
+    BUILT_IN, Backbone, BackboneSpec, DeviceChoice, MemoryPlan, Plan, PromptSourceSpec, RecipeStep, Region, Stage,
+    Ticket, UserError, plan,
 };
 use crate::document::consistency::Consistency;
 use crate::document::session::autosave::RecoverableSession;
@@ -25,8 +26,12 @@ use crate::scene::film::path::ZoomPath;
 
 /// All of it.
 pub struct State {
-    /// The user's choices.
+    /// The user's defaults.
     pub settings: Settings,
+    /// What is chosen for the next step: the user's defaults, or what the session at hand brought along.
+    pub choices: Choices,
+    /// The same as it was last seen: what the user has changed since becomes the default.
+    pub(super) seen_choices: Choices,
     /// As they are on the disk.
     pub(super) saved_settings: Settings,
     pub(super) keeps_settings: bool,
@@ -40,8 +45,6 @@ pub struct State {
     pub cuda_devices: Option<usize>,
     /// What the left button does.
     pub tool: Tool,
-    /// The prompt for the next step.
-    pub draft: String,
     /// The prompt that was extracted for the box at hand, as far as it is, and as edited.
     pub extracted_prompt: String,
     /// The box that waits, where it is its.
@@ -54,6 +57,8 @@ pub struct State {
     pub queue: VecDeque<Queued>,
     /// Seconds a step has taken lately, by model.
     pub(super) pace: HashMap<String, f64>,
+    /// Memory that a step takes, by model.
+    pub(super) step_bytes: HashMap<String, u64>,
     /// The export that runs.
     pub exporting: Option<Exporting>,
     /// What went wrong or was done, the newest last.
@@ -87,7 +92,9 @@ pub struct State {
     /// The model that the engine has open, and its memory plan.
     pub loaded: Option<(Backbone, Option<MemoryPlan>)>,
     /// What was left of a job when the memory ran out.
-    pub(super) oom_retry: Option<Queued>,
+    pub(super) oom_retry: Option<OomRetry>,
+    /// Steps that an opened picture tells of, until the user has said whether they are to be made again.
+    pub rebuild: Option<Rebuild>,
     /// The list of all actions, with what was typed there.
     pub palette: Option<Palette>,
     /// What the state at hand is compared with.
@@ -131,6 +138,26 @@ pub struct Queued {
     pub job: Job,
 }
 
+/// What is to be done again with less memory.
+#[derive(Clone, Debug)]
+pub(super) enum OomRetry {
+    /// The steps that were left.
+    Steps(Box<Queued>),
+    /// Only the prompt for the box that waits was asked for.
+    Caption,
+}
+
+/// The steps that a picture says it was made by. Files say anything: nothing runs before the user has seen them.
+#[derive(Clone, Debug)]
+pub struct Rebuild {
+    /// The picture.
+    pub file: PathBuf,
+    /// With models of this machine.
+    pub steps: Vec<RecipeStep>,
+    /// Models that are not on this machine; without them the steps cannot be made.
+    pub missing: Vec<String>,
+}
+
 /// An export that runs.
 #[derive(Clone, Debug)]
 pub struct Exporting {
@@ -138,10 +165,19 @@ pub struct Exporting {
     pub what: String,
     /// Parts done, and of how many.
     pub done: Arc<(AtomicU32, AtomicU32)>,
-    /// To stop it.
-    pub stop: Arc<AtomicBool>,
+    /// Its answers carry the generation.
+    pub ticket: Ticket,
     /// Since when.
     pub start: Instant,
+}
+
+impl Exporting {
+    /// So much is done; whether to go on.
+    pub(super) fn report(&self, done: u32, all: u32) -> bool {
+        self.done.0.store(done, Ordering::Relaxed);
+        self.done.1.store(all, Ordering::Relaxed);
+        !self.ticket.cancel.is_cancelled()
+    }
 }
 
 /// The list of all actions.
@@ -162,6 +198,15 @@ pub enum Message {
     Done(String),
     /// A session was left behind: restore it?
     Offer(RecoverableSession),
+    /// Sessions left behind take much room: delete the oldest?
+    Surplus {
+        /// How many there are.
+        count: usize,
+        /// What all of them take.
+        bytes: u64,
+        /// Those that could go.
+        oldest: Vec<PathBuf>,
+    },
 }
 
 /// An open photo with all that was made of it.
@@ -187,14 +232,14 @@ pub struct Document {
     pub(super) drawing_from: Option<[f64; 2]>,
     /// The prompt of the state at hand, as edited.
     pub edited: Edited,
-    /// Prompts that are added to every one below a state.
-    pub pinned: BTreeMap<StateId, String>,
     /// The `.coz` file it was saved to or opened from.
     pub session_file: Option<PathBuf>,
     /// The history's revision on the disk, in that file.
     pub(super) saved_revision: u64,
     /// The same of the autosave.
-    pub(super) kept_revision: u64,
+    pub(super) kept_revision: Option<u64>,
+    /// The revision up to which pictures were written to make room in memory.
+    pub(super) spilled_revision: Option<u64>,
     /// The autosave it was restored from, until there is a new one.
     pub(super) restored_from: Option<PathBuf>,
     /// What is known of how consistent states are; `None` while it is found out.
@@ -210,6 +255,13 @@ pub struct Examined {
     pub consistency: Option<Consistency>,
     /// Its region, plainly enlarged.
     pub bicubic: Arc<Picture>,
+}
+
+impl Examined {
+    /// In memory.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bicubic.bytes() + self.consistency.as_ref().map_or(0, |consistency| consistency.heat.bytes())
+    }
 }
 
 /// A film on the canvas.
@@ -289,6 +341,8 @@ impl State {
         let bindings = Bindings::new(&settings.keys);
         Self {
             saved_settings: settings.clone(),
+            choices: settings.choices(),
+            seen_choices: settings.choices(),
             settings,
             keeps_settings,
             bindings,
@@ -296,13 +350,13 @@ impl State {
             opening: None,
             cuda_devices: None,
             tool: Tool::default(),
-            draft: String::new(),
             extracted_prompt: String::new(),
             extracted_for: None,
             recalled: None,
             running: None,
             queue: VecDeque::new(),
             pace: HashMap::new(),
+            step_bytes: HashMap::new(),
             exporting: None,
             messages: Vec::new(),
             recoverable: Vec::new(),
@@ -320,6 +374,7 @@ impl State {
             estimated: None,
             loaded: None,
             oom_retry: None,
+            rebuild: None,
             palette: None,
             against: Against::default(),
             compare: CompareMode::default(),
@@ -331,16 +386,42 @@ impl State {
     /// The open document as a session.
     pub fn session(&self) -> Option<Session> {
         let document = self.document.as_ref()?;
-        let settings = &self.settings;
-        let choices = Choices {
-            process_size: settings.process_size,
-            backbone: settings.backbone.clone(),
-            align: settings.align,
-            seed: settings.seed,
-            draft: self.draft.clone(),
-            pinned: document.pinned.iter().map(|(id, pinned)| (id.0, pinned.clone())).collect(),
-        };
-        Some(Session { history: document.history.clone(), choices, lost_photo: None })
+        Some(Session { history: document.history.clone(), choices: self.choices.clone(), lost_photo: None })
+    }
+
+    /// The user's defaults count again; the prompt stays.
+    pub(super) fn reset_choices(&mut self) {
+        self.session_backbone = false;
+        let draft = std::mem::take(&mut self.choices.draft);
+        self.use_choices(Choices { draft, ..self.settings.choices() });
+        self.use_best();
+    }
+
+    /// Choices that are not the user's own.
+    pub(super) fn use_choices(&mut self, choices: Choices) {
+        self.seen_choices.clone_from(&choices);
+        self.choices = choices;
+    }
+
+    /// What the user has changed is the default from now on.
+    pub(super) fn remember_choices(&mut self) {
+        let (now, before, settings) = (&self.choices, &self.seen_choices, &mut self.settings);
+        if now == before {
+            return;
+        }
+        if now.process_size != before.process_size {
+            settings.process_size = now.process_size;
+        }
+        if now.backbone != before.backbone {
+            settings.backbone.clone_from(&now.backbone);
+        }
+        if now.align != before.align {
+            settings.align = now.align;
+        }
+        if now.seed != before.seed {
+            settings.seed = now.seed;
+        }
+        self.seen_choices.clone_from(&self.choices);
     }
 
     /// Seconds that the running job will still take, where its model's pace is known.
@@ -358,7 +439,12 @@ impl State {
 
     /// Seconds that a step of the chosen model takes, as far as is known.
     pub fn step_secs(&self) -> Option<f64> {
-        self.pace.get(&self.settings.backbone.name()).copied()
+        self.pace.get(&self.choices.backbone.name()).copied()
+    }
+
+    /// Memory that a step of the chosen model takes, as far as is known.
+    pub fn step_bytes(&self) -> Option<u64> {
+        self.step_bytes.get(&self.choices.backbone.name()).copied()
     }
 
     /// Compares so, or stops comparing where it is so already.
@@ -382,7 +468,7 @@ impl State {
     /// Uses it, where the user has not chosen another.
     pub(super) fn use_best(&mut self) {
         if let Some(best) = self.backbones.first().filter(|_| self.uses_best()) {
-            self.settings.backbone = best.clone();
+            self.choices.backbone = best.clone();
         }
     }
 
@@ -426,10 +512,10 @@ impl Document {
             placed: None,
             drawing_from: None,
             edited,
-            pinned: BTreeMap::new(),
             session_file: None,
             saved_revision: revision,
-            kept_revision: revision,
+            kept_revision: Some(revision),
+            spilled_revision: None,
             restored_from: None,
             examined: HashMap::new(),
             film: None,
@@ -445,13 +531,13 @@ impl Document {
 
     /// Whether it holds states that are in no `.coz` file.
     pub fn is_unsaved(&self) -> bool {
-        self.history.revision() != self.saved_revision && self.history.outline().len() > 1
+        self.history.revision() != self.saved_revision && !self.history.is_empty()
     }
 
     /// The prompts that are added to every one for a box on this state.
     pub fn pinned_prompts(&self, parent: StateId) -> Vec<&str> {
         let chain = self.history.chain(parent);
-        chain.iter().filter_map(|state| self.pinned.get(&state.id)).map(String::as_str).collect()
+        chain.iter().filter_map(|state| self.history.pinned(state.id)).collect()
     }
 
     /// What is known of how consistent a state is.

@@ -3,47 +3,47 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use crossbeam_channel::{Receiver, Sender};
 
 use super::actions::Action;
+use super::open::{Opened, open};
 use super::state::{Examined, Exporting, FoundBackbone};
 use super::{dialogs, sample};
 use crate::base::{
-    BACKBONES, Backbone, BackboneSpec, PROMPT_SOURCES, Precision, PromptSource, PromptSourceSpec, Recipe, RecipeStep,
-    Source, UserError,
+    BACKBONES, Backbone, BackboneSpec, PROMPT_SOURCES, Precision, PromptSource, PromptSourceSpec, Source, Ticket,
+    UserError,
 };
 use crate::document::consistency::examine;
 use crate::document::export::{Export, Exporter};
 use crate::document::session::autosave::RecoverableSession;
-use crate::document::session::{Choices, EXTENSION, Session, autosave};
-use crate::document::{History, ScaleState, StateId, provenance, session};
+use crate::document::session::{EXTENSION, Session, autosave};
+use crate::document::{CachedPicture, History, ScaleState, StateId, session};
+use crate::hub;
 use crate::hub::{ASSETS, Found, HubError, ModelAsset, ModelPaths, Patience, Transfer};
 use crate::imaging::codec::Preview;
 use crate::imaging::formats::readable;
-use crate::imaging::{Filter, Format, Picture, codec, resize};
+use crate::imaging::{Filter, Format, ImageError, Picture, resize};
 use crate::scene::film;
-use crate::{base, document, hub};
 
 /// What came of a task.
 pub(super) enum Outcome {
     /// More of a large picture is decoded.
-    Preview { file: PathBuf, preview: Preview },
-    /// A picture or a session is open.
-    Opened(Box<Opened>),
+    Preview { generation: u64, preview: Preview },
+    /// A picture or a session is open, or why not.
+    Opened { generation: u64, opened: Result<Box<Opened>, UserError> },
     /// The user chose something in a dialog.
     Chosen(Action),
     /// A picture is ready for the clipboard.
     Copied(egui::ColorImage),
-    /// Something is known of a state of this document.
-    Examined { document: u64, id: StateId, examined: Examined },
+    /// Something is known of a state.
+    Examined { generation: u64, id: StateId, examined: Result<Examined, UserError> },
+    /// A picture is in memory again, or cannot be.
+    Loaded(Result<(), UserError>),
     /// Sessions can be recovered.
     Recoverable(Vec<RecoverableSession>),
     /// The session is on the disk, with states up to this revision.
     Saved { document: u64, file: PathBuf, revision: u64 },
-    /// Something is done that is worth a line.
-    Done(String),
     /// What there is of the diffusion models.
     Diffusion(Vec<(&'static BackboneSpec, FoundBackbone)>),
     /// The super-resolution models on this machine, the best first.
@@ -56,54 +56,28 @@ pub(super) enum Outcome {
     Downloaded(Result<(), HubError>),
     /// Where prompts come from from now on.
     PromptSource(PromptSource),
-    /// An export is over, however it ended.
-    Exported,
-    /// It did not work; `opening` where it was a picture that could not be opened.
-    Failed { problem: UserError, opening: bool },
+    /// An export is over: a line worth telling, nothing where it was stopped, or why it did not work.
+    Exported { generation: u64, result: Result<Option<String>, UserError> },
+    /// It did not work.
+    Failed(UserError),
 }
 
-/// What was opened.
-pub(super) struct Opened {
-    /// As asked for; `None` where it was pasted.
-    pub file: Option<PathBuf>,
-    pub history: History,
-    /// Of a session.
-    pub choices: Option<Choices>,
-    /// The `.coz` file it is kept in.
-    pub session_file: Option<PathBuf>,
-    /// The autosave it was restored from.
-    pub restored_from: Option<PathBuf>,
-    /// Steps that an exported picture tells of, to be made again.
-    pub rebuild: Vec<RecipeStep>,
-    /// Worth a line.
-    pub note: Option<String>,
-}
-
-impl Opened {
-    fn photo(file: Option<PathBuf>, source: Source, picture: Picture) -> Self {
-        prepare_levels(&picture);
-        let thumbnail = Arc::new(document::thumbnail(&picture));
-        let history = History::new(source, Arc::new(picture), thumbnail);
-        Self { file, history, choices: None, session_file: None, restored_from: None, rebuild: vec![], note: None }
-    }
-}
-
-/// The halvings that the canvas will want; here they keep nobody waiting.
-fn prepare_levels(picture: &Picture) {
-    let side = picture.width().max(picture.height());
-    picture.level(side.ilog2().saturating_sub(8));
-}
+/// Threads for short work on pictures: enough to keep up, few enough to leave the models their processor.
+const POOL: usize = 2;
 
 pub(super) struct Tasks {
     outcomes: Receiver<Outcome>,
     sender: Sender<Outcome>,
     context: egui::Context,
+    pool: rayon::ThreadPool,
 }
 
 impl Tasks {
-    pub(super) fn new(context: egui::Context) -> Self {
+    pub(super) fn new(context: egui::Context) -> std::io::Result<Self> {
         let (sender, outcomes) = crossbeam_channel::unbounded();
-        Self { outcomes, sender, context }
+        let named = |i| format!("coz-pool-{i}");
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(POOL).thread_name(named).build();
+        Ok(Self { outcomes, sender, context, pool: pool.map_err(std::io::Error::other)? })
     }
 
     pub(super) fn outcomes(&self) -> &Receiver<Outcome> {
@@ -121,8 +95,21 @@ impl Tasks {
         };
         if let Err(error) = std::thread::Builder::new().name(format!("coz-{name}")).spawn(run) {
             let problem = UserError::new("The system is out of threads", error.to_string(), "Close other programs.");
-            _ = self.sender.send(Outcome::Failed { problem, opening: false });
+            // As above.
+            _ = self.sender.send(Outcome::Failed(problem));
         }
+    }
+
+    /// Short work, after what came before it.
+    fn spawn_in_pool(&self, work: impl FnOnce() -> Option<Outcome> + Send + 'static) {
+        let (sender, context) = (self.sender.clone(), self.context.clone());
+        self.pool.spawn(move || {
+            if let Some(outcome) = work() {
+                // As above.
+                _ = sender.send(outcome);
+                context.request_repaint();
+            }
+        });
     }
 
     /// For threads of their own.
@@ -130,17 +117,18 @@ impl Tasks {
         self.sender.clone()
     }
 
-    pub(super) fn open(&self, file: PathBuf) {
+    pub(super) fn open(&self, file: PathBuf, ticket: Ticket) {
         let (sender, context) = (self.sender.clone(), self.context.clone());
+        let Ticket { generation, cancel } = ticket;
         self.spawn("open", move || {
             let mut watch = |preview| {
-                _ = sender.send(Outcome::Preview { file: file.clone(), preview });
+                // The window may be closed by now.
+                _ = sender.send(Outcome::Preview { generation, preview });
                 context.request_repaint();
+                !cancel.is_cancelled()
             };
-            Some(match open(&file, &mut watch) {
-                Ok(opened) => Outcome::Opened(Box::new(opened)),
-                Err(problem) => Outcome::Failed { problem, opening: true },
-            })
+            let opened = open(&file, &mut watch, &cancel).map(Box::new);
+            (!cancel.is_cancelled()).then_some(Outcome::Opened { generation, opened })
         });
     }
 
@@ -149,18 +137,19 @@ impl Tasks {
         self.spawn("sample", move || {
             Some(match sample::put_into(&folder) {
                 Ok(file) => Outcome::Chosen(Action::OpenFile(file)),
-                Err(error) => Outcome::Failed { problem: error.into(), opening: false },
+                Err(error) => Outcome::Failed(error.into()),
             })
         });
     }
 
-    pub(super) fn open_pasted(&self, image: Arc<egui::ColorImage>) {
+    pub(super) fn open_pasted(&self, image: Arc<egui::ColorImage>, ticket: Ticket) {
         self.spawn("paste", move || {
             let [width, height] = image.size.map(|side| u32::try_from(side).unwrap_or(0));
             let rgb = image.pixels.iter().flat_map(|pixel| [pixel.r(), pixel.g(), pixel.b()]).collect();
             let source = Source { name: "pasted".into(), ..Source::default() };
             let picture = Picture::from_rgb(width, height, rgb)?;
-            Some(Outcome::Opened(Box::new(Opened::photo(None, source, picture))))
+            let opened = Ok(Box::new(Opened::photo(None, source, picture)));
+            Some(Outcome::Opened { generation: ticket.generation, opened })
         });
     }
 
@@ -169,29 +158,36 @@ impl Tasks {
         self.spawn("recover", move || Some(Outcome::Recoverable(autosave::recoverable(&folder))));
     }
 
-    /// Throws one of them away, then looks again.
-    pub(super) fn discard_recoverable(&self, session: PathBuf, folder: PathBuf) {
+    /// Throws some of them away, then looks again.
+    pub(super) fn discard_recoverable(&self, sessions: Vec<PathBuf>, folder: PathBuf) {
         self.spawn("recover", move || {
-            autosave::discard(&session);
+            sessions.iter().for_each(|session| autosave::discard(session));
             Some(Outcome::Recoverable(autosave::recoverable(&folder)))
         });
     }
 
     /// Finds out how consistent the last state of a chain is.
-    pub(super) fn examine(&self, document: u64, chain: Vec<ScaleState>) {
-        self.spawn("examine", move || {
-            let chain: Vec<&ScaleState> = chain.iter().collect();
-            let [.., parent, state] = chain.as_slice() else { return None };
-            let region = state.record.as_ref()?.region;
-            let cut = parent.picture.crop(region.x.into(), region.y.into(), region.width, region.height);
-            let bicubic = resize(&cut, state.picture.width(), state.picture.height(), Filter::Bicubic);
-            let consistency = examine(&chain);
-            let examined = Examined { consistency, bicubic: Arc::new(bicubic) };
-            Some(Outcome::Examined { document, id: state.id, examined })
+    pub(super) fn examine(&self, chain: Vec<ScaleState>, ticket: Ticket) {
+        self.spawn_in_pool(move || {
+            let (chain, id) = (chain.iter().collect::<Vec<_>>(), chain.last()?.id);
+            if ticket.cancel.is_cancelled() {
+                return None;
+            }
+            let examined = examined(&chain).map_err(UserError::from).transpose()?;
+            Some(Outcome::Examined { generation: ticket.generation, id, examined })
         });
     }
 
-    /// Saves a session; `number` and `revision` name what was saved.
+    /// Has a picture in memory again.
+    pub(super) fn load(&self, picture: CachedPicture) {
+        self.spawn_in_pool(move || {
+            let loaded = picture.load();
+            picture.finish_loading();
+            Some(Outcome::Loaded(loaded.map(drop).map_err(UserError::from)))
+        });
+    }
+
+    /// Saves a session; `number` names the document.
     pub(super) fn save_session(
         &self,
         session: Session,
@@ -201,16 +197,13 @@ impl Tasks {
         exporting: Exporting,
     ) {
         self.spawn("save", move || {
-            let mut on_progress = |fraction: f32| {
-                exporting.done.0.store((fraction * 1000.0) as u32, Ordering::Relaxed);
-                exporting.done.1.store(1000, Ordering::Relaxed);
-                !exporting.stop.load(Ordering::Relaxed)
-            };
+            let mut on_progress = |fraction: f32| exporting.report((fraction * 1000.0) as u32, 1000);
             let revision = session.history.revision();
+            let generation = exporting.ticket.generation;
             Some(match session::save(&session, &file, link_photo, &mut on_progress) {
                 Ok(()) => Outcome::Saved { document: number, file, revision },
-                Err(_) if exporting.stop.load(Ordering::Relaxed) => Outcome::Exported,
-                Err(error) => Outcome::Failed { problem: error.into(), opening: false },
+                Err(_) if exporting.ticket.cancel.is_cancelled() => Outcome::Exported { generation, result: Ok(None) },
+                Err(error) => Outcome::Exported { generation, result: Err(error.into()) },
             })
         });
     }
@@ -218,21 +211,22 @@ impl Tasks {
     /// Makes a film of a branch.
     pub(super) fn film(&self, branch: History, options: film::Options, file: PathBuf, exporting: Exporting) {
         self.spawn("film", move || {
-            let mut on_frame = |done: u32, all: u32| {
-                exporting.done.0.store(done, Ordering::Relaxed);
-                exporting.done.1.store(all, Ordering::Relaxed);
-                !exporting.stop.load(Ordering::Relaxed)
+            let mut on_frame = |done: u32, all: u32| exporting.report(done, all);
+            let result = match film::make(&branch, &options, &file, &mut on_frame) {
+                Ok(film) => Ok(Some(format!("{:.1} s of film: {}", film.seconds, file.display()))),
+                Err(film::FilmError::Cancelled) => Ok(None),
+                Err(error) => Err(error.into()),
             };
-            Some(match film::make(&branch, &options, &file, &mut on_frame) {
-                Ok(film) => Outcome::Done(format!("{:.1} s of film: {}", film.seconds, file.display())),
-                Err(film::FilmError::Cancelled) => Outcome::Exported,
-                Err(error) => Outcome::Failed { problem: error.into(), opening: false },
-            })
+            Some(Outcome::Exported { generation: exporting.ticket.generation, result })
         });
     }
 
-    pub(super) fn copy(&self, picture: Arc<Picture>) {
+    pub(super) fn copy(&self, picture: CachedPicture) {
         self.spawn("copy", move || {
+            let picture = match picture.load() {
+                Ok(picture) => picture,
+                Err(error) => return Some(Outcome::Failed(error.into())),
+            };
             let size = [picture.width() as usize, picture.height() as usize];
             Some(Outcome::Copied(egui::ColorImage::from_rgb(size, picture.rgb())))
         });
@@ -241,7 +235,7 @@ impl Tasks {
     /// Shows one of the system's dialogs; what it returns is carried out.
     fn dialog(&self, ask: impl FnOnce(rfd::FileDialog) -> Option<Action> + Send + 'static) {
         self.spawn("dialog", || match dialogs::missing() {
-            Some(problem) => Some(Outcome::Failed { problem, opening: false }),
+            Some(problem) => Some(Outcome::Failed(problem)),
             None => ask(rfd::FileDialog::new()).map(Outcome::Chosen),
         });
     }
@@ -265,12 +259,15 @@ impl Tasks {
 
     /// Asks for the folder of a diffusion model; its other files are looked for beside it.
     pub(super) fn ask_for_diffusion(&self, spec: &'static BackboneSpec) {
+        let sender = self.sender.clone();
         self.dialog(move |dialog| {
             let main = spec.files.first()?;
             let dialog = dialog.set_title(format!("Open the folder of {}", main.label));
             let mut explicit = ModelPaths::default();
             explicit.set(main.id, dialog.pick_folder()?);
-            hub::backbone(spec, &explicit, Precision::Auto).ok().map(Action::UseBackbone)
+            // Where it is not whole, that is told; the window may be closed by now.
+            let found = hub::backbone(spec, &explicit, Precision::Auto);
+            found.map_err(|problem| sender.send(Outcome::Failed(problem))).ok().map(Action::UseBackbone)
         });
     }
 
@@ -343,7 +340,7 @@ impl Tasks {
             Err(problem) => {
                 let open = Action::OpenPromptSource(spec).label();
                 let hint = format!("Download it, or choose {open:?} in \"Models and memory\".");
-                Some(Outcome::Failed { problem: UserError { hint, ..problem }, opening: false })
+                Some(Outcome::Failed(UserError { hint, ..problem }))
             }
         });
     }
@@ -379,12 +376,14 @@ impl Tasks {
         });
     }
 
-    pub(super) fn export(&self, exporter: &'static Exporter, export: Export, to: PathBuf) {
+    pub(super) fn export(&self, exporter: &'static Exporter, export: Export, to: PathBuf, exporting: Exporting) {
         self.spawn("export", move || {
-            Some(match (exporter.write)(&export, &to) {
-                Ok(line) => Outcome::Done(line),
-                Err(error) => Outcome::Failed { problem: error.into(), opening: false },
-            })
+            let mut on_progress = |done: usize, all: usize| exporting.report(done as u32, all as u32);
+            let result = match (exporter.write)(&export, &to, &mut on_progress) {
+                Err(_) if exporting.ticket.cancel.is_cancelled() => Ok(None),
+                result => result.map(Some).map_err(UserError::from),
+            };
+            Some(Outcome::Exported { generation: exporting.ticket.generation, result })
         });
     }
 
@@ -392,74 +391,17 @@ impl Tasks {
         self.spawn("settings", move || {
             let details = settings.save().err()?;
             let problem = UserError::new("The settings were not saved", details, "They hold until you quit.");
-            Some(Outcome::Failed { problem, opening: false })
+            Some(Outcome::Failed(problem))
         });
     }
 }
 
-/// Opens what a path names: an autosave's folder, a session, a picture that says how it was made, or a picture.
-fn open(file: &Path, watch: &mut dyn FnMut(Preview)) -> Result<Opened, UserError> {
-    let is_session = file.extension().is_some_and(|ending| ending.eq_ignore_ascii_case(EXTENSION));
-    if is_session || file.is_dir() {
-        let Session { history, choices, lost_photo } = session::open(file)?;
-        prepare_levels(&history.photo().picture);
-        let mut opened = Opened {
-            file: is_session.then(|| file.to_owned()),
-            history,
-            choices: Some(choices),
-            session_file: is_session.then(|| file.to_owned()),
-            restored_from: (!is_session).then(|| file.to_owned()),
-            rebuild: vec![],
-            note: None,
-        };
-        opened.note = match lost_photo {
-            Some(photo) => {
-                Some(format!("Restored without {}: it is not there any more, or another one", photo.display()))
-            }
-            None => opened.restored_from.is_some().then(|| "Restored".into()),
-        };
-        return Ok(opened);
-    }
-    let mut note = None;
-    if let Some(recipe) = codec::xmp(file).and_then(|xmp| provenance::recipe(&xmp)).filter(|r| !r.steps.is_empty()) {
-        match photo_of(&recipe, file) {
-            Some(photo) => {
-                let picture = codec::open_watched(&photo, watch)?;
-                if (picture.width(), picture.height()) == (recipe.width, recipe.height) {
-                    let source = Source { file: Some(photo), ..recipe.photo };
-                    let count = recipe.steps.len();
-                    return Ok(Opened {
-                        rebuild: recipe.steps,
-                        note: Some(format!("Making the {count} steps of this picture again")),
-                        ..Opened::photo(Some(file.to_owned()), source, picture)
-                    });
-                }
-                note = Some(format!("{} has changed: this picture's chain is not made again", photo.display()));
-            }
-            None => {
-                let name = recipe.photo.file.map_or(recipe.photo.name, |file| file.display().to_string());
-                note = Some(format!("This was made from {name}, which is not there: opened as a photo"));
-            }
-        }
-    }
-    // The digest is made while the pixels are.
-    let (digest, picture) = std::thread::scope(|scope| {
-        let digest = std::thread::Builder::new().name("coz-digest".into()).spawn_scoped(scope, || base::sha256(file));
-        let picture = codec::open_watched(file, watch);
-        (digest.ok().and_then(|thread| thread.join().ok()).and_then(Result::ok), picture)
-    });
-    let name = file.file_name().unwrap_or(file.as_os_str()).to_string_lossy().into_owned();
-    let absolute = file.canonicalize().unwrap_or_else(|_| file.to_owned());
-    let source = Source { name, file: Some(absolute), sha256: digest };
-    Ok(Opened { note, ..Opened::photo(Some(file.to_owned()), source, picture?) })
-}
-
-/// The photo of a recipe, if it is still the same.
-fn photo_of(recipe: &Recipe, file: &Path) -> Option<PathBuf> {
-    let photo = session::photo_beside(&recipe.photo, file)?;
-    let same = match &recipe.photo.sha256 {
-        Some(expected) => base::sha256(&photo).is_ok_and(|found| found == *expected),
-        None => true,
-    };
-    same.then_some(photo)
+/// What can be found out of the last state of a chain that begins with the photo.
+fn examined(chain: &[&ScaleState]) -> Result<Option<Examined>, ImageError> {
+    let [.., parent, state] = chain else { return Ok(None) };
+    let Some(region) = state.record.as_ref().map(|record| record.region) else { return Ok(None) };
+    let cut = parent.picture.load()?.crop(region.x.into(), region.y.into(), region.width, region.height);
+    let bicubic = resize(&cut, state.picture.width(), state.picture.height(), Filter::Bicubic);
+    bicubic.prepare_levels();
+    Ok(Some(Examined { consistency: examine(chain)?, bicubic: Arc::new(bicubic) }))
 }

@@ -7,21 +7,32 @@ use egui::{TextureHandle, TextureOptions};
 use crate::document::{ScaleState, StateId};
 use crate::imaging::codec::Preview;
 
-/// Made on first sight, kept while the photo is open.
+/// Textures of states that are kept at most, more than any screen shows at once: 25 MB.
+const KEPT: usize = 256;
+
+/// Made on first sight; those seen longest ago go first.
 #[derive(Default)]
 pub(super) struct Thumbnails {
-    states: HashMap<StateId, TextureHandle>,
+    /// With when each was last seen, in frames.
+    states: HashMap<StateId, (u64, TextureHandle)>,
     /// Of the picture being decoded, and how far it was.
     preview: Option<(f32, TextureHandle)>,
 }
 
 impl Thumbnails {
     pub(super) fn get(&mut self, context: &egui::Context, state: &ScaleState) -> TextureHandle {
-        let texture = self.states.entry(state.id).or_insert_with(|| {
+        let frame = context.cumulative_frame_nr();
+        if self.states.len() >= KEPT && !self.states.contains_key(&state.id) {
+            let oldest = self.states.values().map(|(seen, _)| *seen).min();
+            // What is on this frame stays.
+            self.states.retain(|_, (seen, _)| *seen == frame || Some(*seen) != oldest);
+        }
+        let (seen, texture) = self.states.entry(state.id).or_insert_with(|| {
             let size = [state.thumbnail.width() as usize, state.thumbnail.height() as usize];
             let image = egui::ColorImage::from_rgb(size, state.thumbnail.rgb());
-            context.load_texture(format!("state {}", state.id.0), image, TextureOptions::LINEAR)
+            (frame, context.load_texture(format!("state {}", state.id.0), image, TextureOptions::LINEAR))
         });
+        *seen = frame;
         texture.clone()
     }
 

@@ -110,7 +110,7 @@ fn the_reference_shows_while_its_key_is_held_in_a_split_and_in_a_lens() {
 fn the_photo_behind_the_view_and_the_heat_are_shown() {
     let folder = Folder::new();
     let mut harness = blocky(&folder);
-    let photo = document(&harness).history.photo().picture.clone();
+    let photo = document(&harness).history.photo().picture.load().unwrap();
     let region = document(&harness).history.current().record.as_ref().unwrap().region;
     harness.key_down(Key::E);
     harness.step();
@@ -155,7 +155,7 @@ fn the_reference_model_is_given_the_prompt() {
     open(&mut harness, &folder);
     for (number, prompt) in [(2, "fur"), (3, "teeth in the snow")] {
         harness.state_mut().act(Action::GoTo(StateId(0)));
-        harness.state_mut().state.draft = prompt.into();
+        harness.state_mut().state.choices.draft = prompt.into();
         harness.step();
         harness.state_mut().act(Action::PlaceBox(StateId(0), chain_of_zoom::base::Region::square(100, 50, 16)));
         until(&mut harness, "the state", |viewer| count(viewer) == number && idle(viewer));
@@ -164,7 +164,7 @@ fn the_reference_model_is_given_the_prompt() {
     let history = &document(&harness).history;
     let (first, second) = (history.get(StateId(1)).unwrap(), history.get(StateId(2)).unwrap());
     assert_eq!(first.record.as_ref().unwrap().region, second.record.as_ref().unwrap().region);
-    assert_ne!(first.picture, second.picture, "another prompt, another picture");
+    assert_ne!(first.picture.load().unwrap(), second.picture.load().unwrap(), "another prompt, another picture");
     assert!(first.record.as_ref().unwrap().model.as_ref().unwrap().backbone.takes_prompt());
 }
 

@@ -14,7 +14,7 @@ fn keeps(folder: &Folder) -> Persistence {
 
 /// Two steps in the middle, with a prompt.
 fn two_states(harness: &mut Harness<'_, Viewer>) {
-    harness.state_mut().state.draft = "two foxes".into();
+    harness.state_mut().state.choices.draft = "two foxes".into();
     for wanted in [2, 3] {
         harness.state_mut().act(Command::Run);
         until(harness, "a state", |viewer| count(viewer) == wanted && idle(viewer));
@@ -35,11 +35,11 @@ fn a_session_is_saved_and_opened_again() {
     open(&mut harness, &folder);
     two_states(&mut harness);
     assert!(document(&harness).is_unsaved());
-    harness.state_mut().state.document.as_mut().unwrap().pinned.insert(StateId(1), "pinned".into());
+    harness.state_mut().state.document.as_mut().unwrap().history.pin(StateId(1), "pinned".into());
     let file = folder.path("work.coz");
     save(&mut harness, &file);
     assert!(harness.state().state.settings.recent.contains(&file));
-    let before: Vec<_> = document(&harness).history.outline().iter().map(|(_, s)| s.picture.clone()).collect();
+    let before: Vec<_> = document(&harness).history.outline().iter().map(|(_, s)| s.picture.load().unwrap()).collect();
     // Saved: nothing is left to restore.
     until(&mut harness, "the autosave to go", |_| session::autosave::recoverable(&folder.path("autosave")).is_empty());
     harness.run_ok();
@@ -51,17 +51,112 @@ fn a_session_is_saved_and_opened_again() {
     harness.step();
     until(&mut harness, "the session to open", |viewer| count(viewer) == 3);
     let opened = document(&harness);
-    let after: Vec<_> = opened.history.outline().iter().map(|(_, s)| s.picture.clone()).collect();
+    let after: Vec<_> = opened.history.outline().iter().map(|(_, s)| s.picture.load().unwrap()).collect();
     assert!(before.iter().zip(&after).all(|(a, b)| a == b), "every pixel is as it was");
     assert_eq!(opened.history.current().id, StateId(2));
     assert_eq!(opened.history.current().record.as_ref().unwrap().prompt, "two foxes");
-    assert_eq!(opened.pinned.get(&StateId(1)).map(String::as_str), Some("pinned"));
-    assert_eq!(harness.state().state.draft, "two foxes");
-    assert_eq!(harness.state().state.settings.seed, 42, "the session's own");
+    assert_eq!(opened.history.pinned(StateId(1)), Some("pinned"));
+    assert_eq!(harness.state().state.choices.draft, "two foxes");
+    assert_eq!(harness.state().state.choices.seed, 42, "the session's own");
+    assert_eq!(harness.state().state.settings.seed, 7, "the user's own stays");
     assert!(!opened.is_unsaved());
     // And it goes on.
     harness.state_mut().act(Command::Run);
     until(&mut harness, "a state", |viewer| count(viewer) == 4 && idle(viewer));
+}
+
+#[test]
+fn only_the_file_that_was_asked_for_last_is_opened() {
+    let folder = Folder::new();
+    let (slow, fast) = (folder.photo("slow.png", 5000, 4000), folder.photo("fast.png", 60, 40));
+    let mut harness = app(settings());
+    let start = std::time::Instant::now();
+    harness.state_mut().act(Action::OpenFile(slow.clone()));
+    until(&mut harness, "the slow one", |viewer| viewer.state.document.is_some());
+    let patience = start.elapsed() * 2 + std::time::Duration::from_millis(500);
+    harness.state_mut().act(Command::Close);
+    harness.step();
+    let is_open = |harness: &Harness<'_, Viewer>| harness.state().state.document.is_some();
+
+    harness.state_mut().act(Action::OpenFile(slow.clone()));
+    harness.step();
+    harness.step();
+    harness.state_mut().act(Action::OpenFile(fast));
+    until(&mut harness, "the fast one", |viewer| viewer.state.document.is_some());
+    let start = std::time::Instant::now();
+    while start.elapsed() < patience {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        harness.step();
+        assert_eq!(document(&harness).name, "fast.png");
+    }
+    assert!(harness.state().state.messages.is_empty() && harness.state().state.opening.is_none());
+
+    // Esc gives it up altogether.
+    harness.state_mut().act(Command::Close);
+    harness.step();
+    harness.state_mut().act(Action::OpenFile(slow));
+    harness.step();
+    harness.step();
+    assert!(harness.state().state.opening.is_some());
+    harness.key_press(egui::Key::Escape);
+    let start = std::time::Instant::now();
+    while start.elapsed() < patience {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        harness.step();
+        assert!(!is_open(&harness));
+    }
+    assert!(harness.state().state.messages.is_empty() && harness.state().state.opening.is_none());
+}
+
+#[test]
+fn models_that_a_session_names_are_not_believed() {
+    let folder = Folder::new();
+    let mut harness = app(settings());
+    open(&mut harness, &folder);
+    two_states(&mut harness);
+    // Somebody's session names a file that is there, but that this user has never opened.
+    let theirs = folder.path("theirs.pth");
+    std::fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/parity/networks/rrdb_x4.pth"), &theirs).unwrap();
+    harness.state_mut().state.choices.backbone = Backbone::file(&theirs);
+    let file = folder.path("work.coz");
+    save(&mut harness, &file);
+    drop(harness);
+
+    let mut harness = app(settings());
+    harness.state_mut().act(Action::OpenFile(file.clone()));
+    until(&mut harness, "the session to open", |viewer| count(viewer) == 3);
+    let chosen = &harness.state().state.choices.backbone;
+    assert!(chosen.network_file() != Some(&theirs), "{chosen:?}");
+    let told = harness.state().state.messages.last().cloned();
+    assert!(
+        matches!(&told, Some(Message::Done(line)) if line.contains("theirs is no model of this machine")),
+        "{told:?}"
+    );
+    assert_eq!(harness.state().state.settings.backbone, settings().backbone, "the user's own stays");
+}
+
+#[test]
+fn old_unsaved_work_is_deleted_only_when_asked() {
+    let folder = Folder::new();
+    let all = folder.path("autosave");
+    for _ in 0..3 {
+        let mut harness = app_that_keeps(settings(), keeps(&folder));
+        open(&mut harness, &folder);
+        two_states(&mut harness);
+    }
+    let left = session::autosave::recoverable(&all);
+    assert_eq!(left.len(), 3);
+    assert!(left.iter().all(|session| session.bytes > 1000), "{left:?}");
+    // Beyond the room there is, the oldest are proposed, never the newest.
+    let each = left[0].bytes;
+    assert!(session::autosave::surplus(&left, u64::MAX).is_empty());
+    assert_eq!(session::autosave::surplus(&left, each * 5 / 2), &left[2..]);
+    assert_eq!(session::autosave::surplus(&left, 0), &left[1..]);
+    let mut harness = app_that_keeps(settings(), keeps(&folder));
+    let oldest: Vec<_> = left[1..].iter().map(|session| session.folder.clone()).collect();
+    harness.state_mut().act(Action::DiscardRecoverable(oldest));
+    until(&mut harness, "them to go", |viewer| viewer.state.recoverable.len() == 1);
+    assert_eq!(session::autosave::recoverable(&all), &left[..1]);
 }
 
 #[test]
@@ -87,7 +182,7 @@ fn what_a_crash_left_is_offered_and_restored() {
     until(&mut harness, "the offer", |viewer| viewer.state.recoverable.len() == 1);
     harness.get_by_label("Restore photo.png").click();
     until(&mut harness, "the session", |viewer| count(viewer) == 3);
-    assert_eq!(*document(&harness).history.current().picture, *picture);
+    assert_eq!(document(&harness).history.current().picture.load().unwrap(), picture.load().unwrap());
     assert!(document(&harness).is_unsaved(), "it is in no file of the user's yet");
     until(&mut harness, "a new autosave instead of the old one", |_| {
         std::fs::read_dir(&autosave).unwrap().count() == 1 && there(2)
@@ -106,7 +201,7 @@ fn what_a_crash_left_is_offered_and_restored() {
     let mut harness = app_that_keeps(settings(), keeps(&folder));
     open(&mut harness, &folder);
     until(&mut harness, "the offer", |viewer| !viewer.state.recoverable.is_empty());
-    harness.state_mut().act(Action::DiscardRecoverable(left[0].folder.clone()));
+    harness.state_mut().act(Action::DiscardRecoverable(vec![left[0].folder.clone()]));
     until(&mut harness, "it to go", |viewer| viewer.state.recoverable.is_empty());
     assert!(!left[0].folder.exists());
 }
@@ -131,7 +226,7 @@ fn a_vanished_photo_and_a_bad_place_lose_nothing() {
     let file = folder.path("work.coz");
     save(&mut harness, &file);
     let photo = document(&harness).history.photo().picture.clone();
-    assert_eq!(*session::open(&file).unwrap().history.photo().picture, *photo);
+    assert_eq!(session::open(&file).unwrap().history.photo().picture.load().unwrap(), photo.load().unwrap());
 
     // To where nothing can be written.
     harness.state_mut().act(Command::Dismiss);
@@ -148,7 +243,7 @@ fn an_exported_picture_rebuilds_its_chain() {
     let mut harness = app(settings());
     open(&mut harness, &folder);
     two_states(&mut harness);
-    let states: Vec<_> = document(&harness).history.outline().iter().map(|(_, s)| s.picture.clone()).collect();
+    let states: Vec<_> = document(&harness).history.outline().iter().map(|(_, s)| s.picture.load().unwrap()).collect();
     for name in ["state.png", "state.webp", "state.jpg"] {
         let file = folder.path(name);
         harness.state_mut().act(Action::ExportTo(&stills::STATE, file.clone()));
@@ -162,8 +257,12 @@ fn an_exported_picture_rebuilds_its_chain() {
     let mut harness = app(Settings { backbone: Backbone::from(&BICUBIC), seed: 9, ..settings() });
     harness.input_mut().dropped_files = vec![Arc::new(Dropped(folder.path("state.png")))];
     harness.step();
+    until(&mut harness, "the question", |viewer| viewer.state.rebuild.is_some());
+    assert_eq!((count(harness.state()), idle(harness.state())), (1, true), "nothing runs because a file says so");
+    harness.step();
+    harness.get_by_label("Make them again").click();
     until(&mut harness, "the chain", |viewer| count(viewer) == 3 && idle(viewer) && viewer.state.queue.is_empty());
-    let again: Vec<_> = document(&harness).history.outline().iter().map(|(_, s)| s.picture.clone()).collect();
+    let again: Vec<_> = document(&harness).history.outline().iter().map(|(_, s)| s.picture.load().unwrap()).collect();
     assert!(states.iter().zip(&again).all(|(a, b)| a == b), "the same pixels, by the model that made them");
     let record = document(&harness).history.current().record.clone().unwrap();
     assert_eq!((record.seed, record.prompt.as_str()), (42, "two foxes"));
@@ -172,7 +271,7 @@ fn an_exported_picture_rebuilds_its_chain() {
     std::fs::remove_file(folder.path("photo.png")).unwrap();
     harness.state_mut().act(Action::OpenFile(folder.path("state.png")));
     until(&mut harness, "the picture", |viewer| count(viewer) == 1);
-    assert_eq!(*document(&harness).history.photo().picture, *states[2]);
+    assert_eq!(document(&harness).history.photo().picture.load().unwrap(), states[2]);
     assert!(matches!(harness.state().state.messages.last(), Some(Message::Done(line)) if line.contains("photo.png")));
 }
 
@@ -253,7 +352,7 @@ fn a_large_picture_is_seen_before_it_is_decoded() {
     harness.render().unwrap();
     let widths = harness.state().state.settings.panel_widths;
     until(&mut harness, "the picture", |viewer| viewer.state.document.is_some());
-    let photo = &document(&harness).history.photo().picture;
+    let photo = document(&harness).history.photo().picture.load().unwrap();
     assert_eq!((photo.width(), photo.height()), (6000, 9000));
     assert!(photo.pixel(2500, 100)[0] > 150 && photo.pixel(2500, 8900)[2] > 150, "upright");
     assert!(harness.state().state.opening.is_none());

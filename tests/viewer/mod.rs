@@ -2,6 +2,8 @@
 
 mod compare;
 mod files;
+mod keyboard;
+mod memory;
 mod models;
 mod pointer;
 mod prompt;
@@ -192,7 +194,10 @@ fn open_zoom_go_back_branch_and_export() {
         harness.step();
         assert!(folder.path(wanted).is_file(), "{exporter:?}");
     }
-    assert_eq!(codec::open(&folder.path("state.png")).unwrap(), *document(&harness).history.current().picture);
+    assert_eq!(
+        codec::open(&folder.path("state.png")).unwrap(),
+        *document(&harness).history.current().picture.load().unwrap()
+    );
     let strip = codec::open(&folder.path("strip.webp")).unwrap();
     assert_eq!((strip.width(), strip.height()), (192 + 128 + 128, 128));
 }
@@ -214,7 +219,7 @@ fn edit_the_prompt_first_and_run_again() {
     harness.get_by_label("Prompt for the next step").type_text("fur, Zz 1");
     harness.step();
     harness.step();
-    assert_eq!(harness.state().state.draft, "fur, Zz 1", "single letters are text while a field has the focus");
+    assert_eq!(harness.state().state.choices.draft, "fur, Zz 1", "single letters are text while a field has the focus");
     harness.key_press(Key::Enter);
     until(&mut harness, "the step", |viewer| count(viewer) == 2 && idle(viewer));
     let state = document(&harness).history.current();
@@ -233,7 +238,11 @@ fn edit_the_prompt_first_and_run_again() {
     let siblings: Vec<_> = document(&harness).history.children(StateId(0)).map(|s| s.record.clone().unwrap()).collect();
     assert_eq!(siblings[1].prompt, "whiskers");
     assert_eq!(siblings[0].region, siblings[1].region);
-    assert_eq!(harness.state().state.draft, "fur, Zz 1", "looking at a state does not touch the next step's prompt");
+    assert_eq!(
+        harness.state().state.choices.draft,
+        "fur, Zz 1",
+        "looking at a state does not touch the next step's prompt"
+    );
 }
 
 #[test]
@@ -319,7 +328,7 @@ fn pictures_are_dropped_and_pasted() {
     let image = egui::ColorImage::filled([30, 20], egui::Color32::from_rgb(9, 80, 200));
     harness.event(egui::Event::PasteImage(Arc::new(image)));
     until(&mut harness, "the paste", |viewer| viewer.state.document.as_ref().is_some_and(|d| d.name == "pasted"));
-    let photo = &document(&harness).history.photo().picture;
+    let photo = document(&harness).history.photo().picture.load().unwrap();
     assert_eq!((photo.width(), photo.height(), photo.pixel(29, 19)), (30, 20, [9, 80, 200]));
 
     // A path, as file managers copy it.

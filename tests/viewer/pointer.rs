@@ -75,7 +75,7 @@ fn prompts_are_remembered_and_a_pinned_one_goes_down_the_branch() {
     let mut harness = app(settings());
     open(&mut harness, &folder);
     for (number, prompt) in [(2, "first"), (3, "second")] {
-        harness.state_mut().state.draft = prompt.into();
+        harness.state_mut().state.choices.draft = prompt.into();
         harness.state_mut().act(Command::Run);
         until(&mut harness, "a state", |viewer| count(viewer) == number && idle(viewer));
     }
@@ -92,7 +92,7 @@ fn prompts_are_remembered_and_a_pinned_one_goes_down_the_branch() {
         harness.key_press_modifiers(Modifiers::ALT, key);
         harness.step();
         harness.step();
-        assert_eq!(harness.state().state.draft, wanted, "{key:?}");
+        assert_eq!(harness.state().state.choices.draft, wanted, "{key:?}");
     }
     // Pinned on the first state: used below it, not above.
     harness.state_mut().act(Action::GoTo(StateId(1)));
@@ -103,7 +103,7 @@ fn prompts_are_remembered_and_a_pinned_one_goes_down_the_branch() {
     harness.get_by_label("Pinned prompt").type_text("a cat");
     harness.step();
     harness.step();
-    harness.state_mut().state.draft = "fur".into();
+    harness.state_mut().state.choices.draft = "fur".into();
     harness.state_mut().act(Command::Run);
     until(&mut harness, "a state", |viewer| count(viewer) == 4 && idle(viewer));
     let prompt = |harness: &Harness<'_, Viewer>| {

@@ -71,7 +71,7 @@ fn a_prompt_is_written_edited_and_used() {
 
     // Edited, with a prompt of one's own: the step is given both.
     harness.state_mut().state.extracted_prompt = "fur".into();
-    harness.state_mut().state.draft = "an old fox".into();
+    harness.state_mut().state.choices.draft = "an old fox".into();
     harness.step();
     harness.state_mut().act(Command::Run);
     until(&mut harness, "the step", |viewer| count(viewer) == 2 && idle(viewer));

@@ -9,9 +9,15 @@ pub mod tree;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{ScaleState, provenance, recipe};
+use super::{CachedPicture, ScaleState, provenance, recipe};
 use crate::base::Source;
-use crate::imaging::{Format, ImageError, Picture};
+use crate::imaging::{Format, ImageError, Picture, Xmp};
+
+/// Is told how much of how much is done, and answers whether to go on.
+pub type OnProgress<'a> = dyn FnMut(usize, usize) -> bool + 'a;
+
+/// Several pictures as one, with a size in pixels.
+pub type Layout = fn(&[Arc<Picture>], u32) -> Picture;
 
 /// A way to export.
 pub struct Exporter {
@@ -24,9 +30,10 @@ pub struct Exporter {
     /// The file's name, from the photo's stem and the magnification, without ending.
     pub file_stem: fn(&str, &str) -> String,
     /// Several pictures as one, with a size in pixels; `None` where each stays a file of its own.
-    pub layout: Option<fn(&[&Picture], u32) -> Picture>,
-    /// Writes to a file or folder; returns what was done, for people.
-    pub write: fn(&Export, &Path) -> Result<String, ImageError>,
+    pub layout: Option<Layout>,
+    /// Writes to a file or folder; returns what was done, for people. The callback is told how many files of how many are
+    /// done, and answers whether to go on.
+    pub write: fn(&Export, &Path, &mut OnProgress) -> Result<String, ImageError>,
 }
 
 /// All of them, in the order of the menus.
@@ -52,7 +59,7 @@ pub struct Export {
     /// The chain from the photo to the state at hand.
     pub chain: Vec<ScaleState>,
     /// All states.
-    pub all: Vec<Arc<Picture>>,
+    pub all: Vec<CachedPicture>,
     /// Of the files, where there are several.
     pub format: Format,
     /// Height of strips, side of a sheet's cells.
@@ -64,13 +71,13 @@ impl Export {
         self.chain.iter().collect()
     }
 
-    fn pictures(&self) -> Vec<&Picture> {
-        self.chain.iter().map(|state| &*state.picture).collect()
+    fn pictures(&self) -> Result<Vec<Arc<Picture>>, ImageError> {
+        self.chain.iter().map(|state| state.picture.load()).collect()
     }
 
     /// What files say of the first `count` states.
-    fn xmp(&self, count: usize) -> String {
-        provenance::packet(&recipe(&self.source, &self.chain()[..count]))
+    fn xmp(&self, count: usize) -> Xmp {
+        provenance::xmp(&recipe(&self.source, &self.chain()[..count]))
     }
 }
 

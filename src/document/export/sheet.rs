@@ -1,6 +1,9 @@
 //! A contact sheet: states in a grid on neutral grey, each fitted into a square cell.
 
+use std::sync::Arc;
+
 use super::Exporter;
+use crate::document::CachedPicture;
 use crate::imaging::{Filter, Picture, codec, resize};
 
 /// The exporter.
@@ -10,8 +13,8 @@ pub static EXPORTER: Exporter = Exporter {
     is_folder: false,
     file_stem: |stem, _| format!("{stem}_sheet"),
     layout: Some(sheet),
-    write: |export, to| {
-        let all: Vec<&Picture> = export.all.iter().map(|picture| &**picture).collect();
+    write: |export, to, _| {
+        let all: Vec<Arc<Picture>> = export.all.iter().map(CachedPicture::load).collect::<Result<_, _>>()?;
         codec::save_with(&sheet(&all, export.size), to, Some(&export.xmp(export.chain.len())))?;
         Ok(format!("Saved a sheet of {} states: {}", all.len(), to.display()))
     },
@@ -21,7 +24,7 @@ const GAP: u32 = 8;
 const GREY: [u8; 3] = [0x16; 3];
 
 /// As square a grid as the number of pictures allows, with cells of `cell` x `cell` pixels.
-pub fn sheet(pictures: &[&Picture], cell: u32) -> Picture {
+pub fn sheet(pictures: &[Arc<Picture>], cell: u32) -> Picture {
     let count = pictures.len().max(1) as u32;
     let columns = f64::from(count).sqrt().ceil() as u32;
     let rows = count.div_ceil(columns);
@@ -44,8 +47,8 @@ mod tests {
 
     #[test]
     fn five_pictures_make_three_by_two() {
-        let picture = Picture::from_fn(20, 10, |_, _| [200; 3]);
-        let sheet = sheet(&[&picture; 5], 40);
+        let picture = Arc::new(Picture::from_fn(20, 10, |_, _| [200; 3]));
+        let sheet = sheet(&vec![picture; 5], 40);
         assert_eq!((sheet.width(), sheet.height()), (3 * 48 + 8, 2 * 48 + 8));
         assert_eq!(sheet.pixel(8, 8 + 10), [200; 3]);
         assert_eq!(sheet.pixel(8, 8), GREY);

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Exporter, stem_and_magnification};
+use super::{Exporter, OnProgress, stem_and_magnification};
 use crate::base::{Source, magnification_label};
 use crate::document::{ScaleState, provenance, recipe};
 use crate::imaging::{Format, ImageError, codec};
@@ -14,7 +14,7 @@ pub static STATE: Exporter = Exporter {
     is_folder: false,
     file_stem: stem_and_magnification,
     layout: None,
-    write: |export, to| {
+    write: |export, to, _| {
         state(&export.source, &export.chain(), to)?;
         Ok(format!("Saved {}", to.display()))
     },
@@ -27,8 +27,8 @@ pub static CHAIN: Exporter = Exporter {
     is_folder: true,
     file_stem: stem_and_magnification,
     layout: None,
-    write: |export, to| {
-        let files = chain(&export.source, &export.chain(), to, export.format)?;
+    write: |export, to, on_progress| {
+        let files = chain(&export.source, &export.chain(), to, export.format, on_progress)?;
         Ok(format!("Saved {} pictures to {}", files.len(), to.display()))
     },
 };
@@ -36,7 +36,7 @@ pub static CHAIN: Exporter = Exporter {
 /// Writes the last state of a chain that begins with the photo.
 pub fn state(source: &Source, chain: &[&ScaleState], file: &Path) -> Result<(), ImageError> {
     let Some(state) = chain.last() else { return Ok(()) };
-    codec::save_with(&state.picture, file, Some(&provenance::packet(&recipe(source, chain))))
+    codec::save_with(&*state.picture.load()?, file, Some(&provenance::xmp(&recipe(source, chain))))
 }
 
 /// Writes a chain as `{stem}_{i}_{magnification}.{format}` into `folder`, the photo first; returns the files.
@@ -45,9 +45,13 @@ pub fn chain(
     chain: &[&ScaleState],
     folder: &Path,
     format: Format,
+    on_progress: &mut OnProgress,
 ) -> Result<Vec<PathBuf>, ImageError> {
     let mut files = Vec::new();
     for (i, last) in chain.iter().enumerate() {
+        if !on_progress(i, chain.len()) {
+            return Err(ImageError::Cancelled);
+        }
         let magnification = magnification_label(last.magnification);
         let file = folder.join(format!("{}_{i}_{magnification}.{}", source.stem(), format.extension()));
         state(source, &chain[..=i], &file)?;

@@ -1,5 +1,7 @@
 //! A strip: the states of a chain side by side, as the reference concatenates them.
 
+use std::sync::Arc;
+
 use super::Exporter;
 use crate::imaging::{Filter, Picture, codec, resize};
 
@@ -10,15 +12,15 @@ pub static EXPORTER: Exporter = Exporter {
     is_folder: false,
     file_stem: |stem, _| format!("{stem}_strip"),
     layout: Some(strip),
-    write: |export, to| {
+    write: |export, to, _| {
         let count = export.chain.len();
-        codec::save_with(&strip(&export.pictures(), export.size), to, Some(&export.xmp(count)))?;
+        codec::save_with(&strip(&export.pictures()?, export.size), to, Some(&export.xmp(count)))?;
         Ok(format!("Saved a strip of {count} states: {}", to.display()))
     },
 };
 
 /// All pictures beside each other at `height`; those of that height already stay as they are.
-pub fn strip(pictures: &[&Picture], height: u32) -> Picture {
+pub fn strip(pictures: &[Arc<Picture>], height: u32) -> Picture {
     let scaled: Vec<Picture> = pictures
         .iter()
         .map(|picture| {

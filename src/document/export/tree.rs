@@ -8,12 +8,13 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::strip::strip;
 use super::{Exporter, stem_and_magnification};
 use crate::base;
 use crate::base::StepRecord;
-use crate::imaging::{ImageError, Picture, codec};
+use crate::imaging::{ImageError, Picture, Xmp, codec};
 
 /// The exporter.
 pub static EXPORTER: Exporter = Exporter {
@@ -22,16 +23,19 @@ pub static EXPORTER: Exporter = Exporter {
     is_folder: true,
     file_stem: stem_and_magnification,
     layout: None,
-    write: |export, to| {
+    write: |export, to, on_progress| {
         let tree = Tree::new(to, &export.source.stem());
         for (i, state) in export.chain.iter().enumerate() {
-            tree.state(i, &state.picture, None, Some(&export.xmp(i + 1)))?;
+            if !on_progress(i, export.chain.len()) {
+                return Err(ImageError::Cancelled);
+            }
+            tree.state(i, &*state.picture.load()?, None, Some(&export.xmp(i + 1)))?;
             if let (Some(record), Some(i)) = (&state.record, i.checked_sub(1)) {
                 tree.prompts(i, record)?;
             }
         }
         // States differ in size here: the photo keeps its own.
-        tree.finish(&export.pictures(), export.size)?;
+        tree.finish(&export.pictures()?, export.size)?;
         Ok(format!("Saved {} states to {}", export.chain.len(), to.display()))
     },
 };
@@ -64,7 +68,7 @@ impl Tree {
         i: usize,
         picture: &Picture,
         input: Option<&Picture>,
-        xmp: Option<&str>,
+        xmp: Option<&Xmp>,
     ) -> Result<(), ImageError> {
         if let Some(input) = input {
             codec::save(input, &self.sample_folder().join(format!("{i}_input.png")))?;
@@ -94,7 +98,7 @@ impl Tree {
     }
 
     /// Writes all states side by side at `height`.
-    pub fn finish(&self, states: &[&Picture], height: u32) -> Result<(), ImageError> {
+    pub fn finish(&self, states: &[Arc<Picture>], height: u32) -> Result<(), ImageError> {
         let strip = strip(states, height);
         let name = format!("{}.png", self.stem);
         let beside = self.sample_folder().join(&name);

@@ -106,6 +106,7 @@ proptest! {
                     if let Some(added) = added {
                         prop_assert_eq!(added.0, parents.len());
                         parents.push(Some(parent));
+                        undone.clear();
                     }
                 }
                 Change::Delete(state) => {

@@ -13,17 +13,18 @@ use super::manifest::{MANIFEST, Manifest, PHOTO, picture_name};
 use super::write::png;
 use super::{Session, SessionError};
 use crate::base;
+use crate::document::{History, StateId};
 
 const LOCK: &str = "lock";
-/// Sessions left behind are kept, the newest this many.
-const KEPT: usize = 20;
+/// Sessions left behind may take so much room; beyond it the user is asked.
+pub const ROOM: u64 = 4_000_000_000;
 
 /// One session's folder, while it is open.
 pub struct Autosave {
     folder: PathBuf,
     /// Held as long as this lives.
     _lock: File,
-    written: HashSet<usize>,
+    written: HashSet<StateId>,
     photo_inside: bool,
 }
 
@@ -53,17 +54,35 @@ impl Autosave {
             self.write(PHOTO, &png(history, history.photo()).map_err(|details| self.failed(PHOTO, details))?)?;
             self.photo_inside = true;
         }
-        for (_, state) in history.outline().into_iter().filter(|(_, state)| state.parent.is_some()) {
-            let number = state.id.0;
-            if !self.written.contains(&number) {
-                let name = picture_name(number);
-                self.write(&name, &png(history, state).map_err(|details| self.failed(&name, details))?)?;
-                self.written.insert(number);
-            }
-        }
+        self.keep_pictures(history)?;
         let manifest = Manifest::of(session, self.photo_inside);
         let json = serde_json::to_vec_pretty(&manifest).map_err(|error| self.failed(MANIFEST, error.to_string()))?;
         self.write(MANIFEST, &json)
+    }
+
+    /// Writes pictures that are new, so that they can leave memory. Deleted ones too: they may come back.
+    pub fn keep_pictures(&mut self, history: &History) -> Result<(), SessionError> {
+        for state in history.with_deleted().filter(|state| state.parent.is_some()) {
+            if !self.written.contains(&state.id) {
+                let name = picture_name(state.id.0);
+                self.write(&name, &png(history, state).map_err(|details| self.failed(&name, details))?)?;
+                self.written.insert(state.id);
+                state.picture.keep_in(self.folder.join(name));
+            }
+        }
+        Ok(())
+    }
+
+    /// All of it is saved elsewhere: nothing is to be recovered from here, but pictures can still be reread.
+    pub fn forget(&mut self) {
+        remove(&self.folder.join(MANIFEST));
+    }
+
+    /// Lets the folder go: it stays where there is something to recover in it.
+    pub fn leave(self) {
+        if !self.folder.join(MANIFEST).exists() {
+            remove(&self.folder);
+        }
     }
 
     fn write(&self, name: &str, bytes: &[u8]) -> Result<(), SessionError> {
@@ -74,10 +93,15 @@ impl Autosave {
     fn failed(&self, name: &str, details: String) -> SessionError {
         SessionError::Write { file: self.folder.join(name), details }
     }
+}
 
-    /// Throws it away: there is nothing in it that is not elsewhere.
-    pub fn discard(self) {
-        _ = std::fs::remove_dir_all(&self.folder);
+/// Takes away what is not needed any more; where that fails it only takes space.
+fn remove(path: &Path) {
+    match if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) } {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            tracing::warn!("{} could not be removed: {error}", path.display());
+        }
+        _ => {}
     }
 }
 
@@ -92,9 +116,11 @@ pub struct RecoverableSession {
     pub states: usize,
     /// When it was last written.
     pub when: SystemTime,
+    /// Room that it takes.
+    pub bytes: u64,
 }
 
-/// What programs that are gone have left behind below `all`, the newest first. Empty and very old ones are cleared away.
+/// What programs that are gone have left behind below `all`, the newest first. Empty ones are cleared away.
 pub fn recoverable(all: &Path) -> Vec<RecoverableSession> {
     let mut found: Vec<RecoverableSession> = std::fs::read_dir(all)
         .into_iter()
@@ -103,16 +129,24 @@ pub fn recoverable(all: &Path) -> Vec<RecoverableSession> {
         .filter_map(|entry| recoverable_in(&entry.path()))
         .collect();
     found.sort_by_key(|session| std::cmp::Reverse(session.when));
-    for old in found.drain(KEPT.min(found.len())..) {
-        discard(&old.folder);
-    }
     found
+}
+
+/// Those of the oldest without which the others stay within `room`; never the newest one.
+pub fn surplus(newest_first: &[RecoverableSession], room: u64) -> &[RecoverableSession] {
+    let mut all = 0;
+    let kept = newest_first.iter().take_while(|session| {
+        all += session.bytes;
+        all <= room
+    });
+    let kept = kept.count().max(1).min(newest_first.len());
+    &newest_first[kept..]
 }
 
 /// Throws a session away, unless a program uses it.
 pub fn discard(folder: &Path) {
     if folder.file_name().is_some_and(|name| name.to_string_lossy().starts_with("session-")) && is_free(folder) {
-        _ = std::fs::remove_dir_all(folder);
+        remove(folder);
     }
 }
 
@@ -125,6 +159,18 @@ fn is_free(folder: &Path) -> bool {
     }
 }
 
+fn bytes_below(folder: &Path) -> u64 {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .map(|entry| match entry.metadata() {
+            Ok(metadata) if metadata.is_dir() => bytes_below(&entry.path()),
+            Ok(metadata) => metadata.len(),
+            // Just gone.
+            Err(_) => 0,
+        })
+        .sum()
+}
+
 fn recoverable_in(folder: &Path) -> Option<RecoverableSession> {
     if !folder.file_name()?.to_string_lossy().starts_with("session-") || !is_free(folder) {
         return None;
@@ -134,16 +180,13 @@ fn recoverable_in(folder: &Path) -> Option<RecoverableSession> {
         // Younger ones may be about to be locked and written.
         let age = folder.metadata().ok()?.modified().ok()?.elapsed().unwrap_or_default();
         if age.as_secs() > 60 {
-            _ = std::fs::remove_dir_all(folder);
+            remove(folder);
         }
         return None;
     };
     let manifest: Manifest = serde_json::from_slice(&json).ok()?;
     let when = folder.join(MANIFEST).metadata().ok()?.modified().ok()?;
-    Some(RecoverableSession {
-        folder: folder.to_owned(),
-        name: manifest.photo.name,
-        states: manifest.states.len(),
-        when,
-    })
+    let (folder, states) = (folder.to_owned(), manifest.states.len());
+    let bytes = bytes_below(&folder);
+    Some(RecoverableSession { folder, name: manifest.photo.name, states, when, bytes })
 }

@@ -1,5 +1,7 @@
 //! `chain.json`: what a session's pictures are and how they were made.
 
+use std::collections::HashMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Choices, Session};
@@ -36,7 +38,18 @@ pub struct Manifest {
     pub current: usize,
     /// What was chosen for the next step.
     #[serde(default)]
+    pub choices: SavedChoices,
+}
+
+/// Choices, and prompts that are added to every one below a state.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SavedChoices {
+    /// For the next step.
+    #[serde(flatten)]
     pub choices: Choices,
+    /// A state's number, its prompt.
+    #[serde(default)]
+    pub pinned: Vec<(usize, String)>,
 }
 
 /// One state.
@@ -61,18 +74,15 @@ impl Manifest {
     pub(super) fn of(session: &Session, photo_inside: bool) -> Self {
         let history = &session.history;
         let order: Vec<StateId> = history.outline().iter().map(|(_, state)| state.id).collect();
-        let number = |id: StateId| order.iter().position(|&other| other == id).unwrap_or(0);
+        let numbers: HashMap<StateId, usize> = order.iter().enumerate().map(|(number, id)| (*id, number)).collect();
+        let number = |id: StateId| numbers.get(&id).copied().unwrap_or(0);
         let states = history.outline().into_iter().filter_map(|(_, state)| {
             let (width, height) = (state.picture.width(), state.picture.height());
             let step = RecipeStep { record: state.record.clone()?, width, height };
             Some(Entry { parent: number(state.parent?), picture: state.id.0, step })
         });
         let photo = &history.photo().picture;
-        let mut choices = session.choices.clone();
-        choices.pinned.retain(|(state, _)| order.contains(&StateId(*state)));
-        for (state, _) in &mut choices.pinned {
-            *state = number(StateId(*state));
-        }
+        let pinned = history.all_pinned().map(|(id, prompt)| (number(id), prompt.to_owned())).collect();
         Self {
             format: FORMAT,
             program: PROGRAM.into(),
@@ -82,7 +92,7 @@ impl Manifest {
             photo_inside,
             states: states.collect(),
             current: number(history.current().id),
-            choices,
+            choices: SavedChoices { choices: session.choices.clone(), pinned },
         }
     }
 }

@@ -125,10 +125,8 @@ pub struct Choices {
     pub align: AlignMethod,
     /// The noise's seed.
     pub seed: u64,
-    /// Words for the next step.
+    /// The prompt for the next step.
     pub draft: String,
-    /// Prompts that are added to every one below a state: its number, the prompt.
-    pub pinned: Vec<(usize, String)>,
 }
 
 impl Default for Choices {
@@ -139,7 +137,6 @@ impl Default for Choices {
             align: AlignMethod::default(),
             seed: 42,
             draft: String::new(),
-            pinned: Vec::new(),
         }
     }
 }

@@ -7,15 +7,13 @@ use std::sync::Arc;
 
 use zip::ZipArchive;
 
-use super::manifest::{FORMAT, LARGEST_MANIFEST, MANIFEST, Manifest, PHOTO, picture_name};
+use super::manifest::{FORMAT, LARGEST_MANIFEST, MANIFEST, Manifest, PHOTO, SavedChoices, picture_name};
 use super::{Session, SessionError};
-use crate::base::Source;
+use crate::base::{MOST_PIXELS, Source};
 use crate::document::History;
 use crate::imaging::{Filter, Picture, codec, resize};
 use crate::{base, document};
 
-/// All states of a session together; the photo has a limit of its own.
-const MOST_PIXELS: u64 = 1 << 30;
 /// No picture needs more bytes a pixel than this, whatever its PNG's header says.
 const MOST_BYTES_A_PIXEL: u64 = 8;
 
@@ -116,9 +114,13 @@ fn read(files: &mut dyn Files, path: &Path) -> Result<Session, SessionError> {
         ids.push(id.ok_or_else(|| damaged(path, "a state without the one it was cut from"))?);
     }
     history.go(ids[manifest.current]);
-    let mut choices = manifest.choices;
+    let SavedChoices { mut choices, pinned } = manifest.choices;
     choices.process_size = choices.process_size.clamp(64, 2048);
-    choices.pinned = choices.pinned.into_iter().filter_map(|(n, prompt)| Some((ids.get(n)?.0, prompt))).collect();
+    for (number, prompt) in pinned {
+        if let Some(id) = ids.get(number) {
+            history.pin(*id, prompt);
+        }
+    }
     Ok(Session { history, choices, lost_photo })
 }
 

@@ -53,7 +53,8 @@ const COMMENT: usize = 16_000;
 pub(super) fn png(history: &History, state: &ScaleState) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
     let xmp = provenance::packet(&recipe(history.source(), &history.chain(state.id)));
-    encode_png(&state.picture, Some(&xmp), &mut bytes).map_err(|error| error.to_string())?;
+    let picture = state.picture.load().map_err(|error| error.to_string())?;
+    encode_png(&picture, Some(&xmp), &mut bytes).map_err(|error| error.to_string())?;
     Ok(bytes)
 }
 

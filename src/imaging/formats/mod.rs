@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 pub use png::encode as encode_png;
 
-use super::{ImageError, Picture};
+use super::{ImageError, Picture, Xmp};
 
 /// Writes a picture, with an XMP packet where there is one.
 type Encode = fn(&Picture, Option<&str>, &mut dyn Write) -> Result<(), String>;
@@ -26,6 +26,8 @@ pub struct FormatSpec {
     extensions: &'static [&'static str],
     /// `None` where it is only read.
     encode: Option<Encode>,
+    /// The longest XMP packet that it holds, in bytes.
+    longest_xmp: usize,
 }
 
 /// All of them, those that are written first, the default before the others.
@@ -33,9 +35,9 @@ static FORMATS: [&FormatSpec; 6] = [
     &png::PNG,
     &jpeg::JPEG,
     &webp::WEBP,
-    &FormatSpec { id: "tiff", extensions: &["tif", "tiff"], encode: None },
-    &FormatSpec { id: "bmp", extensions: &["bmp"], encode: None },
-    &FormatSpec { id: "gif", extensions: &["gif"], encode: None },
+    &FormatSpec { id: "tiff", extensions: &["tif", "tiff"], encode: None, longest_xmp: 0 },
+    &FormatSpec { id: "bmp", extensions: &["bmp"], encode: None, longest_xmp: 0 },
+    &FormatSpec { id: "gif", extensions: &["gif"], encode: None, longest_xmp: 0 },
 ];
 
 /// Endings of the files that can be read, for dialogs and folders.
@@ -72,7 +74,8 @@ impl Format {
         found.ok_or_else(|| ImageError::Ending { file: file.to_owned() })
     }
 
-    pub(super) fn encode(self, picture: &Picture, xmp: Option<&str>, out: &mut dyn Write) -> Result<(), String> {
+    pub(super) fn encode(self, picture: &Picture, xmp: Option<&Xmp>, out: &mut dyn Write) -> Result<(), String> {
+        let xmp = xmp.and_then(|xmp| xmp.within(self.0.longest_xmp));
         match self.0.encode {
             Some(encode) => encode(picture, xmp, out),
             None => Err(format!("{} files are only read", self.0.id)),

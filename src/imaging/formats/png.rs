@@ -9,6 +9,7 @@ pub(super) static PNG: FormatSpec = FormatSpec {
     id: "png",
     extensions: &["png"],
     encode: Some(|picture, xmp, out| encode(picture, xmp, out).map_err(|error| error.to_string())),
+    longest_xmp: usize::MAX,
 };
 
 /// As PNG; `xmp` as the text chunk that XMP's specification names.

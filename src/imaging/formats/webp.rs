@@ -5,7 +5,8 @@ use std::io::Write;
 use super::FormatSpec;
 use crate::imaging::Picture;
 
-pub(super) static WEBP: FormatSpec = FormatSpec { id: "webp", extensions: &["webp"], encode: Some(encode) };
+pub(super) static WEBP: FormatSpec =
+    FormatSpec { id: "webp", extensions: &["webp"], encode: Some(encode), longest_xmp: usize::MAX };
 
 fn encode(picture: &Picture, xmp: Option<&str>, out: &mut dyn Write) -> Result<(), String> {
     let mut encoder = image_webp::WebPEncoder::new(out);

@@ -52,6 +52,27 @@ impl Config {
     }
 }
 
+impl Config {
+    /// Floating-point operations of encoding and decoding a picture of so many pixels: its convolutions of 3 x 3.
+    pub fn operations(&self, pixels: f64) -> f64 {
+        let widths = &self.block_out_channels;
+        let level = |(i, &width): (usize, &i64)| {
+            // Two a residual block, of which the decoder has one more; and one behind each enlargement.
+            let blocks = (4 * self.layers_per_block + 2) as f64 * (width * width) as f64;
+            let enlargement = widths.get(i + 1).map_or(0.0, |coarser| (coarser * coarser) as f64);
+            18.0 * pixels / 4f64.powi(i as i32) * (blocks + enlargement)
+        };
+        widths.iter().enumerate().map(level).sum()
+    }
+
+    /// The most bytes that layers hold at once for a picture of so many pixels, whatever the precision: a few times what the
+    /// decoder has after its last enlargement.
+    pub fn activations(&self, pixels: f64) -> f64 {
+        let widest = self.block_out_channels.iter().take(2).max().copied().unwrap_or(0);
+        6.0 * 4.0 * widest as f64 * pixels
+    }
+}
+
 fn yes() -> bool {
     true
 }

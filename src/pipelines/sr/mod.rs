@@ -13,7 +13,8 @@ pub use interpolation::Interpolation;
 pub use upscaler::Upscaler;
 
 use super::{FullImageInput, PartialResult, PipelineError};
-use crate::base::{Backbone, DeviceChoice, MemoryPlan, Progress, Region};
+use crate::base::{BUILT_IN, Backbone, DeviceChoice, MemoryPlan, Progress, Region, StepEstimate};
+use crate::checkpoint;
 use crate::imaging::{Filter, Picture, resize};
 use crate::runtime::device;
 use crate::runtime::device::Devices;
@@ -68,8 +69,8 @@ pub trait SuperResolver: Send {
         on_partial: &mut dyn FnMut(PartialResult),
     ) -> Result<Picture, PipelineError>;
 
-    /// Seconds that a cut of this size will take; `None` for models that cannot tell quickly.
-    fn estimate_secs(&mut self, _width: u32, _height: u32) -> Result<Option<f64>, PipelineError> {
+    /// What a step from a cut to a result of these sizes will take, told in a moment; `None` where it is nothing to speak of.
+    fn estimate(&mut self, _cut: (u32, u32), _result: (u32, u32)) -> Result<Option<StepEstimate>, PipelineError> {
         Ok(None)
     }
 
@@ -113,6 +114,17 @@ pub fn resolved(backbone: &Backbone, device: DeviceChoice) -> Backbone {
     }
     let device = device::resolve(device).map_or(Device::Cpu, |devices| devices.picture);
     Backbone { precision: osediff_sd3::precision_on(backbone, device), ..backbone.clone() }
+}
+
+/// SHA-256 of all weights of a model, in hexadecimal; `None` for those without. Slow for large ones, the first time.
+pub fn weights_digest(backbone: &Backbone) -> Result<Option<String>, PipelineError> {
+    if backbone.is(&BUILT_IN) {
+        return Ok(Some(upscaler::built_in_digest()));
+    }
+    if backbone.spec.files.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(checkpoint::weights_digest(backbone)?))
 }
 
 #[cfg(test)]

@@ -1,20 +1,21 @@
 //! Single-image networks: they take the cut pixels themselves, tile by tile, and their output is
 //! brought to the wanted size by bicubic.
 
+use std::cell::OnceCell;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use tch::{Device, Kind, Tensor};
 
 use super::{FullImageInput, PartialResult, PipelineError, StepInput, SuperResolver};
-use crate::base::{Backbone, Cancelled, Progress, Stage};
+use crate::base::{Backbone, Cancelled, Progress, Stage, StepEstimate, sha256_of};
 use crate::checkpoint::CheckpointError;
 use crate::imaging::{Filter, Picture, resize};
 use crate::networks::single_image;
 use crate::networks::single_image::SingleImageNetwork;
 use crate::runtime::tensor::{picture_from_tensor, tensor_from_picture};
 use crate::runtime::weights::Weights;
+use crate::runtime::{memory, speed};
 
 /// Trained by `coz train`; see docs/benchmarks.md.
 const BUILT_IN: &[u8] = include_bytes!("../../../assets/builtin_x4.safetensors");
@@ -25,11 +26,15 @@ const TILE: u32 = 160;
 const ONE_TILE: u32 = 512;
 /// No published network enlarges by more.
 const LARGEST_SCALE: u32 = 16;
-/// Side of the picture by which speed is measured, in pixels.
+/// Side of the picture by which time and memory are measured, in pixels.
 const PROBE: i64 = 32;
-/// It is measured so often at most, and no more after so long.
-const PROBES: usize = 6;
-const LONGEST_PROBE: Duration = Duration::from_millis(150);
+
+/// What one forward pass of it takes.
+#[derive(Clone, Copy)]
+struct Probe {
+    secs: f64,
+    bytes: u64,
+}
 
 /// An upscaling network, loaded.
 pub struct Upscaler {
@@ -38,6 +43,12 @@ pub struct Upscaler {
     output_scale: f64,
     device: Device,
     name: String,
+    probe: OnceCell<Probe>,
+}
+
+/// SHA-256 of the built-in model's file.
+pub(super) fn built_in_digest() -> String {
+    sha256_of(BUILT_IN)
 }
 
 impl Upscaler {
@@ -63,7 +74,7 @@ impl Upscaler {
         };
         let (output_scale, name) = (weights.output_scale(), weights.file().display().to_string());
         let scale = network.scale() as f64 * output_scale;
-        let upscaler = Self { network, output_scale, device, name };
+        let upscaler = Self { network, output_scale, device, name, probe: OnceCell::new() };
         if (scale - f64::from(upscaler.scale())).abs() > 1e-6 || !(1..=LARGEST_SCALE).contains(&upscaler.scale()) {
             let found = format!("it enlarges by {scale}, expected a whole number from 1 to {LARGEST_SCALE}");
             return Err(CheckpointError::format(weights.file(), found).into());
@@ -76,25 +87,33 @@ impl Upscaler {
         (self.network.scale() as f64 * self.output_scale).round() as u32
     }
 
-    /// Seconds that a picture of this size will take, measured on a small one.
-    pub fn estimate_secs(&self, width: u32, height: u32) -> Result<f64, PipelineError> {
-        let probe = Tensor::f_zeros([1, 3, PROBE, PROBE], (Kind::Float, self.device))?;
-        let (begin, mut elapsed_secs) = (Instant::now(), f64::INFINITY);
-        // The first runs also set up the libraries; the fastest was disturbed least.
-        for i in 0..PROBES {
-            let start = Instant::now();
-            // Reading a number waits for the device.
-            self.forward(&probe, &mut |_| Ok(()))?.f_sum(Kind::Float)?.f_double_value(&[])?;
-            elapsed_secs = elapsed_secs.min(start.elapsed().as_secs_f64());
-            if i > 0 && begin.elapsed() > LONGEST_PROBE {
-                break;
-            }
-        }
+    /// What a picture of this size takes, told from a small one.
+    pub fn estimate(&self, width: u32, height: u32) -> Result<StepEstimate, PipelineError> {
+        let Probe { secs, bytes } = self.probe()?;
         let (tile, margin) = (tile_side(width, height), self.network.margin());
-        let side = |length: u32| {
-            (0..length.div_ceil(tile)).map(|i| f64::from(Span::of(i, tile, margin, length).length)).sum::<f64>()
-        };
-        Ok(elapsed_secs * side(width) * side(height) / (PROBE * PROBE) as f64)
+        let spans = |length: u32| (0..length.div_ceil(tile)).map(move |i| Span::of(i, tile, margin, length).length);
+        let all = |length: u32| spans(length).map(f64::from).sum::<f64>();
+        let longest = |length: u32| u64::from(spans(length).max().unwrap_or(0));
+        let probed = (PROBE * PROBE) as u64;
+        // The picture that is put together, and the same at the size asked for, in 8 bits.
+        let results = 2 * 3 * u64::from(width) * u64::from(height) * u64::from(self.scale()).pow(2);
+        Ok(StepEstimate {
+            secs: secs * all(width) * all(height) / probed as f64,
+            bytes: bytes * longest(width) * longest(height) / probed + results,
+            smaller: Vec::new(),
+        })
+    }
+
+    /// Measured once.
+    fn probe(&self) -> Result<Probe, PipelineError> {
+        if let Some(probe) = self.probe.get() {
+            return Ok(*probe);
+        }
+        let small = Tensor::f_zeros([1, 3, PROBE, PROBE], (Kind::Float, self.device))?;
+        let (output, bytes) = memory::peak_of(|| self.forward(&small, &mut |_| Ok(())));
+        drop(output?);
+        let secs = speed::fastest(|| self.forward(&small, &mut |_| Ok(())))?;
+        Ok(*self.probe.get_or_init(|| Probe { secs, bytes }))
     }
 
     /// One tile, `[1, 3, H, W]` -> `[1, 3, scale * H, scale * W]`.
@@ -189,7 +208,11 @@ impl SuperResolver for Upscaler {
         Ok(resize(&output, input.enlarged.width(), input.enlarged.height(), Filter::Bicubic))
     }
 
-    fn estimate_secs(&mut self, width: u32, height: u32) -> Result<Option<f64>, PipelineError> {
-        Self::estimate_secs(self, width, height).map(Some)
+    fn estimate(
+        &mut self,
+        (width, height): (u32, u32),
+        _result: (u32, u32),
+    ) -> Result<Option<StepEstimate>, PipelineError> {
+        Self::estimate(self, width, height).map(Some)
     }
 }

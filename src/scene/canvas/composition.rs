@@ -15,8 +15,10 @@ const SMALLEST: f64 = 1.5;
 pub struct Layer {
     /// Which state it is; `None` for an overlay.
     pub state: Option<StateId>,
-    /// Its pixels.
+    /// Its pixels; a reduced picture while they have left memory.
     pub picture: Arc<Picture>,
+    /// Width and height that the placement counts in: the picture's own, where it stands for itself.
+    pub size: [u32; 2],
     /// Where it lies.
     pub placement: Placement,
     /// 0 to 1.
@@ -26,6 +28,28 @@ pub struct Layer {
 }
 
 impl Layer {
+    /// A picture of no state.
+    pub fn of_picture(picture: Arc<Picture>, placement: Placement) -> Self {
+        let size = [picture.width(), picture.height()];
+        Self { state: None, picture, size, placement, opacity: 1.0, clip: None }
+    }
+
+    fn of_state(state: &ScaleState, placement: Placement, opacity: f32) -> Self {
+        let size = [state.picture.width(), state.picture.height()];
+        let picture = state.picture.in_memory().unwrap_or_else(|| state.thumbnail.clone());
+        Self { state: Some(state.id), picture, size, placement, opacity, clip: None }
+    }
+
+    /// Whether a reduced picture stands for one that has left memory.
+    pub fn is_reduced(&self) -> bool {
+        self.picture.width() < self.size[0]
+    }
+
+    /// Screen pixels for each of the picture's.
+    pub(super) fn scale(&self) -> f64 {
+        self.placement.scale * f64::from(self.size[0]) / f64::from(self.picture.width())
+    }
+
     /// The part of the screen it may take.
     pub fn clipped(&self, screen: [f64; 2]) -> [f64; 4] {
         let [left, top, right, bottom] = self.clip.unwrap_or([0.0, 0.0, screen[0], screen[1]]);
@@ -35,8 +59,7 @@ impl Layer {
     /// Left, top, right, bottom on the screen.
     pub fn screen_rect(&self) -> [f64; 4] {
         let [left, top] = self.placement.origin;
-        let far = [f64::from(self.picture.width()), f64::from(self.picture.height())];
-        let [right, bottom] = self.placement.screen_from_picture(far);
+        let [right, bottom] = self.placement.screen_from_picture(self.size.map(f64::from));
         [left, top, right, bottom]
     }
 }
@@ -93,13 +116,7 @@ fn descend(scene: &Scene, known: &[(StateId, Placement)], state: &ScaleState, la
     let Some(placement) = explicit(state.id).or_else(|| parent().map(|placement| placement.of_child(state))) else {
         return;
     };
-    let layer = Layer {
-        state: Some(state.id),
-        picture: state.picture.clone(),
-        placement,
-        opacity: (scene.opacity)(state.id),
-        clip: None,
-    };
+    let layer = Layer::of_state(state, placement, (scene.opacity)(state.id));
     let visible = |layer: &Layer| {
         let [left, top, right, bottom] = layer.screen_rect();
         let [width, height] = scene.screen;
@@ -124,16 +141,11 @@ fn descend(scene: &Scene, known: &[(StateId, Placement)], state: &ScaleState, la
     }
     for overlay in scene.overlays.iter().filter(|overlay| overlay.parent == state.id) {
         let region = overlay.region;
-        let layer = Layer {
-            state: None,
-            picture: overlay.picture.clone(),
-            placement: Placement {
-                origin: placement.screen_from_picture([region.x.into(), region.y.into()]),
-                scale: placement.scale * f64::from(region.width) / f64::from(overlay.picture.width()),
-            },
-            opacity: 1.0,
-            clip: None,
+        let placement = Placement {
+            origin: placement.screen_from_picture([region.x.into(), region.y.into()]),
+            scale: placement.scale * f64::from(region.width) / f64::from(overlay.picture.width()),
         };
+        let layer = Layer::of_picture(overlay.picture.clone(), placement);
         if visible(&layer) {
             layers.push(layer);
         }

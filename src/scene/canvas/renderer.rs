@@ -3,14 +3,14 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
-use super::Layer;
 use super::texture::{FORMAT, Gpu, Place, Shared, Tile, level_for, top_level};
+use super::{Layer, Placement};
 use crate::imaging::Picture;
 
 /// Bytes brought to the GPU in one frame; coarser tiles stand in meanwhile.
 const UPLOAD_PER_FRAME: usize = 2 << 20;
 /// Tiles not seen for a while are dropped beyond this many bytes.
-const KEPT: usize = 512 << 20;
+const KEPT: usize = 192 << 20;
 
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -46,8 +46,9 @@ impl Layer {
     /// The tiles of a level that are on the screen.
     fn places(&self, level: u32, screen: [f64; 2]) -> Vec<Place> {
         let [left, top, right, bottom] = self.clipped(screen);
+        let placement = Placement { origin: self.placement.origin, scale: self.scale() };
         let ([left, top], [right, bottom]) =
-            (self.placement.picture_from_screen([left, top]), self.placement.picture_from_screen([right, bottom]));
+            (placement.picture_from_screen([left, top]), placement.picture_from_screen([right, bottom]));
         Place::touching(&self.picture, level, [left, top, right, bottom])
     }
 }
@@ -153,14 +154,14 @@ impl Renderer {
             self.pictures.entry(key(&layer.picture)).or_insert_with(|| Arc::downgrade(&layer.picture));
             let whole = Place { level: top_level(&layer.picture), column: 0, row: 0 };
             self.bring(&mut gpu, layer, whole, &mut usize::MAX.clone());
-            for place in layer.places(level_for(&layer.picture, layer.placement.scale), screen) {
+            for place in layer.places(level_for(&layer.picture, layer.scale()), screen) {
                 complete &= self.bring(&mut gpu, layer, place, &mut budget);
             }
         }
         let mut quads = Vec::new();
         self.drawn.clear();
         for layer in layers {
-            let wanted = level_for(&layer.picture, layer.placement.scale);
+            let wanted = level_for(&layer.picture, layer.scale());
             let there = |place: &Place| self.tiles.contains_key(&(key(&layer.picture), *place));
             // Where tiles are still on their way, coarser ones lie beneath.
             let coarsest = match layer.places(wanted, screen).iter().all(there) {
@@ -239,7 +240,7 @@ impl Renderer {
 fn quad(layer: &Layer, tile: &Tile, place: Place, screen: [f64; 2]) -> Option<Quad> {
     let rect = place.rect(&layer.picture);
     let clip = layer.clipped(screen);
-    let scale = layer.placement.scale;
+    let scale = layer.scale();
     let axis = |axis: usize| {
         let on_screen = |at: f64| layer.placement.origin[axis] + at * scale;
         // Cut to the screen here, in 64 bits: far enlarged, the whole would overflow the GPU's 32.

@@ -49,6 +49,9 @@ pub enum FilmError {
     /// The encoder failed.
     #[error("the frames could not be encoded: {0}")]
     Encode(String),
+    /// A state's picture could not be reread.
+    #[error(transparent)]
+    Picture(#[from] ImageError),
     /// The file could not be written; nothing half-written is left.
     #[error(transparent)]
     Write(#[from] WriteError),
@@ -59,6 +62,7 @@ impl From<FilmError> for UserError {
         let (title, hint) = match error {
             FilmError::Cancelled => ("Cancelled", ""),
             FilmError::Write(error) => return ImageError::from(error).into(),
+            FilmError::Picture(error) => return error.into(),
             FilmError::Graphics(_) => (
                 "There is no graphics driver to draw with",
                 "Without a graphics card, Debian's mesa-vulkan-drivers draws in software.",
@@ -162,6 +166,7 @@ pub fn make(
     on_frame: &mut dyn FnMut(u32, u32) -> bool,
 ) -> Result<Written, FilmError> {
     options.check()?;
+    let branch = &branch.in_memory()?;
     let path = ZoomPath::new(branch, options).ok_or(FilmError::NoChain)?;
     let is_gif = match file.extension().unwrap_or_default().to_string_lossy().to_lowercase().as_str() {
         "mp4" => false,

@@ -2,51 +2,78 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use egui::ViewportCommand;
 
-use crate::base::magnification_label;
+use crate::base::{UserError, magnification_label};
 use crate::document::StateId;
 use crate::document::export::{Export, Exporter};
-use crate::document::session::{Choices, EXTENSION};
+use crate::document::session::{EXTENSION, autosave};
 use crate::hub::HubError;
+use crate::scene::canvas::Layer;
 use crate::scene::film;
 use crate::scene::film::path::ZoomPath;
 use crate::viewer::Viewer;
-use crate::viewer::state::{Document, Exporting, Message, Opening, Playing};
-use crate::viewer::tasks::{Opened, Outcome};
+use crate::viewer::open::Opened;
+use crate::viewer::state::{Document, Examined, Exporting, Message, Opening, Playing};
+use crate::viewer::tasks::Outcome;
+
+/// What is found out of states takes at most so much memory, those at hand apart.
+const EXAMINED_BYTES: u64 = 64 << 20;
 
 impl Viewer {
     pub(in crate::viewer) fn take_outcome(&mut self, outcome: Outcome, context: &egui::Context) {
         match outcome {
-            Outcome::Preview { file, preview } => {
-                if let Some(opening) = self.state.opening.as_mut().filter(|opening| opening.file == file) {
+            Outcome::Preview { generation, preview } => {
+                let is_current = self.opening.is_current(generation);
+                if let Some(opening) = self.state.opening.as_mut().filter(|_| is_current) {
                     opening.preview = Some(Arc::new(preview));
                 }
             }
-            Outcome::Opened(opened) => self.take_opened(*opened, context),
+            Outcome::Opened { generation, opened } => {
+                // Whoever has asked for another one meanwhile wants that one.
+                if self.opening.finish(generation) {
+                    self.state.opening = None;
+                    match opened {
+                        Ok(opened) => self.take_opened(*opened, context),
+                        Err(problem) => self.tell(Message::UserError(problem)),
+                    }
+                }
+            }
             Outcome::Chosen(action) => self.actions.push(action),
             Outcome::Copied(image) => {
                 context.copy_image(image);
                 self.tell(Message::Done("Copied".into()));
             }
-            Outcome::Examined { document, id, examined } => {
-                if let Some(open) = self.state.document.as_mut().filter(|open| open.number == document) {
-                    open.examined.insert(id, Some(Arc::new(examined)));
+            Outcome::Examined { generation, id, examined } => {
+                if self.examining.is_current(generation) {
+                    self.take_examined(id, examined);
                 }
+            }
+            Outcome::Loaded(loaded) => {
+                if let Err(problem) = loaded {
+                    self.tell(Message::UserError(problem));
+                }
+                self.evict_pictures();
             }
             Outcome::Recoverable(sessions) => {
                 // Offered once, when the program starts with a photo; the first page lists them anyway.
                 let is_start = std::mem::take(&mut self.offer_recoverable);
                 let is_busy = self.state.document.is_some() || self.state.opening.is_some();
+                let oldest = autosave::surplus(&sessions, autosave::ROOM);
+                if is_start && !oldest.is_empty() {
+                    let oldest = oldest.iter().map(|session| session.folder.clone()).collect();
+                    let bytes = sessions.iter().map(|session| session.bytes).sum();
+                    self.tell(Message::Surplus { count: sessions.len(), bytes, oldest });
+                }
                 if let Some(newest) = sessions.first().filter(|_| is_start && is_busy) {
                     self.tell(Message::Offer(newest.clone()));
                 }
                 self.state.recoverable = sessions;
             }
             Outcome::Saved { document, file, revision } => {
+                self.exports.clear();
                 self.state.exporting = None;
                 self.state.settings.remember(file.clone());
                 self.tell(Message::Done(format!("Saved {}", file.display())));
@@ -58,10 +85,6 @@ impl Viewer {
                         autosave_worker.forget();
                     }
                 }
-            }
-            Outcome::Done(line) => {
-                self.state.exporting = None;
-                self.tell(Message::Done(line));
             }
             Outcome::Diffusion(found) => self.state.diffusion = found,
             Outcome::Backbones(found) => {
@@ -81,48 +104,36 @@ impl Viewer {
                 self.tasks.look_for_backbones();
             }
             Outcome::PromptSource(prompt_source) => self.use_prompt_source(prompt_source),
-            Outcome::Exported => self.state.exporting = None,
-            Outcome::Failed { problem, opening } => {
-                if opening {
-                    self.state.opening = None;
-                } else {
+            Outcome::Exported { generation, result } => {
+                if self.exports.finish(generation) {
                     self.state.exporting = None;
+                    match result {
+                        Ok(Some(line)) => self.tell(Message::Done(line)),
+                        Ok(None) => {}
+                        Err(problem) => self.tell(Message::UserError(problem)),
+                    }
                 }
-                self.tell(Message::UserError(problem));
             }
+            Outcome::Failed(problem) => self.tell(Message::UserError(problem)),
         }
     }
 
     fn take_opened(&mut self, opened: Opened, context: &egui::Context) {
         let Opened { file, history, choices, session_file, restored_from, rebuild, note } = opened;
-        // Whoever has asked for another one meanwhile wants that one.
-        let asked = self.state.opening.as_ref().map(|opening| &opening.file);
-        let expected = file.as_ref().or(restored_from.as_ref());
-        if asked.is_some() && expected.is_some() && asked != expected {
-            return;
-        }
         self.close(context);
         self.documents += 1;
-        let is_session = choices.is_some();
         let mut document = Document::new(self.documents, history);
         context.send_viewport_cmd(ViewportCommand::Title(format!("{} – Chain-of-Zoom", document.name)));
         document.screen = self.last_screen;
         document.session_file = session_file;
-        if std::mem::take(&mut self.state.session_backbone) {
-            self.state.use_best();
-        }
-        if let Some(Choices { process_size, backbone, align, seed, draft, pinned }) = choices {
+        if let Some(choices) = choices {
             self.state.session_backbone = true;
-            let settings = &mut self.state.settings;
-            (settings.process_size, settings.backbone, settings.align, settings.seed) =
-                (process_size, backbone, align, seed);
-            self.state.draft = draft;
-            document.pinned = pinned.into_iter().map(|(id, prompt)| (StateId(id), prompt)).collect();
+            self.state.use_choices(choices);
         }
         if restored_from.is_some() {
             // In no file of the user's yet, and to be kept anew before the old folder goes.
             document.saved_revision = 0;
-            document.kept_revision = u64::MAX;
+            document.kept_revision = None;
             document.restored_from = restored_from.clone();
             self.state.recoverable.retain(|session| Some(&session.folder) != restored_from.as_ref());
             self.state.messages.retain(|message| !matches!(message, Message::Offer(_)));
@@ -135,29 +146,31 @@ impl Viewer {
         if let Some(note) = note {
             self.tell(Message::Done(note));
         }
-        if !is_session {
-            self.rebuild(rebuild);
-        }
+        self.state.rebuild = rebuild;
     }
 
     /// Lets the document go; what is unsaved of it stays on the disk.
     pub(in crate::viewer) fn close(&mut self, context: &egui::Context) {
-        self.engine.cancel();
+        self.engine.close_document();
+        self.examining.clear();
+        self.prefetched = None;
         self.keep_session(None);
         if let Some(autosave_worker) = &self.autosave_worker {
-            match self.state.document.as_ref().is_some_and(Document::is_unsaved) {
-                true => autosave_worker.leave(),
-                false => autosave_worker.forget(),
+            if !self.state.document.as_ref().is_some_and(Document::is_unsaved) {
+                autosave_worker.forget();
             }
+            autosave_worker.leave();
         }
         if let Some(document) = self.state.document.take() {
             self.last_screen = document.screen;
         }
+        self.state.reset_choices();
+        self.state.rebuild = None;
         self.state.running = None;
         self.state.queue.clear();
         // Of the photo before: its states are gone.
         self.state.oom_retry = None;
-        self.state.opening = None;
+        self.stop_opening();
         self.thumbnails.clear();
         context.send_viewport_cmd(ViewportCommand::Title("Chain-of-Zoom".into()));
     }
@@ -167,7 +180,7 @@ impl Viewer {
         let Some(autosave_worker) = &self.autosave_worker else { return };
         let Some(document) = self.state.document.as_ref() else { return };
         let revision = document.history.revision();
-        if revision == document.kept_revision || !document.is_unsaved() {
+        if Some(revision) == document.kept_revision || !document.is_unsaved() {
             return;
         }
         let number = document.number;
@@ -175,13 +188,24 @@ impl Viewer {
             autosave_worker.keep(number, session, after);
         }
         if let Some(document) = &mut self.state.document {
-            document.kept_revision = revision;
+            document.kept_revision = Some(revision);
         }
     }
 
     pub(in crate::viewer) fn open_file(&mut self, file: PathBuf) {
         self.state.opening = Some(Opening { file: file.clone(), preview: None });
-        self.tasks.open(file);
+        self.tasks.open(file, self.opening.start());
+    }
+
+    pub(in crate::viewer) fn open_pasted(&mut self, image: Arc<egui::ColorImage>) {
+        self.state.opening = None;
+        self.tasks.open_pasted(image, self.opening.start());
+    }
+
+    /// Whether something was on its way.
+    pub(in crate::viewer) fn stop_opening(&mut self) -> bool {
+        self.opening.clear();
+        self.state.opening.take().is_some()
     }
 
     pub(in crate::viewer) fn save(&mut self) {
@@ -234,6 +258,7 @@ impl Viewer {
     }
 
     pub(in crate::viewer) fn export(&mut self, exporter: &'static Exporter, to: PathBuf) {
+        let Some(exporting) = self.begin_export("export") else { return };
         let Some(document) = &self.state.document else { return };
         let (history, format) = (&document.history, self.state.settings.export_format);
         let to = if exporter.is_folder { to } else { with_ending(to, format.extension()) };
@@ -242,15 +267,13 @@ impl Viewer {
             chain: history.chain(history.current().id).into_iter().cloned().collect(),
             all: history.outline().into_iter().map(|(_, state)| state.picture.clone()).collect(),
             format,
-            size: self.state.settings.process_size,
+            size: self.state.choices.process_size,
         };
-        self.tasks.export(exporter, export, to);
+        self.tasks.export(exporter, export, to, exporting);
     }
 
     pub(in crate::viewer) fn stop_export(&mut self) {
-        if let Some(exporting) = &self.state.exporting {
-            exporting.stop.store(true, Ordering::Relaxed);
-        }
+        self.exports.cancel();
     }
 
     pub(in crate::viewer) fn copy(&mut self) {
@@ -270,8 +293,8 @@ impl Viewer {
             self.tell(Message::Done("One export runs already: wait, or stop it".into()));
             return None;
         }
-        let exporting =
-            Exporting { what: what.into(), done: Arc::default(), stop: Arc::default(), start: Instant::now() };
+        let ticket = self.exports.start();
+        let exporting = Exporting { what: what.into(), done: Arc::default(), ticket, start: Instant::now() };
         self.state.exporting = Some(exporting.clone());
         Some(exporting)
     }
@@ -305,13 +328,56 @@ impl Viewer {
         let id = state.id;
         let chain = document.history.chain(id).into_iter().cloned().collect();
         document.examined.insert(id, None);
-        self.tasks.examine(document.number, chain);
+        self.tasks.examine(chain, self.examining.ticket());
     }
 
-    pub(in crate::viewer) fn discard_recoverable(&mut self, folder: PathBuf) {
-        self.state.messages.retain(|message| !matches!(message, Message::Offer(session) if session.folder == folder));
+    fn take_examined(&mut self, id: StateId, examined: Result<Examined, UserError>) {
+        let examined = match examined {
+            Ok(examined) => examined,
+            Err(problem) => return self.tell(Message::UserError(problem)),
+        };
+        let Some(document) = &mut self.state.document else { return };
+        document.examined.insert(id, Some(Arc::new(examined)));
+        let bytes: u64 = document.examined.values().flatten().map(|examined| examined.bytes()).sum();
+        if bytes > EXAMINED_BYTES {
+            // They are found out anew when they are looked at again.
+            document.examined.retain(|&other, examined| other == id || examined.is_none());
+        }
+    }
+
+    /// Has what is on the canvas read again where it has left memory.
+    pub(in crate::viewer) fn load_reduced(&self, layers: &[Layer]) {
+        let Some(document) = &self.state.document else { return };
+        for id in layers.iter().filter(|layer| layer.is_reduced()).filter_map(|layer| layer.state) {
+            if let Some(state) = document.history.get(id).filter(|state| state.picture.begin_loading()) {
+                self.tasks.load(state.picture.clone());
+            }
+        }
+    }
+
+    /// Keeps the states' pictures within their budget. Where too few are on the disk yet, they are written first.
+    pub(in crate::viewer) fn evict_pictures(&mut self) {
+        let budget = self.state.settings.picture_bytes().unwrap_or(self.picture_bytes);
+        let Some(document) = &mut self.state.document else { return };
+        let revision = document.history.revision();
+        let is_enough = document.history.evict(budget);
+        if !is_enough
+            && document.spilled_revision != Some(revision)
+            && let Some(autosave_worker) = &self.autosave_worker
+        {
+            document.spilled_revision = Some(revision);
+            autosave_worker.keep_pictures(document.number, document.history.clone());
+        }
+    }
+
+    pub(in crate::viewer) fn discard_recoverable(&mut self, folders: Vec<PathBuf>) {
+        self.state.messages.retain(|message| match message {
+            Message::Offer(session) => !folders.contains(&session.folder),
+            Message::Surplus { oldest, .. } => !folders.iter().any(|folder| oldest.contains(folder)),
+            Message::UserError(_) | Message::Done(_) => true,
+        });
         if let Some(all) = self.autosave_folder.clone() {
-            self.tasks.discard_recoverable(folder, all);
+            self.tasks.discard_recoverable(folders, all);
         }
     }
 }

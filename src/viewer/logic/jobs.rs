@@ -10,7 +10,7 @@ use crate::document::StateId;
 use crate::engine::{Event, Job, JobId, JobOutcome, Restorer, StepOutput};
 use crate::scene::canvas::Overlay;
 use crate::viewer::Viewer;
-use crate::viewer::state::{Message, PlacedBox, Queued, Running};
+use crate::viewer::state::{Message, OomRetry, PlacedBox, Queued, Running};
 
 /// New tokens for each tile of a full image, as in the reference.
 const TILE_TOKENS: usize = 16;
@@ -30,9 +30,10 @@ impl Viewer {
                 self.state.loaded = None;
                 return;
             }
-            Event::Estimated { backbone, secs } => {
+            Event::Estimated { backbone, estimate } => {
                 // Asked for anew where the device or the size is another; then older steps tell nothing.
-                self.state.pace.insert(backbone.name(), secs);
+                self.state.pace.insert(backbone.name(), estimate.secs);
+                self.state.step_bytes.insert(backbone.name(), estimate.bytes);
                 return;
             }
             _ => {}
@@ -86,6 +87,7 @@ impl Viewer {
             Event::StepDone { job, output, .. } if job == active => self.keep(*output),
             Event::Finished { job, outcome } if job == active => {
                 let (step, parent, job) = (running.step, running.parent, running.asked.clone());
+                let captioning = running.captioning;
                 let run = running.then_run && outcome == JobOutcome::Completed;
                 if !running.captioning {
                     // It is with its state now.
@@ -98,8 +100,10 @@ impl Viewer {
                 }
                 if let JobOutcome::Failed(problem) = outcome {
                     let regions = job.regions[step.min(job.regions.len())..].to_vec();
-                    self.state.oom_retry =
-                        problem.smaller.map(|_| Queued { parent, after: None, job: Job { regions, ..job } });
+                    self.state.oom_retry = problem.smaller.map(|_| match captioning {
+                        true => OomRetry::Caption,
+                        false => OomRetry::Steps(Box::new(Queued { parent, after: None, job: Job { regions, ..job } })),
+                    });
                     self.tell(Message::UserError(problem));
                 }
                 self.run_next();
@@ -140,7 +144,7 @@ impl Viewer {
     }
 
     pub(in crate::viewer) fn place_box(&mut self, parent: StateId, target: Region) {
-        let size = self.state.settings.process_size;
+        let size = self.state.choices.process_size;
         let Some(document) = &mut self.state.document else { return };
         document.placed = document.placed_box(parent, target, size);
         self.state.extracted_prompt.clear();
@@ -191,17 +195,20 @@ impl Viewer {
         }
     }
 
-    /// The placed box; without one the reference's, the middle of the view x4.
+    /// The placed box; without one that in the middle.
     fn take_placed(&mut self) -> Option<PlacedBox> {
-        let size = self.state.settings.process_size;
-        let document = self.state.document.as_mut()?;
-        document.placed.take().or_else(|| {
-            let state = document.history.get(document.camera.anchor)?;
-            let side = f64::from(size.div_ceil(MAX_FACTOR));
-            let [x, y] = document.camera.center;
-            let target = square_around(x, y, side, state.picture.width(), state.picture.height());
-            document.placed_box(state.id, target, size)
-        })
+        self.state.document.as_mut()?.placed.take().or_else(|| self.middle_box())
+    }
+
+    /// The reference's box: the middle of the view x4.
+    pub(super) fn middle_box(&self) -> Option<PlacedBox> {
+        let size = self.state.choices.process_size;
+        let document = self.state.document.as_ref()?;
+        let state = document.history.get(document.camera.anchor)?;
+        let side = f64::from(size.div_ceil(MAX_FACTOR));
+        let [x, y] = document.camera.center;
+        let target = square_around(x, y, side, state.picture.width(), state.picture.height());
+        document.placed_box(state.id, target, size)
     }
 
     pub(in crate::viewer) fn run_placed(&mut self) {
@@ -249,7 +256,7 @@ impl Viewer {
     }
 
     pub(in crate::viewer) fn queue_box(&mut self, parent: StateId, target: Region) {
-        let size = self.state.settings.process_size;
+        let size = self.state.choices.process_size;
         let placed = self.state.document.as_ref().and_then(|document| document.placed_box(parent, target, size));
         if placed.is_some() {
             self.enqueue(placed);
@@ -315,10 +322,14 @@ impl Viewer {
         self.state
             .messages
             .retain(|message| !matches!(message, Message::UserError(problem) if problem.smaller.is_some()));
-        if let Some(mut oom_retry) = self.state.oom_retry.take() {
-            oom_retry.job.restorer.memory = memory;
-            self.state.queue.push_front(oom_retry);
-            self.run_next();
+        match self.state.oom_retry.take() {
+            Some(OomRetry::Steps(mut queued)) => {
+                queued.job.restorer.memory = memory;
+                self.state.queue.push_front(*queued);
+                self.run_next();
+            }
+            Some(OomRetry::Caption) => self.caption_box(false),
+            None => {}
         }
     }
 
@@ -367,11 +378,11 @@ impl Viewer {
     }
 
     fn job(&self, placed: &PlacedBox, prompt: String) -> Option<Job> {
-        let settings = &self.state.settings;
+        let (settings, choices) = (&self.state.settings, &self.state.choices);
         Some(Job {
             source: self.state.document.as_ref()?.history.get(placed.parent)?.picture.clone(),
             regions: placed.plan.regions.clone(),
-            size: (settings.process_size, settings.process_size),
+            size: (choices.process_size, choices.process_size),
             prompt,
             extracted_prompt: None,
             prompt_source: settings.prompt_source.clone(),
@@ -381,15 +392,21 @@ impl Viewer {
                 ..CaptionRequest::default()
             },
             full_image: None,
-            seed: settings.seed,
+            seed: choices.seed,
             preview: true,
-            restorer: Restorer {
-                backbone: settings.backbone.clone(),
-                device: settings.device,
-                memory: settings.memory,
-                align: settings.align,
-            },
+            restorer: self.restorer(),
         })
+    }
+
+    /// The model that is chosen, and how it runs.
+    fn restorer(&self) -> Restorer {
+        let (settings, choices) = (&self.state.settings, &self.state.choices);
+        Restorer {
+            backbone: choices.backbone.clone(),
+            device: settings.device,
+            memory: settings.memory,
+            align: choices.align,
+        }
     }
 
     /// The same with the user's own prompt, and what was extracted for the box.
@@ -401,7 +418,7 @@ impl Viewer {
 
     /// The user's prompt, and those pinned above the state.
     fn prompt_for(&self, parent: StateId) -> String {
-        let mut parts = vec![self.state.draft.trim()];
+        let mut parts = vec![self.state.choices.draft.trim()];
         if let Some(document) = &self.state.document {
             parts.extend(document.pinned_prompts(parent));
         }
@@ -411,7 +428,7 @@ impl Viewer {
 
     fn remember_prompt(&mut self) {
         self.state.recalled = None;
-        let draft = self.state.draft.clone();
+        let draft = self.state.choices.draft.clone();
         self.state.settings.remember_prompt(&draft);
     }
 
@@ -425,12 +442,12 @@ impl Viewer {
         };
         self.state.recalled = next;
         let earlier = next.and_then(|back| prompts.iter().rev().nth(back));
-        self.state.draft = earlier.cloned().unwrap_or_default();
+        self.state.choices.draft = earlier.cloned().unwrap_or_default();
     }
 
     fn roll_unless_locked(&mut self) {
         if !self.state.settings.seed_locked {
-            self.state.settings.seed = fastrand::u32(..).into();
+            self.state.choices.seed = fastrand::u32(..).into();
         }
     }
 
@@ -447,8 +464,7 @@ impl Viewer {
                     self.engine.prepare(job);
                 }
             }
-            // Placed for good: the job that runs now takes what was prepared.
-            None if self.state.running.is_some() => {}
+            // What was prepared for the job that runs now is that job's.
             None => self.engine.drop_prefetch(),
         }
         self.prefetched = active;
@@ -481,14 +497,7 @@ impl Viewer {
 
     /// Has the chosen model loaded and a step estimated, while nothing else is to be done.
     pub(in crate::viewer) fn estimate_soon(&mut self) {
-        let settings = &self.state.settings;
-        let restorer = Restorer {
-            backbone: settings.backbone.clone(),
-            device: settings.device,
-            memory: settings.memory,
-            align: settings.align,
-        };
-        let side = settings.process_size;
+        let (restorer, side) = (self.restorer(), self.state.choices.process_size);
         let active = Some((restorer.backbone.clone(), restorer.device, side));
         if self.state.document.is_some() && self.state.running.is_none() && self.state.estimated != active {
             self.state.estimated = active;

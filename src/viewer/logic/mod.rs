@@ -3,6 +3,7 @@
 mod camera;
 mod files;
 mod jobs;
+mod keyboard_box;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -62,6 +63,9 @@ impl Viewer {
     }
 
     pub(super) fn tell(&mut self, message: Message) {
+        if let Message::UserError(problem) = &message {
+            tracing::error!("{problem}");
+        }
         // A finished thing makes way for whatever comes next.
         self.state.messages.retain(|old| !matches!(old, Message::Done(_)) && *old != message);
         self.state.messages.push(message);
@@ -81,6 +85,8 @@ impl Viewer {
             let prompt = state.record.as_ref().map(|record| record.prompt.clone()).unwrap_or_default();
             document.edited = Edited { state: state.id, prompt };
         }
+        self.state.remember_choices();
+        self.evict_pictures();
         self.examine_current();
         self.estimate_soon();
         let restored_from = self.state.document.as_mut().and_then(|document| document.restored_from.take());
@@ -108,7 +114,8 @@ impl Viewer {
                 theme::apply(context, theme);
             }
             Action::UseBackbone(backbone) => {
-                (self.state.settings.backbone, self.state.settings.auto_backbone) = (backbone, Some(false));
+                self.state.settings.remember_model(&backbone);
+                (self.state.choices.backbone, self.state.settings.auto_backbone) = (backbone, Some(false));
                 self.state.session_backbone = false;
                 if self.state.models {
                     self.look_for_models();
@@ -128,19 +135,24 @@ impl Viewer {
                 self.tasks.look_for_prompt_source(spec, paths.clone());
             }
             Action::Download(assets) => self.download(assets),
+            Action::Rebuild => {
+                if let Some(rebuild) = self.state.rebuild.take() {
+                    self.rebuild(rebuild.steps);
+                }
+            }
             Action::UseMemory(memory) => self.state.settings.memory = memory,
             Action::GoOnWith(memory) => self.go_on_with(memory),
-            Action::Align(align) => self.state.settings.align = align,
+            Action::Align(align) => self.state.choices.align = align,
             Action::Rebind(action) => self.state.rebinding = Some(*action),
         }
     }
 
     /// Stops the first of these there is: a list or window, a film or box, the job that runs, the full screen.
     pub(super) fn cancel(&mut self, context: &egui::Context) {
-        if self.state.rebinding.take().is_some() || self.state.palette.take().is_some() {
+        let state = &mut self.state;
+        if state.rebinding.take().is_some() || state.palette.take().is_some() || state.rebuild.take().is_some() {
             return;
         }
-        let state = &mut self.state;
         let windows = [&mut state.help, &mut state.film_options, &mut state.models, &mut state.downloads];
         if windows.map(std::mem::take).contains(&true) {
             return;
@@ -155,6 +167,9 @@ impl Viewer {
                 return;
             }
         }
+        if self.stop_opening() {
+            return;
+        }
         if self.state.running.is_some() {
             // The engine says when it has stopped; until then the status line shows the job. What waits is forgotten:
             // a stop that stops.
@@ -168,8 +183,8 @@ impl Viewer {
     }
 
     pub(super) fn look_for_models(&mut self) {
-        let settings = &self.state.settings;
-        let explicit = settings.model_paths.clone().with_files_of(&settings.backbone);
+        let (settings, backbone) = (&self.state.settings, &self.state.choices.backbone);
+        let explicit = settings.model_paths.clone().with_files_of(backbone);
         self.tasks.look_for_diffusion(explicit.clone());
         self.tasks.look_for_prompt_models(settings.model_paths.clone());
         self.tasks.look_for_assets(explicit);

@@ -3,7 +3,8 @@
 //! "Canvas pixels" are physical pixels from the canvas's top left corner; egui's points are used only for painting.
 
 use egui::{
-    CursorIcon, Event, Key, MouseWheelSource, MouseWheelUnit, Painter, PointerButton, Pos2, Rect, Response, Sense, vec2,
+    CursorIcon, Event, EventFilter, Key, MouseWheelSource, MouseWheelUnit, Painter, PointerButton, Pos2, Rect,
+    Response, Sense, vec2,
 };
 
 use super::{boxes, compare, minimap};
@@ -57,10 +58,36 @@ struct Surface<'a> {
     pointer: Option<Pos2>,
 }
 
+/// The canvas as a control.
+pub(super) fn id() -> egui::Id {
+    egui::Id::unique("canvas")
+}
+
+/// What is on it, in words.
+fn description(document: &Document) -> String {
+    let state = document.history.current();
+    let (width, height) = (state.picture.width(), state.picture.height());
+    let mut text = format!("{}: {}, {width} x {height} pixels", document.name, Document::title(state));
+    if let Some(placed) = &document.placed {
+        let Region { x, y, width, height } = placed.target;
+        let from = document.history.get(placed.parent).map_or(1.0, |parent| parent.magnification);
+        let to = magnification_label(from * placed.plan.factor);
+        text += &format!(". Box of {width} x {height} pixels at {x}, {y}, to {to}");
+    }
+    text
+}
+
 pub(super) fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
     let rect = ui.available_rect_before_wrap();
-    let response = ui.allocate_rect(rect, Sense::click_and_drag());
+    ui.advance_cursor_after_rect(rect);
+    let response = ui.interact(rect, id(), Sense::click_and_drag());
     response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Image, true, "Canvas"));
+    if let Some(document) = &viewer.state.document {
+        ui.ctx().accesskit_node_builder(response.id, |node| node.set_value(description(document)));
+    }
+    // Arrow keys walk the history here, not the controls.
+    let filter = EventFilter { horizontal_arrows: true, vertical_arrows: true, ..EventFilter::default() };
+    ui.memory_mut(|memory| memory.set_focus_lock_filter(response.id, filter));
     let frame = Frame { rect, scale: ui.ctx().pixels_per_point() };
     let Some(document) = &mut viewer.state.document else { return };
     document.screen = [f64::from(rect.width() * frame.scale), f64::from(rect.height() * frame.scale)];
@@ -85,9 +112,10 @@ pub(super) fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
     viewer.pointer_in_state = pointer.and_then(|at| {
         let layer = layer_of(&layers, document.history.current().id)?;
         let [x, y] = layer.placement.picture_from_screen(frame.pixels(at));
-        let inside = x >= 0.0 && y >= 0.0 && x < layer.picture.width().into() && y < layer.picture.height().into();
+        let inside = x >= 0.0 && y >= 0.0 && x < layer.size[0].into() && y < layer.size[1].into();
         inside.then_some([x.floor(), y.floor()])
     });
+    viewer.load_reduced(&layers);
     let comparison = compare::choose(viewer, ui, &layers, pointer.map(|at| frame.pixels(at)));
     let drawn = comparison.as_ref().map_or_else(|| layers.clone(), |other| other.arrange(&layers, screen));
     let painter = ui.painter().with_clip_rect(rect);
@@ -212,7 +240,7 @@ fn hand_box(
     hovered: Option<StateId>,
 ) -> Option<PlacedBox> {
     let Surface { ui, painter, frame, layers, pointer } = surface;
-    let size = viewer.state.settings.process_size;
+    let size = viewer.state.choices.process_size;
     let hand = is_hand(ui, viewer.state.tool);
     let queues = ui.input(|input| input.modifiers.command);
     let place = |placed: &PlacedBox| match queues {
@@ -288,7 +316,7 @@ fn dragged_box(document: &Document, layers: &[Layer], from: [f64; 2], to: [f64; 
     };
     let layer = layers.iter().rev().filter(|layer| layer.state.is_some()).find(holds).or(layers.first())?;
     let [x, y] = layer.placement.picture_from_screen([left + side / 2.0, top + side / 2.0]);
-    let (width, height) = (layer.picture.width(), layer.picture.height());
+    let (width, height) = (layer.size[0], layer.size[1]);
     let near =
         |at: f64, end: u32| at > -side / layer.placement.scale && at < f64::from(end) + side / layer.placement.scale;
     if !near(x, width) || !near(y, height) {
@@ -307,7 +335,7 @@ fn clicked_box(document: &Document, layers: &[Layer], at: [f64; 2], size: u32) -
     let layer = layers.iter().rev().filter(|layer| layer.state.is_some()).find(holds)?;
     let [x, y] = layer.placement.picture_from_screen(at);
     let side = f64::from(size.div_ceil(MAX_FACTOR));
-    let target = square_around(x, y, side, layer.picture.width(), layer.picture.height());
+    let target = square_around(x, y, side, layer.size[0], layer.size[1]);
     document.placed_box(layer.state?, target, size)
 }
 

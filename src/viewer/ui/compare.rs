@@ -77,7 +77,7 @@ fn reference(document: &Document, against: Against, layers: &[Layer]) -> Option<
         Against::Photo => {
             let photo = document.history.photo();
             let placement = document.camera.relative_to(&document.history, photo.id)?.placement(document.screen);
-            let layer = Layer { state: None, picture: photo.picture.clone(), placement, opacity: 1.0, clip: None };
+            let layer = Layer::of_picture(photo.picture.in_memory()?, placement);
             let [across, down] = document.source_pixels_in_view();
             let label = format!("the photo: this view rests on {} x {} pixels", count(across), count(down));
             Some((vec![layer], label))
@@ -88,7 +88,10 @@ fn reference(document: &Document, against: Against, layers: &[Layer]) -> Option<
                 Some(record) if !record.prompt.is_empty() => format!("{}: {}", Document::title(other), record.prompt),
                 _ => Document::title(other),
             };
-            Some((in_place(document, layers, other.picture.clone())?, label))
+            Some((
+                in_place(document, layers, other.picture.in_memory().unwrap_or_else(|| other.thumbnail.clone()))?,
+                label,
+            ))
         }
     }
 }
@@ -112,7 +115,7 @@ fn in_place(document: &Document, layers: &[Layer], picture: Arc<Picture>) -> Opt
         document.camera.relative_to(&document.history, state.id)?.placement(document.screen);
     let scale = scale * f64::from(state.picture.width()) / f64::from(picture.width());
     let mut all: Vec<Layer> = layers.iter().take_while(|layer| layer.state != Some(state.id)).cloned().collect();
-    all.push(Layer { state: None, picture, placement: Placement { origin, scale }, opacity: 1.0, clip: None });
+    all.push(Layer::of_picture(picture, Placement { origin, scale }));
     Some(all)
 }
 

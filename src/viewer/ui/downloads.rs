@@ -4,6 +4,7 @@ use egui::{Align, Align2, Layout, ProgressBar, RichText, ScrollArea, Window};
 use egui_material_icons::icons as icon;
 
 use super::dim;
+use crate::base::{bytes_label, secs_label};
 use crate::hub::{ASSETS, Found, ModelAsset};
 use crate::viewer::actions::Action;
 use crate::viewer::commands::Command;
@@ -43,8 +44,9 @@ pub(super) fn progress(viewer: &mut Viewer, ui: &mut egui::Ui) -> bool {
             }
             Some(fraction) => {
                 ui.add(ProgressBar::new(fraction).desired_width(96.0).desired_height(4.0).fill(theme::ACCENT));
-                let pace =
-                    transfer.pace().map(|(speed, left)| format!(", {:.1} MB/s, {} left", speed / 1e6, minutes(left)));
+                let pace = transfer
+                    .pace()
+                    .map(|(speed, left)| format!(", {:.1} MB/s, {} left", speed / 1e6, secs_label(left)));
                 let text = format!("models: {:.0} %{}", fraction * 100.0, pace.unwrap_or_default());
                 ui.label(dim(ui, text)).on_hover_text(transfer.names().join("\n"));
             }
@@ -56,22 +58,6 @@ pub(super) fn progress(viewer: &mut Viewer, ui: &mut egui::Ui) -> bool {
         }
     });
     true
-}
-
-fn minutes(seconds: f64) -> String {
-    match seconds {
-        s if s < 90.0 => format!("{s:.0} s"),
-        s if s < 5400.0 => format!("{:.0} min", s / 60.0),
-        s => format!("{:.1} h", s / 3600.0),
-    }
-}
-
-fn size(bytes: u64) -> String {
-    match bytes as f64 {
-        b if b < 1e6 => format!("{:.0} kB", b / 1e3),
-        b if b < 1e9 => format!("{:.0} MB", b / 1e6),
-        b => format!("{:.1} GB", b / 1e9),
-    }
 }
 
 /// What one wants to have, as people put it, and the assets it consists of.
@@ -89,14 +75,14 @@ fn group(viewer: &mut Viewer, ui: &mut egui::Ui, assets: &'static [ModelAsset]) 
                 let is_known = !viewer.state.assets.is_empty();
                 ui.label(dim(ui, if is_known { "all there" } else { "looking\u{2026}" }));
             } else {
-                get(viewer, ui, &format!("Get all, {}", size(all)), &missing);
+                get(viewer, ui, &format!("Get all, {}", bytes_label(all)), &missing);
             }
         });
     });
     for asset in assets {
         let found = found(viewer, asset);
         let settings = &viewer.state.settings;
-        let is_needed = asset.is_needed_by(&settings.backbone, &settings.prompt_source);
+        let is_needed = asset.is_needed_by(&viewer.state.choices.backbone, &settings.prompt_source);
         ui.horizontal(|ui| {
             let (mark, colour) = match &found {
                 Some(found) if found.is_whole() => (icon::ICON_CHECK.codepoint, theme::ACCENT),
@@ -108,7 +94,7 @@ fn group(viewer: &mut Viewer, ui: &mut egui::Ui, assets: &'static [ModelAsset]) 
             ui.hyperlink_to(RichText::new("page").small(), &page).on_hover_text(page);
             ui.with_layout(Layout::right_to_left(Align::Center), |ui| {
                 if !found.as_ref().is_none_or(Found::is_whole) {
-                    get(viewer, ui, &format!("Get {}", size(asset.size)), &[asset]);
+                    get(viewer, ui, &format!("Get {}", bytes_label(asset.size)), &[asset]);
                 }
             });
         });

@@ -3,17 +3,37 @@
 use egui::{Align, Align2, Color32, CornerRadius, FontId, Rect, ScrollArea, Sense, Stroke, StrokeKind, pos2, vec2};
 
 use super::heading;
-use crate::document::{ScaleState, StateId};
+use crate::document::{HistoryRow, ScaleState, StateId};
 use crate::viewer::actions::{Action, Against, CompareMode};
 use crate::viewer::commands::Command;
 use crate::viewer::state::Document;
 use crate::viewer::{Viewer, theme};
 
 const ROW: f32 = 56.0;
+const SPACE: f32 = 2.0;
 const INDENT: f32 = 10.0;
 /// Deeper branches stay in sight.
 const DEEPEST_INDENT: usize = 4;
 
+/// The lines of the history, as long as they stay the same.
+#[derive(Default)]
+pub(in crate::viewer) struct Rows {
+    of: Option<(u64, (u64, u64))>,
+    rows: Vec<HistoryRow>,
+    /// The state that was scrolled to: once it has moved, not on every frame; the list stays where the user scrolled it.
+    shown: Option<(u64, StateId)>,
+}
+
+impl Rows {
+    fn update(&mut self, document: &Document) {
+        let of = Some((document.number, document.history.version()));
+        if self.of != of {
+            (self.of, self.rows) = (of, document.history.rows());
+        }
+    }
+}
+
+/// Only the rows in view are laid out: a frame costs the same with ten states and with ten thousand.
 pub(super) fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
     heading(ui, "HISTORY");
     let Some(document) = &viewer.state.document else {
@@ -21,33 +41,30 @@ pub(super) fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
         ui.allocate_space(ui.available_size());
         return;
     };
+    viewer.history_rows.update(document);
+    let Rows { rows, shown, .. } = &mut viewer.history_rows;
     let (thumbnails, actions) = (&mut viewer.thumbnails, &mut viewer.actions);
-    ScrollArea::vertical().auto_shrink(false).show(ui, |ui| {
-        ui.spacing_mut().item_spacing.y = 2.0;
-        let current = document.history.current().id;
-        for (depth, state) in document.history.outline() {
-            // Of several made of one box only the one picked shows, with their number; the panel on the right has all.
-            let variants = document.history.variants(state.id);
-            let picked = picked(document, &variants);
-            if picked.is_some_and(|picked| picked != state.id) {
-                continue;
-            }
+    let current = document.history.current().id;
+    ui.spacing_mut().item_spacing.y = SPACE;
+    ScrollArea::vertical().auto_shrink(false).show_rows(ui, ROW, rows.len(), |ui, in_view| {
+        if shown.replace((document.number, current)) != Some((document.number, current))
+            && let Some(at) = rows.iter().position(|row| row.id == current)
+        {
+            let top = ui.max_rect().top() + (at as f32 - in_view.start as f32) * (ROW + SPACE);
+            let left = ui.max_rect().left();
+            ui.scroll_to_rect(Rect::from_min_size(pos2(left, top), vec2(1.0, ROW)), None);
+        }
+        for row in &rows[in_view] {
+            let Some(state) = document.history.get(row.id) else { continue };
             let texture = thumbnails.get(ui.ctx(), state);
             let size = vec2(ui.available_width(), ROW);
             let (rect, response) = ui.allocate_exact_size(size, Sense::click());
             let is_current = state.id == current;
             let label = format!("State {}", Document::title(state));
             response.widget_info(|| egui::WidgetInfo::selected(egui::Role::Button, true, is_current, &label));
-            paint(ui, rect, depth, state, &texture, is_current, response.hovered(), variants.len());
+            ui.ctx().accesskit_node_builder(response.id, |node| node.set_description(description(state)));
+            paint(ui, rect, row, state, &texture, is_current, &response);
             let response = response.on_hover_text(description(state));
-            if is_current {
-                // Once it has moved, not on every frame: the list stays where the user scrolled it.
-                let shown = ui.scope_id().with("shown");
-                if ui.data(|data| data.get_temp(shown)) != Some(state.id.0) {
-                    ui.data_mut(|data| data.insert_temp(shown, state.id.0));
-                    response.scroll_to_me(None);
-                }
-            }
             if response.clicked() {
                 actions.push(Action::GoTo(state.id));
             }
@@ -71,21 +88,19 @@ pub(super) fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
     });
 }
 
-#[allow(clippy::too_many_arguments, reason = "one call site, all of it needed")]
 fn paint(
     ui: &egui::Ui,
     rect: Rect,
-    depth: usize,
+    &HistoryRow { depth, variants, .. }: &HistoryRow,
     state: &ScaleState,
     texture: &egui::TextureHandle,
     is_current: bool,
-    hovered: bool,
-    variants: usize,
+    response: &egui::Response,
 ) {
     let painter = ui.painter();
     let palette = theme::palette(ui);
     let text = ui.visuals().text_color();
-    if is_current || hovered {
+    if is_current || response.hovered() {
         painter.rect_filled(rect, CornerRadius::same(4), ui.visuals().faint_bg_color);
     }
     if is_current {
@@ -138,16 +153,6 @@ fn paint(
             line(44.0, format!("{}  ·  seed {}", model_name(state), record.seed), 11.0, palette.dim);
         }
     }
-}
-
-/// Which of the states made of one box is shown for all of them: the one on the way to the state at hand, else the one
-/// looked at last, else the newest.
-fn picked(document: &Document, variants: &[&ScaleState]) -> Option<StateId> {
-    let history = &document.history;
-    let parent = variants.first()?.parent?;
-    let last = history.last_child(parent);
-    let looked_at = variants.iter().find(|variant| Some(variant.id) == last);
-    looked_at.or(variants.last()).map(|variant| variant.id)
 }
 
 fn model_name(state: &ScaleState) -> String {

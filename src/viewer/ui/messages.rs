@@ -1,13 +1,32 @@
 //! What went wrong and what was done, over the canvas: title, details, what to do.
 
+use egui::accesskit::Live;
 use egui::{Align2, Area, Frame, Label, Margin, Order, RichText, Stroke};
 use egui_material_icons::icons as icon;
 
 use super::dim;
+use crate::base::{UserError, bytes_label};
+use crate::document::session::autosave;
 use crate::viewer::actions::Action;
 use crate::viewer::commands::Command;
 use crate::viewer::state::Message;
 use crate::viewer::{Viewer, theme};
+
+fn buttons(viewer: &mut Viewer, ui: &mut egui::Ui, actions: impl IntoIterator<Item = Action>) {
+    ui.horizontal(|ui| {
+        for action in actions {
+            if ui.button(action.label()).clicked() {
+                viewer.actions.push(action);
+            }
+        }
+    });
+}
+
+/// A problem as somebody who is to help needs it.
+fn report(problem: &UserError) -> String {
+    let (os, arch) = (std::env::consts::OS, std::env::consts::ARCH);
+    format!("coz {} on {os} {arch}\n{problem}\n", env!("CARGO_PKG_VERSION"))
+}
 
 pub(super) fn show(viewer: &mut Viewer, ui: &egui::Ui) {
     let Some(message) = viewer.state.messages.last().cloned() else { return };
@@ -21,31 +40,38 @@ pub(super) fn show(viewer: &mut Viewer, ui: &egui::Ui) {
             ui.horizontal_top(|ui| {
                 ui.vertical(|ui| match &message {
                     Message::Done(line) => {
-                        ui.add(Label::new(line).wrap());
+                        let line = ui.add(Label::new(line).wrap());
+                        ui.ctx().accesskit_node_builder(line.id, |node| node.set_live(Live::Polite));
                     }
                     Message::Offer(session) => {
                         let states =
                             if session.states == 1 { "1 state".into() } else { format!("{} states", session.states) };
                         ui.label(RichText::new(format!("Unsaved work was found: {}, {states}", session.name)).strong());
-                        ui.horizontal(|ui| {
-                            if ui.button(Action::Restore(session.folder.clone()).label()).clicked() {
-                                viewer.actions.push(Action::Restore(session.folder.clone()));
-                            }
-                            if ui.button(Action::DiscardRecoverable(session.folder.clone()).label()).clicked() {
-                                viewer.actions.push(Action::DiscardRecoverable(session.folder.clone()));
-                            }
-                        });
+                        let folder = session.folder.clone();
+                        buttons(
+                            viewer,
+                            ui,
+                            [Action::Restore(folder.clone()), Action::DiscardRecoverable(vec![folder])],
+                        );
+                    }
+                    Message::Surplus { count, bytes, oldest } => {
+                        let line = format!("Unsaved work takes {}: {count} sessions", bytes_label(*bytes));
+                        ui.label(RichText::new(line).strong());
+                        let room = bytes_label(autosave::ROOM);
+                        let line = format!("Without the {} oldest it would be less than {room}.", oldest.len());
+                        ui.add(Label::new(dim(ui, line)).wrap());
+                        buttons(viewer, ui, [Action::DiscardRecoverable(oldest.clone())]);
                     }
                     Message::UserError(problem) => {
-                        ui.label(RichText::new(&problem.title).color(theme::ERROR).strong());
+                        let title = ui.label(RichText::new(&problem.title).color(theme::ERROR).strong());
+                        ui.ctx().accesskit_node_builder(title.id, |node| node.set_live(Live::Assertive));
                         ui.add(Label::new(&problem.details).wrap().selectable(true));
                         if !problem.hint.is_empty() {
                             ui.add(Label::new(dim(ui, &problem.hint)).wrap());
                         }
-                        if let Some(action) = problem.smaller.map(Action::GoOnWith)
-                            && ui.button(action.label()).clicked()
-                        {
-                            viewer.actions.push(action);
+                        buttons(viewer, ui, problem.smaller.map(Action::GoOnWith));
+                        if ui.button("Copy details").clicked() {
+                            ui.ctx().copy_text(report(problem));
                         }
                     }
                 });

@@ -15,11 +15,13 @@ mod palette;
 mod prompt_field;
 mod prompt_panel;
 mod prompt_source;
+mod rebuild;
 mod status_bar;
 mod top_bar;
 mod welcome;
 
-use egui::{CentralPanel, Frame, Key, Margin, Panel};
+use egui::{CentralPanel, FocusDirection, Frame, Key, KeyboardShortcut, Margin, Panel};
+pub(super) use history_panel::Rows as HistoryRows;
 
 use super::actions::{Action, CompareMode, Tool};
 use super::commands::Command;
@@ -70,7 +72,20 @@ pub(super) fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
     models::show(viewer, ui);
     downloads::show(viewer, ui);
     palette::show(viewer, ui);
+    rebuild::show(viewer, ui);
     help::show(viewer, ui);
+    focus_ring(ui);
+}
+
+/// Around the control that has the keyboard's focus, whatever it looks like itself.
+fn focus_ring(ui: &egui::Ui) {
+    let context = ui.ctx();
+    let focused = context.memory(|memory| memory.focused()).and_then(|id| context.read_response(id));
+    let Some(rect) = focused.map(|response| response.rect.expand(2.0)) else { return };
+    let layer = egui::LayerId::new(egui::Order::Foreground, egui::Id::unique("focus ring"));
+    let inside = rect.intersect(ui.max_rect().shrink(1.0));
+    let stroke = egui::Stroke::new(2.0, theme::ACCENT);
+    context.layer_painter(layer).rect_stroke(inside, 4, stroke, egui::StrokeKind::Inside);
 }
 
 /// The next start opens a window like this one.
@@ -97,8 +112,16 @@ fn take_keys(viewer: &mut Viewer, ui: &egui::Ui) {
     let typing = context.text_edit_focused();
     // A menu closes with Esc, and a button reached by keyboard is pressed with Enter, as everywhere.
     let in_menu = egui::Popup::is_any_open(context);
-    let on_widget = !typing && context.memory(|memory| memory.focused().is_some());
-    let belongs_to_widget = |key: Key| (in_menu && key == Key::Escape) || (on_widget && key == Key::Enter);
+    let focused = context.memory(|memory| memory.focused());
+    let on_widget = !typing && focused.is_some_and(|id| id != canvas::id());
+    let belongs_to_widget = |KeyboardShortcut { logical_key, modifiers }: &KeyboardShortcut| match logical_key {
+        Key::Escape => in_menu,
+        Key::Enter => on_widget,
+        Key::ArrowLeft | Key::ArrowRight | Key::ArrowUp | Key::ArrowDown => on_widget && !modifiers.any(),
+        // Who walks through the controls goes on; without a control it means something else.
+        Key::Tab => focused.is_some(),
+        _ => false,
+    };
     if viewer.state.rebinding.is_some() || viewer.state.palette.is_some() {
         // There the keys are the list's, but for the one that closes it.
         if viewer.state.palette.is_some() && context.input_mut(|i| i.consume_key(egui::Modifiers::NONE, Key::Escape)) {
@@ -108,12 +131,16 @@ fn take_keys(viewer: &mut Viewer, ui: &egui::Ui) {
     }
     for (action, shortcut) in viewer.state.bindings.sorted() {
         let allowed = (!typing || action.works_while_typing(shortcut)) && !action.is_held();
-        // Shift+Tab stays what it is: it walks through the widgets.
+        // Shift+Tab stays what it is: it walks through the controls.
         let is_walk = shortcut.logical_key == Key::Tab && context.input(|input| input.modifiers.any());
-        if !allowed || is_walk || belongs_to_widget(shortcut.logical_key) {
+        if !allowed || is_walk || belongs_to_widget(shortcut) {
             continue;
         }
         if context.input_mut(|input| input.consume_shortcut(shortcut)) {
+            if shortcut.logical_key == Key::Tab {
+                // The key has moved the focus already.
+                context.memory_mut(|memory| memory.move_focus(FocusDirection::None));
+            }
             viewer.actions.push(action.clone());
         }
     }
@@ -133,7 +160,7 @@ fn take_files(viewer: &mut Viewer, ui: &egui::Ui) {
     }
     for event in context.input(|input| input.events.clone()) {
         match event {
-            egui::Event::PasteImage(image) => viewer.tasks.open_pasted(image),
+            egui::Event::PasteImage(image) => viewer.open_pasted(image),
             egui::Event::Paste(text) if !context.text_edit_focused() => {
                 // File managers paste paths, as they are or as URIs.
                 let text = text.trim();

@@ -3,13 +3,16 @@
 
 use std::path::{Path, PathBuf};
 
-use egui::{Align2, Grid, Label, RichText, Window};
+use egui::{Align2, DragValue, Grid, Label, RichText, Window};
 use strum::VariantArray;
 
 use super::dim;
-use crate::base::{BACKBONES, BUILT_IN, Backbone, BackboneSpec, FILE, FileSpec, MemoryPlan, PROMPT_SOURCES, Precision};
+use crate::base::{
+    BACKBONES, BUILT_IN, Backbone, BackboneSpec, FILE, FileSpec, MemoryPlan, PROMPT_SOURCES, Precision, bytes_label,
+};
 use crate::viewer::actions::Action;
 use crate::viewer::commands::Command;
+use crate::viewer::settings::PICTURE_MEMORY_MB;
 use crate::viewer::state::FoundBackbone;
 use crate::viewer::{Viewer, theme};
 
@@ -33,7 +36,7 @@ pub(super) fn show(viewer: &mut Viewer, ui: &egui::Ui) {
         ui.separator();
         entry(viewer, ui, (&BUILT_IN).into(), "Inside the program: fast, takes no prompt.");
         ui.separator();
-        let chosen = Some(viewer.state.settings.backbone.clone());
+        let chosen = Some(viewer.state.choices.backbone.clone());
         let known = viewer.state.backbones.clone();
         for backbone in known.iter().chain(chosen.iter().filter(|chosen| !known.contains(chosen))) {
             if let Some(file) = backbone.network_file() {
@@ -52,9 +55,29 @@ pub(super) fn show(viewer: &mut Viewer, ui: &egui::Ui) {
         });
         ui.separator();
         prompt_sources(viewer, ui);
+        ui.separator();
+        picture_memory(viewer, ui);
     });
     // The buttons inside close it too.
     viewer.state.models &= open;
+}
+
+/// How much memory the pictures of states may take.
+fn picture_memory(viewer: &mut Viewer, ui: &mut egui::Ui) {
+    ui.label(RichText::new("Memory for pictures").strong());
+    let usual = viewer.picture_bytes;
+    let chosen = &mut viewer.state.settings.picture_memory_mb;
+    ui.horizontal(|ui| {
+        let mut is_auto = chosen.is_none();
+        if ui.checkbox(&mut is_auto, format!("As suits this machine: {}", bytes_label(usual))).changed() {
+            *chosen = (!is_auto).then_some((usual >> 20) as u32);
+        }
+        if let Some(megabytes) = chosen {
+            let field = ui.add(DragValue::new(megabytes).range(PICTURE_MEMORY_MB).speed(8).suffix(" MB"));
+            field.widget_info(|| egui::WidgetInfo::labeled(egui::Role::SpinButton, true, "Memory for pictures"));
+        }
+    });
+    ui.label(dim(ui, "States that are not looked at leave it, and are reread from the disk."));
 }
 
 fn button(viewer: &mut Viewer, ui: &mut egui::Ui, action: impl Into<Action>) {
@@ -66,7 +89,7 @@ fn button(viewer: &mut Viewer, ui: &mut egui::Ui, action: impl Into<Action>) {
 
 /// A model that can be chosen, what is known of it, and its state.
 fn entry(viewer: &mut Viewer, ui: &mut egui::Ui, backbone: Backbone, about: &str) {
-    let is_chosen = viewer.state.settings.backbone == backbone;
+    let is_chosen = viewer.state.choices.backbone == backbone;
     if ui.radio(is_chosen && !viewer.state.uses_best(), RichText::new(backbone.name()).strong()).clicked() {
         viewer.actions.push(Action::UseBackbone(backbone.clone()));
     }
@@ -161,7 +184,7 @@ fn incomplete(folder: &Path, missing: &[PathBuf]) -> String {
 /// A diffusion model that can be used, and what can be chosen of it.
 fn whole(viewer: &mut Viewer, ui: &mut egui::Ui, backbone: Backbone) {
     // The precision is kept with the choice.
-    let chosen = &viewer.state.settings.backbone;
+    let chosen = &viewer.state.choices.backbone;
     let is_chosen = chosen.spec == backbone.spec && chosen.main_file() == backbone.main_file();
     let backbone = if is_chosen { chosen.clone() } else { backbone };
     let line = |file: &FileSpec| match backbone.files.get(file.role) {

@@ -6,7 +6,7 @@ use egui_material_icons::icons as icon;
 use super::compare::count;
 use super::prompt_field::prompt_field;
 use super::{dim, heading, icon_button};
-use crate::base::magnification_label;
+use crate::base::{bytes_label, magnification_label, secs_label};
 use crate::document::ScaleState;
 use crate::viewer::actions::{Action, Against, CompareMode};
 use crate::viewer::commands::Command;
@@ -26,7 +26,7 @@ pub(super) fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
 fn next_step(viewer: &mut Viewer, ui: &mut egui::Ui) {
     heading(ui, "NEXT STEP");
     model(viewer, ui);
-    let takes_prompt = viewer.state.settings.backbone.takes_prompt();
+    let takes_prompt = viewer.state.choices.backbone.takes_prompt();
     let placed = viewer.state.document.as_ref().and_then(|document| document.placed.clone());
     let entered = super::prompt_source::show(viewer, ui);
     let hint = match viewer.state.settings.prompt_source.is_user() {
@@ -36,11 +36,11 @@ fn next_step(viewer: &mut Viewer, ui: &mut egui::Ui) {
     if entered {
         viewer.actions.push(Command::Run.into());
     }
-    if prompt_field(ui, &mut viewer.state.draft, "Prompt for the next step", hint) {
+    if prompt_field(ui, &mut viewer.state.choices.draft, "Prompt for the next step", hint) {
         viewer.actions.push(Command::Run.into());
     }
     if !takes_prompt {
-        let name = viewer.state.settings.backbone.name();
+        let name = viewer.state.choices.backbone.name();
         ui.label(dim(
             ui,
             format!("{name} takes no prompt: it is kept with the state, the picture does not follow it."),
@@ -48,7 +48,7 @@ fn next_step(viewer: &mut Viewer, ui: &mut egui::Ui) {
     }
     ui.horizontal(|ui| {
         ui.label(dim(ui, "seed"));
-        let seed = ui.add(DragValue::new(&mut viewer.state.settings.seed).speed(1.0));
+        let seed = ui.add(DragValue::new(&mut viewer.state.choices.seed).speed(1.0));
         seed.widget_info(|| egui::WidgetInfo::labeled(egui::Role::SpinButton, true, "Seed"));
         icon_button(viewer, ui, icon::ICON_CASINO.codepoint, Command::RollSeed, true);
         let lock =
@@ -104,12 +104,14 @@ fn next_step(viewer: &mut Viewer, ui: &mut egui::Ui) {
 
 /// Which model runs, why, and how long a step takes.
 fn model(viewer: &Viewer, ui: &mut egui::Ui) {
-    let settings = &viewer.state.settings;
-    let pace =
-        viewer.state.step_secs().map(|secs| format!("About {secs:.1} s a step on {}", viewer.state.device_name()));
+    let memory = viewer.state.step_bytes().map(|bytes| format!(" and {}", bytes_label(bytes))).unwrap_or_default();
+    let pace = viewer
+        .state
+        .step_secs()
+        .map(|secs| format!("About {}{memory} a step on {}", secs_label(secs), viewer.state.device_name()));
     let reason = viewer.state.uses_best().then(|| viewer.state.reason().to_owned());
     let details: Vec<String> = reason.into_iter().chain(pace).collect();
-    ui.label(settings.backbone.name());
+    ui.label(viewer.state.choices.backbone.name());
     if !details.is_empty() {
         ui.label(dim(ui, details.join(". ")));
     }
@@ -212,16 +214,13 @@ fn pinned(viewer: &mut Viewer, ui: &mut egui::Ui) {
     let id = document.history.current().id;
     ui.add_space(8.0);
     heading(ui, "PINNED PROMPT");
-    let mut prompt = document.pinned.get(&id).cloned().unwrap_or_default();
+    let mut prompt = document.history.pinned(id).unwrap_or_default().to_owned();
     let field =
         TextEdit::singleline(&mut prompt).hint_text("In every prompt below this state").desired_width(f32::INFINITY);
     let response = ui.add(field);
     response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::TextInput, true, "Pinned prompt"));
     if response.changed() {
-        match prompt.is_empty() {
-            true => document.pinned.remove(&id),
-            false => document.pinned.insert(id, prompt),
-        };
+        document.history.pin(id, prompt);
     }
     let parent = document.history.current().parent;
     let above = parent.map(|parent| document.pinned_prompts(parent).join(", ")).unwrap_or_default();

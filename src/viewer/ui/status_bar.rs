@@ -15,7 +15,7 @@ pub(super) fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
         let memory = viewer.state.memory.filter(|(_, bytes)| *bytes > 0);
         let memory = memory.map(|(_, bytes)| format!("  ·  {:.1} GB", bytes as f64 / 1e9)).unwrap_or_default();
         let device = viewer.state.device_name();
-        ui.label(dim(ui, format!("{device}  ·  {}{memory}", viewer.state.settings.backbone.name())));
+        ui.label(dim(ui, format!("{device}  ·  {}{memory}", viewer.state.choices.backbone.name())));
         if let Some(opening) = &viewer.state.opening {
             ui.spinner();
             let name = opening.file.file_name().unwrap_or_default().to_string_lossy();
@@ -55,7 +55,8 @@ fn running(viewer: &mut Viewer, ui: &mut egui::Ui) {
     let step = if steps > 1 { format!("step {} of {steps}: ", running.step + 1) } else { String::new() };
     let percent = running.loading.map(|fraction| format!(" {:.0} %", fraction * 100.0)).unwrap_or_default();
     let tiles = running.tiles.map(|(done, of)| format!(", {done} of {of} tiles")).unwrap_or_default();
-    ui.label(dim(ui, format!("{step}{}{percent}{tiles}", running.stage.name())));
+    let stage = ui.label(dim(ui, format!("{step}{}{percent}{tiles}", running.stage.name())));
+    ui.ctx().accesskit_node_builder(stage.id, |node| node.set_live(egui::accesskit::Live::Polite));
     ui.add(ProgressBar::new(whole).desired_width(96.0).desired_height(4.0).fill(theme::ACCENT));
     let left = viewer.state.remaining().map(|left| format!(", {left:.digits$} s left")).unwrap_or_default();
     let waiting = match viewer.state.queue.len() {

@@ -1,6 +1,6 @@
 //! One line: menu, the photo's name, the model, tools.
 
-use egui::{Align, Layout, RichText};
+use egui::{Align, DragValue, Layout, RichText};
 use egui_material_icons::icons as icon;
 
 use super::{dim, icon_button};
@@ -117,9 +117,9 @@ fn recent(viewer: &mut Viewer, ui: &mut egui::Ui) {
 }
 
 fn model(viewer: &mut Viewer, ui: &mut egui::Ui) {
-    let settings = viewer.state.settings.clone();
+    let choices = viewer.state.choices.clone();
     let (is_auto, known) = (viewer.state.uses_best(), viewer.state.backbones.clone());
-    ui.menu_button(format!("Model: {}  {}", settings.backbone.name(), icon::ICON_EXPAND_MORE.codepoint), |ui| {
+    ui.menu_button(format!("Model: {}  {}", choices.backbone.name(), icon::ICON_EXPAND_MORE.codepoint), |ui| {
         ui.set_min_width(220.0);
         let best = known.first().map_or("Best".into(), |backbone| format!("Best: {}", backbone.name()));
         if ui.radio(is_auto, best).on_hover_text(viewer.state.reason()).clicked() {
@@ -128,13 +128,13 @@ fn model(viewer: &mut Viewer, ui: &mut egui::Ui) {
         }
         get_realesrgan(viewer, ui);
         let mut choice = |ui: &mut egui::Ui, backbone: &Backbone, about: &str| {
-            let is_chosen = !is_auto && settings.backbone == *backbone;
+            let is_chosen = !is_auto && choices.backbone == *backbone;
             if ui.radio(is_chosen, backbone.name()).on_hover_text(about).clicked() {
                 viewer.actions.push(Action::UseBackbone(backbone.clone()));
                 ui.close();
             }
         };
-        let chosen = Some(&settings.backbone).filter(|chosen| !known.contains(chosen));
+        let chosen = Some(&choices.backbone).filter(|chosen| !known.contains(chosen));
         for backbone in known.iter().chain(chosen) {
             // Those to compare with come below.
             if backbone.spec.kind != BackboneKind::Interpolation {
@@ -165,10 +165,21 @@ fn model(viewer: &mut Viewer, ui: &mut egui::Ui) {
             (AlignMethod::Adain, "By mean and contrast (adain)"),
             (AlignMethod::Wavelet, "By low frequencies (wavelet)"),
         ] {
-            if ui.radio(settings.align == align, name).clicked() {
+            if ui.radio(choices.align == align, name).clicked() {
                 viewer.actions.push(Action::Align(align));
             }
         }
+        ui.separator();
+        ui.horizontal(|ui| {
+            ui.label(dim(ui, "Size of new states"));
+            let side = DragValue::new(&mut viewer.state.choices.process_size).range(64..=2048).speed(8).suffix(" px");
+            let side = ui.add(side).on_hover_text("The models of the paper know 512; other sizes are multiples of 64");
+            side.widget_info(|| egui::WidgetInfo::labeled(egui::Role::SpinButton, true, "Size of new states"));
+            if side.lost_focus() || side.drag_stopped() {
+                let size = &mut viewer.state.choices.process_size;
+                *size = size.next_multiple_of(64);
+            }
+        });
     });
 }
 

@@ -80,8 +80,8 @@ fn unsaved(viewer: &mut Viewer, ui: &mut egui::Ui) {
                 _ => format!("{} days ago", minutes / 1440),
             };
             ui.label(dim(ui, format!("{}  ·  {} states  ·  {ago}", session.name, session.states)));
-            for action in [Action::Restore(session.folder.clone()), Action::DiscardRecoverable(session.folder.clone())]
-            {
+            let folder = session.folder.clone();
+            for action in [Action::Restore(folder.clone()), Action::DiscardRecoverable(vec![folder])] {
                 let button = ui.small_button(action.label());
                 let name = format!("{} {}", action.label(), session.name);
                 button.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Button, true, &name));

@@ -3,6 +3,7 @@
 
 mod full_image;
 
+use std::cell::OnceCell;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use serde::de::DeserializeOwned;
 use tch::{Device, Kind, TchError, Tensor};
 
 use super::{FullImageInput, PartialResult, PipelineError, StepInput, SuperResolver};
-use crate::base::{Backbone, MemoryPlan, Precision, Progress, Stage};
+use crate::base::{Backbone, MemoryPlan, Precision, Progress, Stage, StepEstimate};
 use crate::imaging::Picture;
 use crate::networks::sd3::lora::{AdaLoras, merged_encoder};
 use crate::networks::sd3::mmdit::Mmdit;
@@ -24,7 +25,7 @@ use crate::runtime::device::Devices;
 use crate::runtime::memory::{fitting, free_memory};
 use crate::runtime::tensor::{picture_from_tensor_truncated, tensor_from_picture};
 use crate::runtime::weights::{Loader, Weights};
-use crate::runtime::{LazyModel, accelerator, allocator, precision, rng};
+use crate::runtime::{LazyModel, accelerator, allocator, memory, precision, rng, speed};
 
 /// Tokens of a prompt, for CLIP and for T5.
 const CLIP_TOKENS: usize = 77;
@@ -95,6 +96,7 @@ pub(super) struct OsediffSd3 {
     encoded: Option<(Arc<Picture>, Posterior)>,
     /// The same of a full image.
     full_image: Option<full_image::EncodedFullImage>,
+    speeds: OnceCell<[f64; 3]>,
 }
 
 fn config<C: DeserializeOwned>(folder: &Path) -> Result<C, PipelineError> {
@@ -110,7 +112,7 @@ impl OsediffSd3 {
     fn open(
         backbone: &Backbone,
         devices: Devices,
-        memory: MemoryPlan,
+        plan: MemoryPlan,
         other_model_bytes: u64,
     ) -> Result<Self, PipelineError> {
         let (kind, vae_kind) = precision::kinds(precision_on(backbone, devices.picture));
@@ -170,12 +172,13 @@ impl OsediffSd3 {
             kind,
             vae_kind,
             devices,
-            plan: memory,
+            plan,
             embeds: Vec::new(),
             encoded: None,
             full_image: None,
+            speeds: OnceCell::new(),
         };
-        if memory == MemoryPlan::Auto {
+        if plan == MemoryPlan::Auto {
             model.plan = model.fitting_plan(other_model_bytes);
         }
         let plan = model.plan;
@@ -189,9 +192,7 @@ impl OsediffSd3 {
     /// The plan for the memory that is free now.
     fn fitting_plan(&self, other_model_bytes: u64) -> MemoryPlan {
         let Devices { text, picture } = self.devices;
-        let size = self.kind.elt_size_in_bytes();
-        let text_bytes = self.clips.iter().map(|part| part.bytes(size)).sum::<u64>() + self.t5.bytes(size);
-        let picture_bytes = self.mmdit.bytes(size) + self.vae.bytes(self.vae_kind.elt_size_in_bytes());
+        let [text_bytes, picture_bytes] = self.weight_bytes();
         let plan = |device: Device, captioner: u64, text: u64, picture: u64| match free_memory(device) {
             Some(free) => fitting([captioner, text, picture], free, device == Device::Cpu),
             None => MemoryPlan::Staged,
@@ -201,6 +202,54 @@ impl OsediffSd3 {
             // Each has its own: what the tighter one can hold goes for both.
             false => plan(text, other_model_bytes, text_bytes, 0).max(plan(picture, 0, 0, picture_bytes)),
         }
+    }
+
+    /// Bytes of the weights: those for text, those for the picture.
+    fn weight_bytes(&self) -> [u64; 2] {
+        let size = self.kind.elt_size_in_bytes();
+        let text = self.clips.iter().map(|part| part.bytes(size)).sum::<u64>() + self.t5.bytes(size);
+        [text, self.mmdit.bytes(size) + self.vae.bytes(self.vae_kind.elt_size_in_bytes())]
+    }
+
+    /// Operations a second for text, transformer and VAE; measured once.
+    fn speeds(&self) -> Result<[f64; 3], PipelineError> {
+        if let Some(speeds) = self.speeds.get() {
+            return Ok(*speeds);
+        }
+        let Devices { text, picture } = self.devices;
+        let of_picture = speed::of_products(picture, self.kind)?;
+        let of_text = if text == picture { of_picture } else { speed::of_products(text, self.kind)? };
+        let speeds = [of_text, of_picture, speed::of_convolutions(picture, self.vae_kind)?];
+        Ok(*self.speeds.get_or_init(|| speeds))
+    }
+
+    /// Told from the sizes of the networks and the device's speed.
+    fn estimated(&self, (width, height): (u32, u32)) -> Result<StepEstimate, PipelineError> {
+        let Devices { text, picture } = self.devices;
+        let pixels = f64::from(width) * f64::from(height);
+        let tokens = pixels / f64::from(self.multiple).powi(2) + (CLIP_TOKENS + T5_TOKENS) as f64;
+        // A product and a sum for each weight and token; half of the transformer's weights see the picture's tokens, the
+        // other half those of the prompt.
+        let of_text = self.clips.iter().map(|clip| clip.bytes(1) as f64 * CLIP_TOKENS as f64).sum::<f64>()
+            + self.t5.bytes(1) as f64 * T5_TOKENS as f64;
+        let of_transformer = self.mmdit.bytes(1) as f64 / 2.0 * tokens;
+        let [text_speed, picture_speed, vae_speed] = self.speeds()?;
+        let secs = 2.0 * of_text / text_speed
+            + 2.0 * of_transformer / picture_speed
+            + self.vae_config.operations(pixels) / vae_speed;
+
+        let [text_bytes, picture_bytes] = self.weight_bytes();
+        let text_bytes = if text == picture { text_bytes } else { 0 };
+        let activations = self.vae_config.activations(pixels) as u64;
+        let bytes = |plan: MemoryPlan| {
+            // What is in memory already is in use, not to be taken.
+            let is_there = self.mmdit.is_open() && plan == self.plan;
+            let weights = memory::weights_in_memory(plan, [0, text_bytes, picture_bytes]);
+            if is_there { activations } else { weights + activations }
+        };
+        let smaller = std::iter::successors(self.plan.smaller(), |plan| plan.smaller());
+        let smaller = smaller.map(|plan| (plan, bytes(plan))).collect();
+        Ok(StepEstimate { secs, bytes: bytes(self.plan), smaller })
     }
 
     /// The embeds of some prompts.
@@ -383,6 +432,10 @@ impl SuperResolver for OsediffSd3 {
         on_partial: &mut dyn FnMut(PartialResult),
     ) -> Result<Picture, PipelineError> {
         self.restored_full_image(input, prompts, progress, on_partial).map_err(|error| error.with_plan(self.plan))
+    }
+
+    fn estimate(&mut self, _cut: (u32, u32), result: (u32, u32)) -> Result<Option<StepEstimate>, PipelineError> {
+        self.estimated(result).map(Some)
     }
 
     fn offload(&mut self) {

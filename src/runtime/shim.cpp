@@ -2,10 +2,14 @@
 // libtorch without CUDA; there, and wherever libtorch throws, the functions answer that they could not.
 
 #include <ATen/DeviceAccelerator.h>
+#include <c10/core/Allocator.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
+#include <c10/util/Exception.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
+#include <memory>
 
 #ifdef __linux__
 #include <dlfcn.h>
@@ -24,9 +28,56 @@ bool succeeds(F&& call) {
     return false;
   }
 }
+
+class Warnings : public c10::WarningHandler {
+ public:
+  explicit Warnings(void (*take)(const char*, size_t)) : take_(take) {}
+  void process(const c10::Warning& warning) override { take_(warning.msg().data(), warning.msg().size()); }
+
+ private:
+  void (*take_)(const char*, size_t);
+};
+
+// What tensors take, as the profiler is told.
+class MemoryCounter : public c10::MemoryReportingInfoBase {
+ public:
+  void reportMemoryUsage(void*, int64_t size, size_t, size_t, c10::Device) override {
+    now_ += size;
+    peak_ = std::max(peak_, now_);
+  }
+  bool memoryProfilingEnabled() const override { return true; }
+  int64_t peak() const { return peak_; }
+
+ private:
+  int64_t now_ = 0;
+  int64_t peak_ = 0;
+};
+
+struct MemoryCount {
+  std::shared_ptr<MemoryCounter> counter = std::make_shared<MemoryCounter>();
+  c10::DebugInfoGuard guard{c10::DebugInfoKind::PROFILER_STATE, counter};
+};
 } // namespace
 
 extern "C" {
+
+// Counts what tensors of the calling thread take, until the same thread ends it; the last one begun ends first.
+MemoryCount* coz_memory_count_begin() {
+  return new MemoryCount();
+}
+
+// The most that they took at once, in bytes.
+int64_t coz_memory_count_end(MemoryCount* count) {
+  const auto peak = count->counter->peak();
+  delete count;
+  return peak;
+}
+
+// Hands the calling thread's warnings to `take` instead of the terminal.
+void coz_take_warnings(void (*take)(const char*, size_t)) {
+  static Warnings warnings(take);
+  c10::WarningUtils::set_warning_handler(&warnings);
+}
 
 // Whether an NVIDIA driver is installed; elsewhere than on Linux libtorch itself finds out.
 bool coz_accelerator_has_driver() {
