@@ -183,6 +183,34 @@ fn captioning_stops_where_it_is_told_to() {
     assert!(ask(None).is_ok_and(|prompt| !prompt.is_empty()));
 }
 
+#[test]
+fn stopping_stops_prefetched_work_that_a_job_has_taken_over() {
+    let folder = Folder::new();
+    let model = models(&folder);
+    // It never says that it has said all.
+    change(&model.join("vlm/generation_config.json"), |config| config["eos_token_id"] = 1_000_000.into());
+    let mut engine = Engine::start(Arc::new(|| ())).unwrap();
+    let job = job(&model, MemoryPlan::Streamed, published(&model));
+    let request = CaptionRequest { max_new_tokens: 1_000_000, ..job.request.clone() };
+    let job = Job { request, ..job };
+    engine.prepare(job.clone());
+    std::thread::sleep(Duration::from_millis(500));
+    let start = std::time::Instant::now();
+    let id = engine.run(job);
+    engine.cancel();
+    loop {
+        match engine.events().recv_timeout(Duration::from_secs(120)).unwrap() {
+            Event::Prepared { .. } => panic!("it had ended before it was stopped"),
+            Event::Finished { job, outcome } if job == id => {
+                assert_eq!(outcome, JobOutcome::Cancelled);
+                assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+                break;
+            }
+            _ => {}
+        }
+    }
+}
+
 /// Changes a JSON file of the model.
 fn change(file: &Path, change: impl FnOnce(&mut Value)) {
     let mut value: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();

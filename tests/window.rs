@@ -116,6 +116,40 @@ fn kill_9_loses_nothing_that_was_made() {
 }
 
 #[test]
+fn settings_with_a_typo_are_kept_and_told_of() {
+    let folder = Folder::new();
+    let photo = folder.photo("photo.png", 600, 400);
+    let (_server, display) = screen();
+    let settings = folder.path("config/chain-of-zoom/settings.toml");
+    std::fs::create_dir_all(settings.parent().unwrap()).unwrap();
+    let typo = "seed = 7\nprocess_size = five hundred\n";
+    std::fs::write(&settings, typo).unwrap();
+    let mut viewer = viewer(&folder, &display, Some(&photo));
+    wait_for("the photo", || {
+        assert!(viewer.0.try_wait().unwrap().is_none(), "the viewer ended by itself");
+        orange(&display) > 5000
+    });
+    wait_for("new settings", || settings.exists());
+    assert_eq!(std::fs::read_to_string(folder.path("config/chain-of-zoom/settings.toml.bak")).unwrap(), typo);
+    assert!(!std::fs::read_to_string(&settings).unwrap().contains("five hundred"));
+    drop(viewer);
+
+    // It is in the log, with which a report ends.
+    let run = coz(["doctor"])
+        .env("XDG_CONFIG_HOME", folder.path("config"))
+        .env("XDG_DATA_HOME", folder.path("data"))
+        .env_remove("XDG_RUNTIME_DIR")
+        .output()
+        .unwrap();
+    assert!(run.status.success());
+    let report = String::from_utf8(run.stdout).unwrap();
+    let (_, log) = report.split_once("log.txt").unwrap();
+    assert!(log.contains("ERROR") && log.contains("The settings could not be read"), "{report}");
+    assert!(log.contains("line 2"), "{report}");
+    assert_eq!(String::from_utf8(run.stderr).unwrap(), "", "a command that succeeds has nothing to say there");
+}
+
+#[test]
 fn opens_shows_the_photo_and_rests() {
     let folder = Folder::new();
     let photo = folder.photo("photo.png", 600, 400);

@@ -505,3 +505,6 @@ impl Viewer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
