@@ -276,6 +276,43 @@ fn replay_says_what_matches() {
 }
 
 #[test]
+fn a_model_that_a_file_names_is_found_by_name_and_weights() {
+    let folder = Folder::new();
+    let network = |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/parity/networks").join(name);
+    let put = |name: &str, to: &str| {
+        let to = folder.path(to);
+        std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+        std::fs::copy(network(name), &to).unwrap();
+    };
+    put("rrdb_x4.pth", "elsewhere/4x.pth");
+    folder.photo("photo.png", 200, 150);
+    let run = |options: &[&str]| {
+        let mut run = coz(options.iter().copied());
+        let run = run.env("XDG_DATA_HOME", folder.path("data")).current_dir(folder.root()).output().unwrap();
+        let said = [run.stdout, run.stderr].map(|text| String::from_utf8(text).unwrap()).concat();
+        (run.status.code(), said)
+    };
+    let zoom = ["zoom", "-i", "photo.png", "-o", "out", "--process-size", "64", "--rec-num", "1"];
+    let (code, said) = run(&[&zoom[..], &["--backbone", "elsewhere/4x.pth", "--device", "cpu"]].concat());
+    assert_eq!(code, Some(0), "{said}");
+    let replay = ["replay", "out/per-sample/photo", "--device", "cpu"];
+    // It is where the file says, but nobody here knows it.
+    let (code, said) = run(&replay);
+    assert!(code == Some(1) && said.contains("The model is not known here"), "{said}");
+    // Another one of the same name is not it.
+    put("compact_x4.pth", "data/chain-of-zoom/models/4x.pth");
+    let (code, said) = run(&replay);
+    assert!(code == Some(1) && said.contains("The model is not known here"), "{said}");
+    put("rrdb_x4.pth", "data/chain-of-zoom/models/4x.pth");
+    let (code, said) = run(&replay);
+    assert!(code == Some(0) && said.contains("the same to the bit"), "{said}");
+    // Or the user says which.
+    std::fs::remove_dir_all(folder.path("data/chain-of-zoom/models")).unwrap();
+    let (code, said) = run(&[&replay[..], &["--backbone", "elsewhere/4x.pth"]].concat());
+    assert!(code == Some(0) && said.contains("the same to the bit"), "{said}");
+}
+
+#[test]
 fn two_programs_do_not_share_an_autosave() {
     let folder = Folder::new();
     let all = folder.path("autosave");
