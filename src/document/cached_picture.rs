@@ -1,5 +1,6 @@
 //! A state's pixels: in memory, or in the file where they are kept and can be reread from.
 
+use std::any::Any;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -17,8 +18,8 @@ pub struct CachedPicture(Arc<Entry>);
 struct Entry {
     size: [u32; 2],
     pixels: Mutex<Option<Arc<Picture>>>,
-    /// A PNG of these pixels.
-    file: OnceLock<PathBuf>,
+    /// A PNG of these pixels, and what its folder lives with.
+    file: OnceLock<(PathBuf, Arc<dyn Any + Send + Sync>)>,
     is_loading: AtomicBool,
     last_use: AtomicU64,
 }
@@ -61,18 +62,25 @@ impl CachedPicture {
         self.pixels().clone()
     }
 
-    /// The pixels, reread where they are not in memory.
+    /// The pixels, reread where they are not in memory; there they do not stay.
     pub fn load(&self) -> Result<Arc<Picture>, ImageError> {
         if let Some(pixels) = self.in_memory() {
             return Ok(pixels);
         }
         // Only what is kept in a file ever leaves memory.
-        let file = self.0.file.get().cloned().unwrap_or_default();
+        let file = self.0.file.get().map(|(file, _)| file.clone()).unwrap_or_default();
         let bytes = std::fs::read(&file).map_err(|source| ImageError::Open { file: file.clone(), source })?;
         let picture = codec::png_of_size(&bytes, self.width(), self.height())
             .map_err(|error| ImageError::Damaged { file, details: error.to_string() })?;
+        Ok(Arc::new(picture))
+    }
+
+    /// Has the pixels in memory again, with their halvings.
+    pub fn reload(&self) -> Result<(), ImageError> {
+        let picture = self.load()?;
         picture.prepare_levels();
-        Ok(self.pixels().get_or_insert_with(|| Arc::new(picture)).clone())
+        self.pixels().get_or_insert(picture);
+        Ok(())
     }
 
     /// Whether somebody should load it now: it is not in memory, and nobody has been asked yet. [`Self::finish_loading`]
@@ -81,15 +89,15 @@ impl CachedPicture {
         self.pixels().is_none() && !self.0.is_loading.swap(true, Ordering::Relaxed)
     }
 
-    /// After [`Self::begin_loading`], however it went.
+    /// After [`Self::begin_loading`]; what could not be loaded is not tried again.
     pub fn finish_loading(&self) {
         self.0.is_loading.store(false, Ordering::Relaxed);
     }
 
-    /// From now on it can be reread from this PNG of it.
-    pub fn keep_in(&self, file: PathBuf) {
+    /// From now on it can be reread from this PNG of it, in a folder that is there as long as `folder` lives.
+    pub fn keep_in(&self, file: PathBuf, folder: Arc<dyn Any + Send + Sync>) {
         // What was kept first serves as well.
-        _ = self.0.file.set(file);
+        _ = self.0.file.set((file, folder));
     }
 
     /// Whether it could leave memory.

@@ -162,13 +162,13 @@ impl History {
     }
 
     /// Lets the pictures that were used longest ago leave memory, until the states together take at most `budget` bytes.
-    /// Only what is kept in a file goes, and never the photo. Returns whether that was enough.
-    pub fn evict(&self, budget: u64) -> bool {
+    /// Only what is kept in a file goes, and never the photo, nor what is `in_view`. Returns whether that was enough.
+    pub fn evict(&self, budget: u64, in_view: &[CachedPicture]) -> bool {
         let states = &self.states[1..];
         let mut bytes: u64 = states.iter().map(|state| state.picture.bytes()).sum();
         if bytes > budget {
             let mut kept: Vec<&CachedPicture> = states.iter().map(|state| &state.picture).collect();
-            kept.retain(|picture| picture.bytes() > 0 && picture.is_kept());
+            kept.retain(|picture| picture.bytes() > 0 && picture.is_kept() && !in_view.iter().any(|it| it.is(picture)));
             kept.sort_by_key(|picture| picture.last_use());
             for picture in kept {
                 if bytes <= budget {
@@ -331,7 +331,7 @@ impl History {
 
     /// Makes `id` the state at hand without remembering the visit: for a camera that passes by.
     pub fn look(&mut self, id: StateId) {
-        if self.get(id).is_some() {
+        if id != self.current && self.get(id).is_some() {
             self.arrive(id);
         }
     }

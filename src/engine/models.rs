@@ -98,6 +98,13 @@ impl Models {
         Ok(self.restorer.insert(loaded))
     }
 
+    /// What restores, to tell what a step takes: as it is open, whatever is beside it, else opened now.
+    pub(super) fn for_estimate(&mut self, restorer: &Restorer, outbox: &Outbox) -> Result<&mut Loaded, PipelineError> {
+        let open = self.restorer.as_ref().filter(|loaded| loaded.is_of(restorer));
+        let other_model_bytes = open.map_or(0, |loaded| loaded.other_model_bytes);
+        self.load(restorer, other_model_bytes, outbox)
+    }
+
     /// Gives all of them up.
     pub(super) fn close(&mut self) {
         *self = Self::default();
@@ -163,10 +170,13 @@ impl Loaded {
         ModelUsed { backbone: self.resolved.clone(), align, sha256: self.digest.get() }
     }
 
+    fn is_of(&self, restorer: &Restorer) -> bool {
+        (&self.backbone, self.device, self.memory) == (&restorer.backbone, restorer.device, restorer.memory)
+    }
+
     fn is_for(&self, restorer: &Restorer, other_model_bytes: u64) -> bool {
-        let same = (&self.backbone, self.device, self.memory) == (&restorer.backbone, restorer.device, restorer.memory);
         // Only a model with a plan minds what is beside it.
-        same && (self.other_model_bytes == other_model_bytes || self.resolver.plan().is_none())
+        self.is_of(restorer) && (self.other_model_bytes == other_model_bytes || self.resolver.plan().is_none())
     }
 }
 

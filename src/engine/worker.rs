@@ -113,7 +113,7 @@ impl Worker {
     /// Tells what a step takes. What fails here fails again, and is reported, when it is asked for.
     fn guarded_estimate(&mut self, restorer: &Restorer, (width, height): (u32, u32)) {
         let outcome = catch_unwind(AssertUnwindSafe(|| {
-            let loaded = self.models.load(restorer, 0, &self.outbox)?;
+            let loaded = self.models.for_estimate(restorer, &self.outbox)?;
             loaded.check_step_fits((width / MAX_FACTOR, height / MAX_FACTOR), (width, height), &self.outbox)
         }));
         match outcome {

@@ -62,9 +62,7 @@ impl AutosaveWorker {
                 match order {
                     Order::Leave => {
                         // Its lock goes with it; from now on it is among those left behind.
-                        if let Some((_, autosave)) = open.take() {
-                            autosave.leave();
-                        }
+                        open = None;
                         // As above.
                         _ = outcomes.send(Outcome::Recoverable(autosave::recoverable(&folder)));
                         context.request_repaint();
@@ -89,9 +87,6 @@ impl AutosaveWorker {
                         }
                     }
                 }
-            }
-            if let Some((_, autosave)) = open {
-                autosave.leave();
             }
         };
         let thread = std::thread::Builder::new().name("coz-autosave".into()).spawn(run)?;

@@ -56,6 +56,8 @@ pub struct Viewer {
     opening: Slot,
     /// The export that runs.
     exports: Slot,
+    /// Where the prompt source that is to be used is being looked for.
+    prompt_source_search: Slot,
     /// What is being found out of the document's states.
     examining: Slot,
     /// Memory for the states' pictures, where the user has not said.
@@ -63,6 +65,7 @@ pub struct Viewer {
     /// Documents opened so far.
     documents: u64,
     last_screen: [f64; 2],
+    settings_at_start: Settings,
     /// Settings that wait to be written, and since when they are so.
     settings_seen: Option<(Instant, Settings)>,
     /// Recoverable sessions are to be offered once.
@@ -115,6 +118,7 @@ impl Viewer {
         }
         tasks.look_for_backbones();
         Ok(Self {
+            settings_at_start: settings.clone(),
             state: State::new(settings, persistence.settings),
             engine,
             tasks,
@@ -127,6 +131,7 @@ impl Viewer {
             prefetched: None,
             opening: Slot::default(),
             exports: Slot::default(),
+            prompt_source_search: Slot::default(),
             examining: Slot::default(),
             picture_bytes: picture_bytes(),
             documents: 0,
@@ -185,9 +190,10 @@ impl eframe::App for Viewer {
             }
             drop(autosave_worker);
         }
+        let is_changed = self.state.settings != self.settings_at_start;
         if self.state.keeps_settings
-            && self.state.settings != self.state.saved_settings
-            && let Err(error) = self.state.settings.save()
+            && is_changed
+            && let Err(error) = self.tasks.save_last_settings(&self.state.settings)
         {
             tracing::error!("the settings were not saved: {error}");
         }

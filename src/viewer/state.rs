@@ -16,7 +16,7 @@ use crate::base::{
 use crate::document::consistency::Consistency;
 use crate::document::session::autosave::RecoverableSession;
 use crate::document::session::{Choices, Session};
-use crate::document::{History, ScaleState, StateId};
+use crate::document::{CachedPicture, History, ScaleState, StateId};
 use crate::engine::{Job, JobId};
 use crate::hub::{Found, ModelAsset, Transfer};
 use crate::imaging::Picture;
@@ -246,6 +246,8 @@ pub struct Document {
     pub(super) examined: HashMap<StateId, Option<Arc<Examined>>>,
     /// The film being previewed.
     pub film: Option<Playing>,
+    /// What is on the canvas at its own size, not as a thumbnail: it stays in memory.
+    pub(super) in_view: Vec<CachedPicture>,
 }
 
 /// What was found out about a state beside the window's thread.
@@ -519,6 +521,7 @@ impl Document {
             restored_from: None,
             examined: HashMap::new(),
             film: None,
+            in_view: Vec::new(),
         }
     }
 

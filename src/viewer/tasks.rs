@@ -2,7 +2,7 @@
 //! comes of it arrives over one channel.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam_channel::{Receiver, Sender};
 
@@ -33,7 +33,7 @@ pub(super) enum Outcome {
     /// A picture or a session is open, or why not.
     Opened { generation: u64, opened: Result<Box<Opened>, UserError> },
     /// The user chose something in a dialog.
-    Chosen(Action),
+    Chosen { document: Option<u64>, action: Action },
     /// A picture is ready for the clipboard.
     Copied(egui::ColorImage),
     /// Something is known of a state.
@@ -55,7 +55,7 @@ pub(super) enum Outcome {
     /// It is there now, or why not.
     Downloaded(Result<(), HubError>),
     /// Where prompts come from from now on.
-    PromptSource(PromptSource),
+    PromptSource { generation: u64, prompt_source: PromptSource },
     /// An export is over: a line worth telling, nothing where it was stopped, or why it did not work.
     Exported { generation: u64, result: Result<Option<String>, UserError> },
     /// It did not work.
@@ -70,18 +70,31 @@ pub(super) struct Tasks {
     sender: Sender<Outcome>,
     context: egui::Context,
     pool: rayon::ThreadPool,
+    /// Settings given to be written so far, and which of them were written last.
+    settings_given: u64,
+    settings_written: Arc<Mutex<u64>>,
 }
 
 impl Tasks {
     pub(super) fn new(context: egui::Context) -> std::io::Result<Self> {
         let (sender, outcomes) = crossbeam_channel::unbounded();
         let named = |i| format!("coz-pool-{i}");
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(POOL).thread_name(named).build();
-        Ok(Self { outcomes, sender, context, pool: pool.map_err(std::io::Error::other)? })
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(POOL).thread_name(named);
+        // What panics is in the log, and ends nothing.
+        let pool = pool.panic_handler(|_| ()).build();
+        let pool = pool.map_err(std::io::Error::other)?;
+        Ok(Self { outcomes, sender, context, pool, settings_given: 0, settings_written: Arc::default() })
     }
 
     pub(super) fn outcomes(&self) -> &Receiver<Outcome> {
         &self.outcomes
+    }
+
+    /// Writes settings now, after those on their way; later ones do not come.
+    pub(super) fn save_last_settings(&mut self, settings: &crate::viewer::settings::Settings) -> Result<(), String> {
+        let mut last = self.settings_written.lock().unwrap_or_else(PoisonError::into_inner);
+        *last = u64::MAX;
+        settings.save()
     }
 
     fn spawn(&self, name: &str, work: impl FnOnce() -> Option<Outcome> + Send + 'static) {
@@ -136,7 +149,7 @@ impl Tasks {
     pub(super) fn open_sample(&self, folder: PathBuf) {
         self.spawn("sample", move || {
             Some(match sample::put_into(&folder) {
-                Ok(file) => Outcome::Chosen(Action::OpenFile(file)),
+                Ok(file) => Outcome::Chosen { document: None, action: Action::OpenFile(file) },
                 Err(error) => Outcome::Failed(error.into()),
             })
         });
@@ -181,9 +194,11 @@ impl Tasks {
     /// Has a picture in memory again.
     pub(super) fn load(&self, picture: CachedPicture) {
         self.spawn_in_pool(move || {
-            let loaded = picture.load();
-            picture.finish_loading();
-            Some(Outcome::Loaded(loaded.map(drop).map_err(UserError::from)))
+            let loaded = picture.reload();
+            if loaded.is_ok() {
+                picture.finish_loading();
+            }
+            Some(Outcome::Loaded(loaded.map_err(UserError::from)))
         });
     }
 
@@ -236,7 +251,18 @@ impl Tasks {
     fn dialog(&self, ask: impl FnOnce(rfd::FileDialog) -> Option<Action> + Send + 'static) {
         self.spawn("dialog", || match dialogs::missing() {
             Some(problem) => Some(Outcome::Failed(problem)),
-            None => ask(rfd::FileDialog::new()).map(Outcome::Chosen),
+            None => ask(rfd::FileDialog::new()).map(|action| Outcome::Chosen { document: None, action }),
+        });
+    }
+
+    /// The same, for the document of this number only.
+    fn dialog_for(&self, document: u64, ask: impl FnOnce(rfd::FileDialog) -> Option<Action> + Send + 'static) {
+        self.spawn("dialog", move || match dialogs::missing() {
+            Some(problem) => Some(Outcome::Failed(problem)),
+            None => {
+                let action = ask(rfd::FileDialog::new())?;
+                Some(Outcome::Chosen { document: Some(document), action })
+            }
         });
     }
 
@@ -334,9 +360,14 @@ impl Tasks {
     }
 
     /// Looks for the model of a prompt source that is to be used.
-    pub(super) fn look_for_prompt_source(&self, spec: &'static PromptSourceSpec, explicit: ModelPaths) {
+    pub(super) fn look_for_prompt_source(
+        &self,
+        spec: &'static PromptSourceSpec,
+        explicit: ModelPaths,
+        Ticket { generation, .. }: Ticket,
+    ) {
         self.spawn("prompts", move || match hub::prompt_source(spec, &explicit, Precision::Auto) {
-            Ok(source) => Some(Outcome::PromptSource(source)),
+            Ok(prompt_source) => Some(Outcome::PromptSource { generation, prompt_source }),
             Err(problem) => {
                 let open = Action::OpenPromptSource(spec).label();
                 let hint = format!("Download it, or choose {open:?} in \"Models and memory\".");
@@ -346,8 +377,8 @@ impl Tasks {
     }
 
     /// Asks for the file or folder of an export.
-    pub(super) fn ask_where_to_export(&self, exporter: &'static Exporter, name: String) {
-        self.dialog(move |dialog| {
+    pub(super) fn ask_where_to_export(&self, document: u64, exporter: &'static Exporter, name: String) {
+        self.dialog_for(document, move |dialog| {
             let dialog = dialog.set_title(Action::Export(exporter).label().trim_end_matches('…'));
             let place = match exporter.is_folder {
                 true => dialog.pick_folder(),
@@ -361,16 +392,16 @@ impl Tasks {
     }
 
     /// Asks for the file of a film.
-    pub(super) fn ask_where_to_film(&self, name: String) {
-        self.dialog(|dialog| {
+    pub(super) fn ask_where_to_film(&self, document: u64, name: String) {
+        self.dialog_for(document, |dialog| {
             let dialog = dialog.set_title("Export the film").add_filter("Films", &["mp4", "gif"]);
             dialog.set_file_name(name).save_file().map(Action::FilmTo)
         });
     }
 
     /// Asks for the file of a session.
-    pub(super) fn ask_where_to_save(&self, name: String) {
-        self.dialog(|dialog| {
+    pub(super) fn ask_where_to_save(&self, document: u64, name: String) {
+        self.dialog_for(document, |dialog| {
             let dialog = dialog.set_title("Save the session as").add_filter("Sessions", &[EXTENSION]);
             dialog.set_file_name(name).save_file().map(Action::SaveTo)
         });
@@ -387,8 +418,16 @@ impl Tasks {
         });
     }
 
-    pub(super) fn save_settings(&self, settings: crate::viewer::settings::Settings) {
+    /// Writes settings; those given later stay.
+    pub(super) fn save_settings(&mut self, settings: crate::viewer::settings::Settings) {
+        self.settings_given += 1;
+        let (number, written) = (self.settings_given, self.settings_written.clone());
         self.spawn("settings", move || {
+            let mut last = written.lock().unwrap_or_else(PoisonError::into_inner);
+            if *last > number {
+                return None;
+            }
+            *last = number;
             let details = settings.save().err()?;
             let problem = UserError::new("The settings were not saved", details, "They hold until you quit.");
             Some(Outcome::Failed(problem))

@@ -7,10 +7,10 @@ use super::{app, app_that_keeps, count, document, idle, open, settings, until};
 use crate::samples::Folder;
 use chain_of_zoom::base::{BICUBIC, Backbone, Region, memory};
 use chain_of_zoom::document::StateId;
-use chain_of_zoom::viewer::Persistence;
 use chain_of_zoom::viewer::actions::Action;
 use chain_of_zoom::viewer::commands::Command;
 use chain_of_zoom::viewer::settings::Settings;
+use chain_of_zoom::viewer::{Persistence, Viewer};
 
 /// Set in the process that is measured.
 const MEASURED: &str = "COZ_TEST_MEASURED";
@@ -62,6 +62,26 @@ fn five_hundred_states_stay_within_the_budget() {
             let current = document.history.current();
             current.id == StateId(i) && current.picture.in_memory().is_some()
         });
+    }
+    // From the photo all are in sight. What fits is read, and then all is at rest.
+    harness.state_mut().act(Command::GoToPhoto);
+    until(&mut harness, "the photo", |viewer| {
+        viewer.state.document.as_ref().unwrap().history.current().id == StateId(0)
+    });
+    harness.run_steps(20);
+    let in_memory_now = |harness: &egui_kittest::Harness<'_, Viewer>| {
+        let states = document(harness).history.with_deleted();
+        states.filter(|state| state.picture.bytes() > 0).map(|state| state.id).collect::<Vec<_>>()
+    };
+    for _ in 0..200 {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        harness.step();
+    }
+    let at_rest = in_memory_now(&harness);
+    for _ in 0..30 {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        harness.step();
+        assert_eq!(in_memory_now(&harness), at_rest);
     }
     let in_memory = || document(&harness).history.with_deleted().map(|state| state.picture.bytes()).sum::<u64>();
     assert!(in_memory() <= (u64::from(BUDGET_MB) << 20) + 600 * 400 * 3 * 2, "{}", in_memory());

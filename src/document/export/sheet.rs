@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Exporter;
 use crate::document::CachedPicture;
-use crate::imaging::{Filter, Picture, codec, resize};
+use crate::imaging::{Filter, ImageError, Picture, codec, resize};
 
 /// The exporter.
 pub static EXPORTER: Exporter = Exporter {
@@ -14,7 +14,9 @@ pub static EXPORTER: Exporter = Exporter {
     file_stem: |stem, _| format!("{stem}_sheet"),
     layout: Some(sheet),
     write: |export, to, _| {
-        let all: Vec<Arc<Picture>> = export.all.iter().map(CachedPicture::load).collect::<Result<_, _>>()?;
+        // Reduced one by one: not all of them need fit into memory.
+        let reduced = |picture: &CachedPicture| Ok(Arc::new(fitted(&*picture.load()?, export.size)));
+        let all: Vec<Arc<Picture>> = export.all.iter().map(reduced).collect::<Result<_, ImageError>>()?;
         codec::save_with(&sheet(&all, export.size), to, Some(&export.xmp(export.chain.len())))?;
         Ok(format!("Saved a sheet of {} states: {}", all.len(), to.display()))
     },
@@ -22,6 +24,13 @@ pub static EXPORTER: Exporter = Exporter {
 
 const GAP: u32 = 8;
 const GREY: [u8; 3] = [0x16; 3];
+
+/// A picture at the size that it has in its cell.
+fn fitted(picture: &Picture, cell: u32) -> Picture {
+    let scale = f64::from(cell) / f64::from(picture.width().max(picture.height()));
+    let side = |length: u32| ((f64::from(length) * scale).round() as u32).clamp(1, cell);
+    resize(picture, side(picture.width()), side(picture.height()), Filter::Lanczos)
+}
 
 /// As square a grid as the number of pictures allows, with cells of `cell` x `cell` pixels.
 pub fn sheet(pictures: &[Arc<Picture>], cell: u32) -> Picture {
@@ -31,12 +40,10 @@ pub fn sheet(pictures: &[Arc<Picture>], cell: u32) -> Picture {
     let side = |cells: u32| cells * (cell + GAP) + GAP;
     let mut whole = Picture::from_fn(side(columns), side(rows), |_, _| GREY);
     for (i, picture) in (0..).zip(pictures) {
-        let scale = f64::from(cell) / f64::from(picture.width().max(picture.height()));
-        let fitted = |length: u32| ((f64::from(length) * scale).round() as u32).clamp(1, cell);
-        let (width, height) = (fitted(picture.width()), fitted(picture.height()));
-        let left = GAP + (i % columns) * (cell + GAP) + (cell - width) / 2;
-        let top = GAP + (i / columns) * (cell + GAP) + (cell - height) / 2;
-        whole.paste(&resize(picture, width, height, Filter::Lanczos), left, top);
+        let fitted = fitted(picture, cell);
+        let left = GAP + (i % columns) * (cell + GAP) + (cell - fitted.width()) / 2;
+        let top = GAP + (i / columns) * (cell + GAP) + (cell - fitted.height()) / 2;
+        whole.paste(&fitted, left, top);
     }
     whole
 }

@@ -4,26 +4,24 @@
 //! number of windows can be open at once, and the next start finds just what was lost.
 
 use std::collections::HashSet;
-use std::fs::{File, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
+use super::folder::{SessionFolder, is_left_behind, remove};
 use super::manifest::{MANIFEST, Manifest, PHOTO, picture_name};
 use super::write::png;
 use super::{Session, SessionError};
 use crate::base;
 use crate::document::{History, StateId};
 
-const LOCK: &str = "lock";
 /// Sessions left behind may take so much room; beyond it the user is asked.
 pub const ROOM: u64 = 4_000_000_000;
 
-/// One session's folder, while it is open.
+/// One session's folder, while it is open. It stays behind where there is something to recover in it.
 pub struct Autosave {
-    folder: PathBuf,
-    /// Held as long as this lives.
-    _lock: File,
+    folder: Arc<SessionFolder>,
     written: HashSet<StateId>,
     photo_inside: bool,
 }
@@ -31,17 +29,13 @@ pub struct Autosave {
 impl Autosave {
     /// A new folder below `all`.
     pub fn create(all: &Path) -> Result<Self, SessionError> {
-        let failed = |error: std::io::Error| SessionError::Write { file: all.to_owned(), details: error.to_string() };
-        std::fs::create_dir_all(all).map_err(failed)?;
-        let folder = tempfile::Builder::new().prefix("session-").tempdir_in(all).map_err(failed)?.keep();
-        let lock = File::create(folder.join(LOCK)).map_err(failed)?;
-        lock.try_lock().map_err(|error| failed(error.into()))?;
-        Ok(Self { folder, _lock: lock, written: HashSet::new(), photo_inside: false })
+        let folder = Arc::new(SessionFolder::create(all)?);
+        Ok(Self { folder, written: HashSet::new(), photo_inside: false })
     }
 
     /// Where it is.
     pub fn folder(&self) -> &Path {
-        &self.folder
+        self.folder.path()
     }
 
     /// Brings the folder up to date: pictures that are new, then the description of all. A failure leaves what was kept
@@ -67,7 +61,7 @@ impl Autosave {
                 let name = picture_name(state.id.0);
                 self.write(&name, &png(history, state).map_err(|details| self.failed(&name, details))?)?;
                 self.written.insert(state.id);
-                state.picture.keep_in(self.folder.join(name));
+                state.picture.keep_in(self.folder().join(name), self.folder.clone());
             }
         }
         Ok(())
@@ -75,33 +69,22 @@ impl Autosave {
 
     /// All of it is saved elsewhere: nothing is to be recovered from here, but pictures can still be reread.
     pub fn forget(&mut self) {
-        remove(&self.folder.join(MANIFEST));
-    }
-
-    /// Lets the folder go: it stays where there is something to recover in it.
-    pub fn leave(self) {
-        if !self.folder.join(MANIFEST).exists() {
-            remove(&self.folder);
-        }
+        remove(&self.folder().join(MANIFEST));
     }
 
     fn write(&self, name: &str, bytes: &[u8]) -> Result<(), SessionError> {
-        base::write_atomic(&self.folder.join(name), |out| out.write_all(bytes))
+        base::write_atomic(&self.folder().join(name), |out| out.write_all(bytes))
             .map_err(|error| self.failed(name, error.to_string()))
     }
 
     fn failed(&self, name: &str, details: String) -> SessionError {
-        SessionError::Write { file: self.folder.join(name), details }
+        SessionError::Write { file: self.folder().join(name), details }
     }
 }
 
-/// Takes away what is not needed any more; where that fails it only takes space.
-fn remove(path: &Path) {
-    match if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) } {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            tracing::warn!("{} could not be removed: {error}", path.display());
-        }
-        _ => {}
+impl Drop for Autosave {
+    fn drop(&mut self) {
+        self.folder.leave();
     }
 }
 
@@ -145,17 +128,8 @@ pub fn surplus(newest_first: &[RecoverableSession], room: u64) -> &[RecoverableS
 
 /// Throws a session away, unless a program uses it.
 pub fn discard(folder: &Path) {
-    if folder.file_name().is_some_and(|name| name.to_string_lossy().starts_with("session-")) && is_free(folder) {
+    if is_left_behind(folder) {
         remove(folder);
-    }
-}
-
-fn is_free(folder: &Path) -> bool {
-    match File::open(folder.join(LOCK)).map(|lock| lock.try_lock()) {
-        Ok(Err(TryLockError::WouldBlock)) => false,
-        // A system without locks, or a lock file that is gone: nobody else can be recognised.
-        Ok(_) => true,
-        Err(_) => true,
     }
 }
 
@@ -172,7 +146,7 @@ fn bytes_below(folder: &Path) -> u64 {
 }
 
 fn recoverable_in(folder: &Path) -> Option<RecoverableSession> {
-    if !folder.file_name()?.to_string_lossy().starts_with("session-") || !is_free(folder) {
+    if !is_left_behind(folder) {
         return None;
     }
     let manifest = folder.join(MANIFEST);

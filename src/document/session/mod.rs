@@ -5,6 +5,7 @@
 //! before memory is taken for it.
 
 pub mod autosave;
+mod folder;
 mod manifest;
 mod read;
 mod write;
@@ -22,6 +23,9 @@ pub use write::save;
 use super::History;
 use crate::base::{AlignMethod, Backbone};
 use crate::imaging::ImageError;
+
+/// All states of a session have at most so many pixels together: 8,192 megapixels are 32,768 states of 512 x 512.
+pub const MOST_PIXELS: u64 = 1 << 33;
 
 /// The file name's ending.
 pub const EXTENSION: &str = "coz";

@@ -1,21 +1,24 @@
 //! Reading a session, from a `.coz` file or an autosave folder. Nothing in it is trusted.
 
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::{BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use zip::ZipArchive;
 
+use super::folder::SessionFolder;
 use super::manifest::{FORMAT, LARGEST_MANIFEST, MANIFEST, Manifest, PHOTO, SavedChoices, picture_name};
-use super::{Session, SessionError};
-use crate::base::{MOST_PIXELS, Source};
-use crate::document::History;
+use super::{MOST_PIXELS, Session, SessionError};
+use crate::base::{Folders, Source};
+use crate::document::{CachedPicture, History};
 use crate::imaging::{Filter, Picture, codec, resize};
 use crate::{base, document};
 
 /// No picture needs more bytes a pixel than this, whatever its PNG's header says.
 const MOST_BYTES_A_PIXEL: u64 = 8;
+/// States beyond so many bytes do not stay in memory.
+const IN_MEMORY: u64 = 512 << 20;
 
 /// The files of a session, by names we choose.
 trait Files {
@@ -100,17 +103,24 @@ fn read(files: &mut dyn Files, path: &Path) -> Result<Session, SessionError> {
     let photo_thumbnail = Arc::new(document::thumbnail(&photo));
     let mut history = History::new(source, Arc::new(photo), photo_thumbnail);
     let mut ids = vec![history.photo().id];
+    let (mut in_memory, mut spilled) = (0, Spilled::default());
     for entry in &manifest.states {
         let name = picture_name(entry.picture);
-        let picture =
-            picture(files, &name, entry.step.width, entry.step.height).map_err(|found| damaged(path, found))?;
+        let (width, height) = (entry.step.width, entry.step.height);
+        let bytes = picture_file(files, &name, width, height).map_err(|found| damaged(path, found))?;
+        let picture = decoded(&bytes, &name, width, height).map_err(|found| damaged(path, found))?;
         let thumbnail = Arc::new(document::thumbnail(&picture));
+        in_memory += picture.bytes();
+        let picture = CachedPicture::from(Arc::new(picture));
+        if in_memory > IN_MEMORY {
+            spilled.take_in(&picture, &picture_name(ids.len()), &bytes)?;
+        }
         let mut record = entry.step.record.clone();
         // JSON has no infinity: where a model ran, nothing written means that the two are equal.
         if record.model.is_some() && record.consistency.is_none() {
             record.consistency = Some(f64::INFINITY);
         }
-        let id = history.add(ids[entry.parent], record, Arc::new(picture), thumbnail);
+        let id = history.add(ids[entry.parent], record, picture, thumbnail);
         ids.push(id.ok_or_else(|| damaged(path, "a state without the one it was cut from"))?);
     }
     history.go(ids[manifest.current]);
@@ -142,7 +152,8 @@ fn check(manifest: &Manifest) -> Result<(), String> {
         pixels = pixels.saturating_add(u64::from(entry.step.width) * u64::from(entry.step.height));
     }
     if pixels > MOST_PIXELS {
-        return Err(format!("its states claim {} megapixels; at most {} are read", pixels >> 20, MOST_PIXELS >> 20));
+        let most = MOST_PIXELS >> 20;
+        return Err(format!("its states claim {} megapixels; at most {most} are read", pixels >> 20));
     }
     if manifest.current > manifest.states.len() {
         return Err(format!("state {} is at hand, but there are {}", manifest.current, manifest.states.len()));
@@ -151,12 +162,43 @@ fn check(manifest: &Manifest) -> Result<(), String> {
 }
 
 fn picture(files: &mut dyn Files, name: &str, width: u32, height: u32) -> Result<Picture, String> {
+    let bytes = picture_file(files, name, width, height)?;
+    decoded(&bytes, name, width, height)
+}
+
+fn picture_file(files: &mut dyn Files, name: &str, width: u32, height: u32) -> Result<Vec<u8>, String> {
     let pixels = u64::from(width) * u64::from(height);
     if pixels == 0 || pixels > codec::MAX_PIXELS {
         return Err(format!("{name} claims {width} x {height} pixels"));
     }
-    let bytes = files.read(name, pixels * MOST_BYTES_A_PIXEL + (1 << 20))?;
-    codec::png_of_size(&bytes, width, height).map_err(|error| format!("{name}: {error}"))
+    files.read(name, pixels * MOST_BYTES_A_PIXEL + (1 << 20))
+}
+
+fn decoded(bytes: &[u8], name: &str, width: u32, height: u32) -> Result<Picture, String> {
+    codec::png_of_size(bytes, width, height).map_err(|error| format!("{name}: {error}"))
+}
+
+/// Pictures of a large session, beside the autosaves: they are reread from there.
+#[derive(Default)]
+struct Spilled(Option<Arc<SessionFolder>>);
+
+impl Spilled {
+    /// Writes a picture's file, and lets its pixels go.
+    fn take_in(&mut self, picture: &CachedPicture, name: &str, bytes: &[u8]) -> Result<(), SessionError> {
+        let folder = match &mut self.0 {
+            Some(folder) => folder,
+            empty => {
+                let all = Folders::of_user().map_or_else(std::env::temp_dir, |folders| folders.autosave);
+                empty.insert(Arc::new(SessionFolder::create(&all)?))
+            }
+        };
+        let file = folder.path().join(name);
+        let written = base::write_atomic(&file, |out| out.write_all(bytes));
+        written.map_err(|error| SessionError::Write { file: file.clone(), details: error.to_string() })?;
+        picture.keep_in(file, folder.clone());
+        picture.evict();
+        Ok(())
+    }
 }
 
 /// A grey picture of the photo's size, with the states that were cut from it, reduced, in their places.

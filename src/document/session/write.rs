@@ -7,7 +7,7 @@ use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
 use super::manifest::{MANIFEST, Manifest, PHOTO, picture_name};
-use super::{Session, SessionError};
+use super::{MOST_PIXELS, Session, SessionError};
 use crate::base;
 use crate::document::{History, ScaleState, provenance, recipe};
 use crate::imaging::formats::encode_png;
@@ -23,6 +23,13 @@ pub fn save(
     let history = &session.history;
     let linked = link_photo && history.source().file.as_ref().is_some_and(|photo| photo.is_file());
     let manifest = Manifest::of(session, !linked);
+    let pixels: u64 = manifest.states.iter().map(|it| u64::from(it.step.width) * u64::from(it.step.height)).sum();
+    if pixels > MOST_PIXELS {
+        let (found, most) = (pixels >> 20, MOST_PIXELS >> 20);
+        let details =
+            format!("its states have {found} megapixels, and at most {most} can be opened: delete some first");
+        return Err(SessionError::Write { file: file.to_owned(), details });
+    }
     let written = base::write_atomic(file, |out| -> Result<(), String> {
         let mut zip = ZipWriter::new(out);
         let json = serde_json::to_vec_pretty(&manifest).map_err(|error| error.to_string())?;

@@ -7,11 +7,10 @@ use std::time::Instant;
 use egui::ViewportCommand;
 
 use crate::base::{UserError, magnification_label};
-use crate::document::StateId;
 use crate::document::export::{Export, Exporter};
 use crate::document::session::{EXTENSION, autosave};
+use crate::document::{CachedPicture, StateId};
 use crate::hub::HubError;
-use crate::scene::canvas::Layer;
 use crate::scene::film;
 use crate::scene::film::path::ZoomPath;
 use crate::viewer::Viewer;
@@ -41,7 +40,12 @@ impl Viewer {
                     }
                 }
             }
-            Outcome::Chosen(action) => self.actions.push(action),
+            Outcome::Chosen { document, action } => {
+                // A place for what is not open any more is none for what is.
+                if document.is_none() || document == self.state.document.as_ref().map(|open| open.number) {
+                    self.actions.push(action);
+                }
+            }
             Outcome::Copied(image) => {
                 context.copy_image(image);
                 self.tell(Message::Done("Copied".into()));
@@ -103,7 +107,11 @@ impl Viewer {
                 self.look_for_models();
                 self.tasks.look_for_backbones();
             }
-            Outcome::PromptSource(prompt_source) => self.use_prompt_source(prompt_source),
+            Outcome::PromptSource { generation, prompt_source } => {
+                if self.prompt_source_search.finish(generation) {
+                    self.use_prompt_source(prompt_source);
+                }
+            }
             Outcome::Exported { generation, result } => {
                 if self.exports.finish(generation) {
                     self.state.exporting = None;
@@ -217,7 +225,7 @@ impl Viewer {
 
     pub(in crate::viewer) fn ask_where_to_save(&mut self) {
         if let Some(document) = &self.state.document {
-            self.tasks.ask_where_to_save(format!("{}.{EXTENSION}", document.history.source().stem()));
+            self.tasks.ask_where_to_save(document.number, format!("{}.{EXTENSION}", document.history.source().stem()));
         }
     }
 
@@ -229,15 +237,15 @@ impl Viewer {
         }
     }
 
-    /// The photo's stem and the magnification of the state at hand, for file names.
-    fn stem_and_magnification(&self) -> Option<(String, String)> {
-        let history = &self.state.document.as_ref()?.history;
-        Some((history.source().stem(), magnification_label(history.current().magnification)))
+    /// The document's number, the photo's stem and the magnification of the state at hand, for file names.
+    fn name_parts(&self) -> Option<(u64, String, String)> {
+        let Document { number, history, .. } = self.state.document.as_ref()?;
+        Some((*number, history.source().stem(), magnification_label(history.current().magnification)))
     }
 
     pub(in crate::viewer) fn ask_where_to_film(&mut self) {
-        if let Some((stem, magnification)) = self.stem_and_magnification() {
-            self.tasks.ask_where_to_film(format!("{stem}_{magnification}.mp4"));
+        if let Some((number, stem, magnification)) = self.name_parts() {
+            self.tasks.ask_where_to_film(number, format!("{stem}_{magnification}.mp4"));
         }
     }
 
@@ -251,10 +259,10 @@ impl Viewer {
     }
 
     pub(in crate::viewer) fn ask_where_to_export(&mut self, exporter: &'static Exporter) {
-        let Some((stem, magnification)) = self.stem_and_magnification() else { return };
+        let Some((number, stem, magnification)) = self.name_parts() else { return };
         let ending = self.state.settings.export_format.extension();
         let name = format!("{}.{ending}", (exporter.file_stem)(&stem, &magnification));
-        self.tasks.ask_where_to_export(exporter, name);
+        self.tasks.ask_where_to_export(number, exporter, name);
     }
 
     pub(in crate::viewer) fn export(&mut self, exporter: &'static Exporter, to: PathBuf) {
@@ -289,6 +297,7 @@ impl Viewer {
 
     /// One at a time; a second one is refused in words.
     fn begin_export(&mut self, what: &str) -> Option<Exporting> {
+        self.state.document.as_ref()?;
         if self.state.exporting.is_some() {
             self.tell(Message::Done("One export runs already: wait, or stop it".into()));
             return None;
@@ -345,22 +354,34 @@ impl Viewer {
         }
     }
 
-    /// Has what is on the canvas read again where it has left memory.
-    pub(in crate::viewer) fn load_reduced(&self, layers: &[Layer]) {
-        let Some(document) = &self.state.document else { return };
-        for id in layers.iter().filter(|layer| layer.is_reduced()).filter_map(|layer| layer.state) {
-            if let Some(state) = document.history.get(id).filter(|state| state.picture.begin_loading()) {
-                self.tasks.load(state.picture.clone());
-            }
+    fn picture_budget(&self) -> u64 {
+        self.state.settings.picture_bytes().unwrap_or(self.picture_bytes)
+    }
+
+    /// These are on the canvas at their own size, what matters most first: read again where they have left memory, and kept
+    /// there as far as the budget goes.
+    pub(in crate::viewer) fn look_at(&mut self, mut pictures: Vec<CachedPicture>) {
+        let (budget, mut bytes) = (self.picture_budget(), 0);
+        let fitting = pictures.iter().take_while(|picture| {
+            // Three bytes a pixel, and a third of that again for the halvings.
+            bytes += 4 * u64::from(picture.width()) * u64::from(picture.height());
+            bytes <= budget
+        });
+        pictures.truncate(fitting.count().max(1));
+        for picture in pictures.iter().filter(|picture| picture.begin_loading()) {
+            self.tasks.load(picture.clone());
+        }
+        if let Some(document) = &mut self.state.document {
+            document.in_view = pictures;
         }
     }
 
     /// Keeps the states' pictures within their budget. Where too few are on the disk yet, they are written first.
     pub(in crate::viewer) fn evict_pictures(&mut self) {
-        let budget = self.state.settings.picture_bytes().unwrap_or(self.picture_bytes);
+        let budget = self.picture_budget();
         let Some(document) = &mut self.state.document else { return };
         let revision = document.history.revision();
-        let is_enough = document.history.evict(budget);
+        let is_enough = document.history.evict(budget, &document.in_view);
         if !is_enough
             && document.spilled_revision != Some(revision)
             && let Some(autosave_worker) = &self.autosave_worker

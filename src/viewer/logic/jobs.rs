@@ -183,6 +183,7 @@ impl Viewer {
 
     /// Prompts come from this from now on; that of the box that waits too.
     pub(in crate::viewer) fn use_prompt_source(&mut self, prompt_source: PromptSource) {
+        self.prompt_source_search.clear();
         self.state.settings.prompt_source = prompt_source;
         self.state.extracted_prompt.clear();
         if self.state.models {

@@ -115,6 +115,7 @@ impl Viewer {
             }
             Action::UseBackbone(backbone) => {
                 self.state.settings.remember_model(&backbone);
+                self.state.settings.backbone.clone_from(&backbone);
                 (self.state.choices.backbone, self.state.settings.auto_backbone) = (backbone, Some(false));
                 self.state.session_backbone = false;
                 if self.state.models {
@@ -124,7 +125,8 @@ impl Viewer {
             Action::OpenBackbone(spec) => self.tasks.ask_for_diffusion(spec),
             Action::UsePromptSource(spec) if spec.files.is_empty() => self.use_prompt_source(spec.into()),
             Action::UsePromptSource(spec) => {
-                self.tasks.look_for_prompt_source(spec, self.state.settings.model_paths.clone());
+                let ticket = self.prompt_source_search.start();
+                self.tasks.look_for_prompt_source(spec, self.state.settings.model_paths.clone(), ticket);
             }
             Action::OpenPromptSource(spec) => self.tasks.ask_for_prompt_source(spec),
             Action::UsePromptSourceAt(spec, place) => {
@@ -132,7 +134,8 @@ impl Viewer {
                 if let Some(file) = spec.distinct_file() {
                     paths.set(file.id, place);
                 }
-                self.tasks.look_for_prompt_source(spec, paths.clone());
+                let ticket = self.prompt_source_search.start();
+                self.tasks.look_for_prompt_source(spec, paths.clone(), ticket);
             }
             Action::Download(assets) => self.download(assets),
             Action::Rebuild => {
@@ -162,8 +165,12 @@ impl Viewer {
                 return;
             }
             if document.placed.take().is_some() {
-                self.engine.cancel();
-                self.state.running = None;
+                // A step that runs meanwhile is of another box.
+                if self.state.running.as_ref().is_some_and(|running| running.captioning) {
+                    self.engine.cancel();
+                    self.state.running = None;
+                    self.run_next();
+                }
                 return;
             }
         }

@@ -9,10 +9,10 @@ use egui::{
 
 use super::{boxes, compare, minimap};
 use crate::base::{MAX_FACTOR, Region, magnification_label, square_around};
-use crate::document::StateId;
+use crate::document::{CachedPicture, History, StateId};
 use crate::scene::canvas::{Layer, Renderer, Scene, compose};
 use crate::viewer::Viewer;
-use crate::viewer::actions::{Action, Tool};
+use crate::viewer::actions::{Action, Against, Tool};
 use crate::viewer::commands::Command;
 use crate::viewer::state::{Document, PlacedBox};
 
@@ -115,7 +115,12 @@ pub(super) fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
         let inside = x >= 0.0 && y >= 0.0 && x < layer.size[0].into() && y < layer.size[1].into();
         inside.then_some([x.floor(), y.floor()])
     });
-    viewer.load_reduced(&layers);
+    let mut in_view = at_full_size(&document.history, &layers);
+    if let Against::State(other) = viewer.state.against {
+        let other = document.history.get(other).map(|state| state.picture.clone());
+        in_view.splice(0..0, other);
+    }
+    viewer.look_at(in_view);
     let comparison = compare::choose(viewer, ui, &layers, pointer.map(|at| frame.pixels(at)));
     let drawn = comparison.as_ref().map_or_else(|| layers.clone(), |other| other.arrange(&layers, screen));
     let painter = ui.painter().with_clip_rect(rect);
@@ -137,6 +142,19 @@ pub(super) fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
     }
 }
 
+/// The pictures of states for which their thumbnails would be too small: the state at hand, then what lies on top.
+fn at_full_size(history: &History, layers: &[Layer]) -> Vec<CachedPicture> {
+    let at_hand = Some(history.current().id);
+    let (current, others): (Vec<&Layer>, Vec<&Layer>) = layers.iter().rev().partition(|layer| layer.state == at_hand);
+    let layers = current.into_iter().chain(others);
+    let states = layers.filter_map(|layer| Some((layer, history.get(layer.state?)?)));
+    let large = states.filter(|(layer, state)| {
+        let [left, _, right, _] = layer.screen_rect();
+        right - left > f64::from(state.thumbnail.width())
+    });
+    large.map(|(_, state)| state.picture.clone()).collect()
+}
+
 /// The film's frame of this moment, drawn by the canvas itself.
 fn play(viewer: &mut Viewer, ui: &egui::Ui, rect: Rect) {
     let Some(document) = &viewer.state.document else { return };
@@ -146,8 +164,10 @@ fn play(viewer: &mut Viewer, ui: &egui::Ui, rect: Rect) {
     let screen = document.screen;
     let scene = Scene { history: &film.branch, camera: moment.camera, screen, overlays: &[], opacity: &opacity };
     let layers = compose(&scene);
+    let in_view = at_full_size(&film.branch, &layers);
     let painter = ui.painter().with_clip_rect(rect);
     painter.add(egui_wgpu::Callback::new_paint_callback(rect, Paint { layers, screen, context: ui.ctx().clone() }));
+    viewer.look_at(in_view);
     viewer.pointer_in_state = None;
     ui.ctx().request_repaint();
 }

@@ -192,7 +192,7 @@ impl OsediffSd3 {
     /// The plan for the memory that is free now.
     fn fitting_plan(&self, other_model_bytes: u64) -> MemoryPlan {
         let Devices { text, picture } = self.devices;
-        let [text_bytes, picture_bytes] = self.weight_bytes();
+        let [text_bytes, picture_bytes] = self.weight_bytes(true);
         let plan = |device: Device, captioner: u64, text: u64, picture: u64| match free_memory(device) {
             Some(free) => fitting([captioner, text, picture], free, device == Device::Cpu),
             None => MemoryPlan::Staged,
@@ -204,11 +204,14 @@ impl OsediffSd3 {
         }
     }
 
-    /// Bytes of the weights: those for text, those for the picture.
-    fn weight_bytes(&self) -> [u64; 2] {
-        let size = self.kind.elt_size_in_bytes();
-        let text = self.clips.iter().map(|part| part.bytes(size)).sum::<u64>() + self.t5.bytes(size);
-        [text, self.mmdit.bytes(size) + self.vae.bytes(self.vae_kind.elt_size_in_bytes())]
+    /// Bytes of the weights: those for text, those for the picture; `all` of them, or those that are not in memory.
+    fn weight_bytes(&self, all: bool) -> [u64; 2] {
+        fn bytes<N>(part: &LazyModel<N>, kind: Kind, all: bool) -> u64 {
+            if all || !part.is_open() { part.bytes(kind.elt_size_in_bytes()) } else { 0 }
+        }
+        let text = self.clips.iter().map(|clip| bytes(clip, self.kind, all)).sum::<u64>();
+        let picture = bytes(&self.mmdit, self.kind, all) + bytes(&self.vae, self.vae_kind, all);
+        [text + bytes(&self.t5, self.kind, all), picture]
     }
 
     /// Operations a second for text, transformer and VAE; measured once.
@@ -238,15 +241,10 @@ impl OsediffSd3 {
             + 2.0 * of_transformer / picture_speed
             + self.vae_config.operations(pixels) / vae_speed;
 
-        let [text_bytes, picture_bytes] = self.weight_bytes();
+        let [text_bytes, picture_bytes] = self.weight_bytes(false);
         let text_bytes = if text == picture { text_bytes } else { 0 };
         let activations = self.vae_config.activations(pixels) as u64;
-        let bytes = |plan: MemoryPlan| {
-            // What is in memory already is in use, not to be taken.
-            let is_there = self.mmdit.is_open() && plan == self.plan;
-            let weights = memory::weights_in_memory(plan, [0, text_bytes, picture_bytes]);
-            if is_there { activations } else { weights + activations }
-        };
+        let bytes = |plan: MemoryPlan| memory::weights_in_memory(plan, [0, text_bytes, picture_bytes]) + activations;
         let smaller = std::iter::successors(self.plan.smaller(), |plan| plan.smaller());
         let smaller = smaller.map(|plan| (plan, bytes(plan))).collect();
         Ok(StepEstimate { secs, bytes: bytes(self.plan), smaller })
