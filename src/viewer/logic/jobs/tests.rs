@@ -1,3 +1,5 @@
+//! What happens to jobs when the engine tells of them.
+
 use std::time::{Duration, Instant};
 
 use egui_kittest::Harness;
