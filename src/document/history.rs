@@ -12,7 +12,7 @@ use crate::base::{PROGRAM, Recipe, RecipeStep, Source, StepRecord};
 use crate::imaging::{Filter, ImageError, Picture, resize};
 
 /// Longest side of a state's thumbnail.
-const THUMBNAIL: u32 = 160;
+pub const THUMBNAIL: u32 = 160;
 
 /// Names a state within its history; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

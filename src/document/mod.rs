@@ -8,4 +8,4 @@ pub mod provenance;
 pub mod session;
 
 pub use cached_picture::CachedPicture;
-pub use history::{Direction, History, HistoryRow, ScaleState, StateId, recipe, thumbnail};
+pub use history::{Direction, History, HistoryRow, ScaleState, StateId, THUMBNAIL, recipe, thumbnail};

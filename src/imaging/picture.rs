@@ -27,6 +27,18 @@ impl fmt::Debug for Picture {
     }
 }
 
+/// Giving back the memory of larger ones takes the system so long that a window would stutter.
+const LARGE: usize = 16 << 20;
+
+impl Drop for Picture {
+    fn drop(&mut self) {
+        if self.rgb.len() > LARGE {
+            let rgb = std::mem::take(&mut self.rgb);
+            rayon::spawn(move || drop(rgb));
+        }
+    }
+}
+
 impl Picture {
     /// A picture from `width * height * 3` bytes; `None` where the length differs or a side is zero.
     pub fn from_rgb(width: u32, height: u32, rgb: Vec<u8>) -> Option<Self> {
@@ -181,8 +193,8 @@ impl Picture {
     }
 
     /// Gives the bytes away.
-    pub fn into_rgb(self) -> Vec<u8> {
-        self.rgb
+    pub fn into_rgb(mut self) -> Vec<u8> {
+        std::mem::take(&mut self.rgb)
     }
 }
 

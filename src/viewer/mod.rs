@@ -62,6 +62,8 @@ pub struct Viewer {
     examining: Slot,
     /// Memory for the states' pictures, where the user has not said.
     picture_bytes: u64,
+    /// Pictures reread so far.
+    loaded_pictures: u64,
     /// Documents opened so far.
     documents: u64,
     last_screen: [f64; 2],
@@ -134,6 +136,7 @@ impl Viewer {
             prompt_source_search: Slot::default(),
             examining: Slot::default(),
             picture_bytes: picture_bytes(),
+            loaded_pictures: 0,
             documents: 0,
             last_screen: [0.0; 2],
             settings_seen: None,

@@ -248,6 +248,8 @@ pub struct Document {
     pub film: Option<Playing>,
     /// What is on the canvas at its own size, not as a thumbnail: it stays in memory.
     pub(super) in_view: Vec<CachedPicture>,
+    /// The history's version, the budget, and how many pictures had been reread, when all of it was within the budget.
+    pub(super) evicted_at: Option<((u64, u64), u64, u64)>,
 }
 
 /// What was found out about a state beside the window's thread.
@@ -522,6 +524,7 @@ impl Document {
             examined: HashMap::new(),
             film: None,
             in_view: Vec::new(),
+            evicted_at: None,
         }
     }
 

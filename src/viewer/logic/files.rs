@@ -59,6 +59,7 @@ impl Viewer {
                 if let Err(problem) = loaded {
                     self.tell(Message::UserError(problem));
                 }
+                self.loaded_pictures += 1;
                 self.evict_pictures();
             }
             Outcome::Recoverable(sessions) => {
@@ -381,7 +382,13 @@ impl Viewer {
         let budget = self.picture_budget();
         let Some(document) = &mut self.state.document else { return };
         let revision = document.history.revision();
+        // Looking through all of them is left out where nothing has changed since.
+        let now = (document.history.version(), budget, self.loaded_pictures);
+        if document.evicted_at == Some(now) {
+            return;
+        }
         let is_enough = document.history.evict(budget, &document.in_view);
+        document.evicted_at = is_enough.then_some(now);
         if !is_enough
             && document.spilled_revision != Some(revision)
             && let Some(autosave_worker) = &self.autosave_worker

@@ -9,7 +9,7 @@ use egui::{
 
 use super::{boxes, compare, minimap};
 use crate::base::{MAX_FACTOR, Region, magnification_label, square_around};
-use crate::document::{CachedPicture, History, StateId};
+use crate::document::{CachedPicture, History, StateId, THUMBNAIL};
 use crate::scene::canvas::{Layer, Renderer, Scene, compose};
 use crate::viewer::Viewer;
 use crate::viewer::actions::{Action, Against, Tool};
@@ -147,12 +147,11 @@ fn at_full_size(history: &History, layers: &[Layer]) -> Vec<CachedPicture> {
     let at_hand = Some(history.current().id);
     let (current, others): (Vec<&Layer>, Vec<&Layer>) = layers.iter().rev().partition(|layer| layer.state == at_hand);
     let layers = current.into_iter().chain(others);
-    let states = layers.filter_map(|layer| Some((layer, history.get(layer.state?)?)));
-    let large = states.filter(|(layer, state)| {
-        let [left, _, right, _] = layer.screen_rect();
-        right - left > f64::from(state.thumbnail.width())
+    let large = layers.filter(|layer| {
+        let ([left, top, right, bottom], longest) = (layer.screen_rect(), layer.size[0].max(layer.size[1]));
+        (right - left).max(bottom - top) > f64::from(longest.min(THUMBNAIL))
     });
-    large.map(|(_, state)| state.picture.clone()).collect()
+    large.filter_map(|layer| Some(history.get(layer.state?)?.picture.clone())).collect()
 }
 
 /// The film's frame of this moment, drawn by the canvas itself.
