@@ -1,5 +1,6 @@
 //! Memory plans: which fits into the memory that is free.
 
+use std::cell::Cell;
 use std::ffi::c_void;
 
 use tch::Device;
@@ -58,7 +59,19 @@ pub fn weights_in_memory(plan: MemoryPlan, [captioner, text, picture]: [u64; 3])
     }
 }
 
-/// What `work` returns, and the most bytes that the tensors it makes on this thread take at once.
+thread_local! {
+    /// Bytes of numbers that are in no tensor, now and at most, since the count began.
+    static OTHERS: Cell<[i64; 2]> = const { Cell::new([0; 2]) };
+}
+
+/// Counts bytes of numbers that are in no tensor and come (or go, where it is negative), for [`peak_of`].
+pub fn count(bytes: i64) {
+    let [now, peak] = OTHERS.get();
+    OTHERS.set([now + bytes, peak.max(now + bytes)]);
+}
+
+/// What `work` returns, and the most bytes that what it makes on this thread takes at once: tensors, and what is counted by
+/// [`count`].
 pub fn peak_of<T>(work: impl FnOnce() -> T) -> (T, u64) {
     struct Count(*mut c_void);
     impl Count {
@@ -76,8 +89,10 @@ pub fn peak_of<T>(work: impl FnOnce() -> T) -> (T, u64) {
     }
     // SAFETY: only numbers are written down, until the count ends.
     let count = Count(unsafe { coz_memory_count_begin() });
+    let outside = OTHERS.replace([0; 2]);
     let result = work();
-    (result, count.end())
+    let others = OTHERS.replace(outside)[1].max(0) as u64;
+    (result, count.end() + others)
 }
 
 /// Bytes that this program may still take of a device's memory.
@@ -106,6 +121,12 @@ mod tests {
         });
         assert_eq!(sum, 0.0);
         assert!((4_000_000..4_100_000).contains(&peak), "{peak}");
+        let (_, peak) = peak_of(|| {
+            count(5000);
+            count(-4000);
+            count(2000);
+        });
+        assert_eq!(peak, 5000);
         let (peak_outside, peak) = peak_of(|| peak_of(|| zeros(1000)).1);
         assert!(peak_outside >= 4000 && peak < 4000, "the inner one counts its own");
     }

@@ -33,7 +33,8 @@ const PROBE: i64 = 32;
 #[derive(Clone, Copy)]
 struct Probe {
     secs: f64,
-    bytes: u64,
+    /// At its width: whatever the height, and for every row.
+    bytes: [f64; 2],
 }
 
 /// An upscaling network, loaded.
@@ -89,17 +90,17 @@ impl Upscaler {
 
     /// What a picture of this size takes, told from a small one.
     pub fn estimate(&self, width: u32, height: u32) -> Result<StepEstimate, PipelineError> {
-        let Probe { secs, bytes } = self.probe()?;
+        let Probe { secs, bytes: [fixed, a_row] } = self.probe()?;
         let (tile, margin) = (tile_side(width, height), self.network.margin());
         let spans = |length: u32| (0..length.div_ceil(tile)).map(move |i| Span::of(i, tile, margin, length).length);
         let all = |length: u32| spans(length).map(f64::from).sum::<f64>();
-        let longest = |length: u32| u64::from(spans(length).max().unwrap_or(0));
-        let probed = (PROBE * PROBE) as u64;
+        let longest = |length: u32| f64::from(spans(length).max().unwrap_or(0));
+        let bytes = (fixed + a_row * longest(height)) * longest(width) / PROBE as f64;
         // The picture that is put together, and the same at the size asked for, in 8 bits.
         let results = 2 * 3 * u64::from(width) * u64::from(height) * u64::from(self.scale()).pow(2);
         Ok(StepEstimate {
-            secs: secs * all(width) * all(height) / probed as f64,
-            bytes: bytes * longest(width) * longest(height) / probed + results,
+            secs: secs * all(width) * all(height) / (PROBE * PROBE) as f64,
+            bytes: bytes as u64 + results,
             smaller: Vec::new(),
         })
     }
@@ -109,9 +110,18 @@ impl Upscaler {
         if let Some(probe) = self.probe.get() {
             return Ok(*probe);
         }
-        let small = Tensor::f_zeros([1, 3, PROBE, PROBE], (Kind::Float, self.device))?;
-        let (output, bytes) = memory::peak_of(|| self.forward(&small, &mut |_| Ok(())));
-        drop(output?);
+        let picture = |height: i64| Tensor::f_zeros([1, 3, height, PROBE], (Kind::Float, self.device));
+        let taken = |height: i64| -> Result<f64, PipelineError> {
+            let picture = picture(height)?;
+            let (output, bytes) = memory::peak_of(|| self.forward(&picture, &mut |_| Ok(())));
+            drop(output?);
+            Ok(bytes as f64)
+        };
+        // A network that enlarges in strips takes more with every row, but not in proportion.
+        let (low, high) = (taken(PROBE)?, taken(2 * PROBE)?);
+        let a_row = (high - low).max(0.0) / PROBE as f64;
+        let bytes = [low - a_row * PROBE as f64, a_row];
+        let small = picture(PROBE)?;
         let secs = speed::fastest(|| self.forward(&small, &mut |_| Ok(())))?;
         Ok(*self.probe.get_or_init(|| Probe { secs, bytes }))
     }

@@ -17,6 +17,8 @@ use kernels::{
 };
 use tch::{Device, Kind, TchError, Tensor};
 
+use crate::runtime::memory;
+
 /// Channels in a cache line.
 const LINE: usize = 16;
 /// Tiles that go through the three stages together, so many that the weights are not read too often and so few that
@@ -86,6 +88,12 @@ pub struct FeatureMap {
     width: usize,
 }
 
+impl Drop for FeatureMap {
+    fn drop(&mut self) {
+        memory::count(-self.bytes());
+    }
+}
+
 impl FeatureMap {
     /// Copies `[C, H, W]`.
     pub fn from_tensor(x: &Tensor) -> Result<Self, TchError> {
@@ -139,10 +147,17 @@ impl FeatureMap {
             let len = (height.next_multiple_of(TILE) + 2) * self.row_len();
             // In libtorch's words, by which the program knows that the memory ran out.
             let failed = |_| TchError::Torch(format!("not enough memory for {channels} x {height} x {width} numbers"));
+            let before = self.bytes();
             self.data.try_reserve_exact(len).map_err(failed)?;
+            memory::count(self.bytes() - before);
             self.data.resize(len, Line::zeroed());
         }
         Ok(())
+    }
+
+    /// What it takes of the memory.
+    fn bytes(&self) -> i64 {
+        (self.data.capacity() * size_of::<Line>()) as i64
     }
 
     /// Lines across all channels.
