@@ -3,9 +3,11 @@
 
 mod convert;
 mod digest;
+mod kinds;
 mod ncnn;
 mod pickle;
 mod torch_save;
+mod zip_directory;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -113,10 +115,9 @@ impl Checkpoint {
         if ncnn::has_ending(file, "param") {
             return Self::open_ncnn(file);
         }
-        let mut start = [0; 40];
+        let mut start = [0; 512];
         let length = opened.read(&mut start).map_err(CheckpointError::io(file))?;
-        if start[..length].starts_with(b"version https://git-lfs.github.com") {
-            let found = "it is a Git LFS pointer, not the weights themselves: run `git lfs pull` in its folder";
+        if let Some(found) = kinds::other_kind(&start[..length], file) {
             return Err(CheckpointError::format(file, found));
         }
         // Models of other kinds end in `.bin` too: `torch.save` files, and safetensors, whose header follows its length.

@@ -2,34 +2,35 @@
 //! of pickles with the storages behind them.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::Cursor;
 
 use super::pickle::{TensorView, Value};
-use super::{Stored, pickle};
+use super::zip_directory::Entry;
+use super::{Stored, pickle, zip_directory};
 
 /// Storage key -> where its bytes start and how many there are.
 type Storages = HashMap<String, (usize, usize)>;
 
 /// The tensors of a zip container. Storages must be uncompressed, as torch writes them.
 pub(super) fn index_zip(bytes: &[u8]) -> Result<BTreeMap<String, Stored>, String> {
-    let broken = |error| format!("its zip directory is broken ({error})");
-    let mut archive = zip::ZipArchive::new(Cursor::new(bytes)).map_err(broken)?;
+    let entries = zip_directory::entries(bytes)?;
+    let is_program = |name: &str| name.ends_with("/constants.pkl") || name.contains("/code/");
+    if entries.iter().any(|entry| is_program(&entry.name)) {
+        return Err("it is a TorchScript archive, a program: save its weights with \
+                    torch.save(torch.jit.load(FILE).state_dict(), ...)"
+            .into());
+    }
     let mut storages = Storages::new();
     let mut root = None;
-    for i in 0..archive.len() {
-        let entry = archive.by_index(i).map_err(broken)?;
-        let name = entry.name().map_err(broken)?.into_owned();
-        let (start, size) = (entry.data_start().unwrap_or(u64::MAX) as usize, entry.compressed_size() as usize);
-        let stored = entry.compression() == zip::CompressionMethod::Stored;
+    for Entry { name, is_stored, start, size } in entries {
         let data = start.checked_add(size).and_then(|end| bytes.get(start..end));
         // Everything lies in one folder, whatever its name.
         let Some((_, inside)) = name.split_once('/') else { continue };
         match (inside, data) {
-            ("data.pkl" | "byteorder", Some(_)) if !stored => return Err(format!("{name} is compressed")),
+            ("data.pkl" | "byteorder", Some(_)) if !is_stored => return Err(format!("{name} is compressed")),
             ("data.pkl", Some(data)) => root = Some(pickle::read(data)?.0),
             ("byteorder", Some(data)) if data != b"little" => return Err("it is big-endian".into()),
             (inside, _) if inside.starts_with("data/") => {
-                if !stored {
+                if !is_stored {
                     return Err(format!("{name} is compressed"));
                 }
                 storages.insert(inside["data/".len()..].to_owned(), (start, size));
@@ -37,7 +38,7 @@ pub(super) fn index_zip(bytes: &[u8]) -> Result<BTreeMap<String, Stored>, String
             _ => {}
         }
     }
-    let root = root.ok_or("it is a zip archive without data.pkl (a TorchScript file, or no model at all)")?;
+    let root = root.ok_or("it is a zip archive without data.pkl: no model of torch.save")?;
     located(&root, &storages)
 }
 

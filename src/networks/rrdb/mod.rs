@@ -112,9 +112,13 @@ impl RrdbNet {
 
     fn naming(weights: &Weights, prefix: &str) -> Option<Naming> {
         let shapes = weights.shapes();
-        [Naming::BasicSr, Naming::Esrgan, Naming::Sequential]
-            .into_iter()
-            .find(|naming| shapes.contains_key(format!("{prefix}{}.weight", naming.block(0, 1, 1)).as_str()))
+        let shape = |key: &str| shapes.get(format!("{prefix}{key}.weight").as_str());
+        // Three channels, or 2 x 2 or 4 x 4 pixels of them.
+        let is_rgb = |naming: &Naming| {
+            shape(naming.first()).is_none_or(|shape| shape.len() != 4 || matches!(shape[1], 3 | 12 | 48))
+        };
+        let namings = [Naming::BasicSr, Naming::Esrgan, Naming::Sequential].into_iter();
+        namings.filter(is_rgb).find(|naming| shape(&naming.block(0, 1, 1)).is_some())
     }
 
     /// Reads the network from the keys under `prefix` (`params_ema.` or nothing, say).

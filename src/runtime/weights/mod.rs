@@ -182,6 +182,23 @@ impl Weights {
         2 * fp32 > all
     }
 
+    /// A tensor below `prefix` that is stored in integers, with their type; counters without dimensions apart.
+    pub fn integer_below(&self, prefix: &str) -> Option<(String, Kind)> {
+        let is_one = |name: &str, kind: Kind, dimensions: usize| {
+            let is_integer = !matches!(kind, Kind::Float | Kind::Half | Kind::BFloat16 | Kind::Double);
+            (name.starts_with(prefix) && is_integer && dimensions > 0).then(|| (name.to_owned(), kind))
+        };
+        match &*self.source {
+            Source::Sharded(shards, _) => shards.iter().find_map(|shard| shard.integer_below(prefix)),
+            Source::Mapped(Checkpoint { tensors, .. }) | Source::Embedded(_, tensors) => {
+                tensors.iter().find_map(|(name, stored)| is_one(name, kind(stored), stored.shape.len()))
+            }
+            Source::Memory(tensors) => {
+                tensors.iter().find_map(|(name, tensor)| is_one(name, tensor.kind(), tensor.dim()))
+            }
+        }
+    }
+
     fn kinds(&self, count: &mut dyn FnMut(Kind, i64)) {
         match &*self.source {
             Source::Sharded(shards, _) => shards.iter().for_each(|shard| shard.kinds(count)),
