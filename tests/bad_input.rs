@@ -42,8 +42,8 @@ fn files_that_are_no_pictures() {
     for (file, wanted) in [
         (write("zero.png", b""), "is empty"),
         (write("text.png", b"only words here, many of them, but no picture at all"), "not a picture in a known format"),
-        (write("cut.png", &png[..png.len() / 2]), "damaged or cut short"),
-        (write("cut.jpg", &jpeg[..jpeg.len() / 2]), "damaged or cut short"),
+        (write("cut.png", &png[..png.len() / 2]), "is cut short: "),
+        (write("cut.jpg", &jpeg[..jpeg.len() / 2]), "is cut short: "),
         (write("header.png", &png[..20]), "damaged or cut short"),
         (folder.path("missing.png"), "cannot open"),
     ] {

@@ -10,6 +10,7 @@
 mod bad_input;
 mod canvas;
 mod captioners;
+mod cases;
 mod cli;
 mod compatibility;
 mod engine;

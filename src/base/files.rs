@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// A file could not be written; nothing half-written is left.
 #[derive(Debug, thiserror::Error)]
@@ -11,6 +12,31 @@ pub struct WriteError {
     pub file: PathBuf,
     /// What the system, or who writes, said.
     pub details: String,
+}
+
+/// Temporary files that are being written.
+static UNFINISHED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+fn unfinished() -> MutexGuard<'static, Vec<PathBuf>> {
+    UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Ends the program now, with nothing half-written left. Libraries whose threads still compute are not asked to clean up: that
+/// is what would crash.
+pub fn end_at_once(exit_code: i32) -> ! {
+    // Held to the end: no further file begins.
+    let unfinished = unfinished();
+    for file in unfinished.iter() {
+        // It may have got its name just now.
+        _ = std::fs::remove_file(file);
+    }
+    // SAFETY: ends the process without running any of its code.
+    #[cfg(unix)]
+    unsafe {
+        libc::_exit(exit_code)
+    }
+    #[cfg(not(unix))]
+    std::process::exit(exit_code)
 }
 
 /// Writes through a temporary file beside `file` and renames it; its folder is made where it is missing.
@@ -26,19 +52,39 @@ pub fn write_atomic<E: std::fmt::Display>(
     // As any other program would create it: what the umask allows.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let mut part = builder.tempfile_in(folder).map_err(|error| failed(error.to_string()))?;
-    let mut out = std::io::BufWriter::new(part.as_file_mut());
-    write(&mut out).map_err(|error| failed(error.to_string()))?;
-    out.flush().map_err(|error| failed(error.to_string()))?;
-    drop(out);
-    // On the disk before it takes its name: after a power cut there is the old file or the new one.
-    part.as_file().sync_all().map_err(|error| failed(error.to_string()))?;
-    part.persist(file).map_err(|error| failed(error.error.to_string()))?;
+    let part = {
+        // In one go with the list of those that are not finished.
+        let mut unfinished = unfinished();
+        let part = builder.tempfile_in(folder).map_err(|error| failed(error.to_string()))?;
+        unfinished.push(part.path().to_owned());
+        part
+    };
+    let path = part.path().to_owned();
+    let written = fill(part, file, write);
+    unfinished().retain(|other| *other != path);
+    written.map_err(failed)?;
     // The name too. The file is there anyhow.
     if cfg!(unix)
         && let Err(error) = std::fs::File::open(folder).and_then(|folder| folder.sync_all())
     {
         tracing::warn!("{} could not be synced: {error}", folder.display());
     }
+    Ok(())
+}
+
+/// Fills a temporary file, and gives it its name.
+fn fill<E: std::fmt::Display>(
+    mut part: tempfile::NamedTempFile,
+    file: &Path,
+    write: impl FnOnce(&mut std::io::BufWriter<&mut std::fs::File>) -> Result<(), E>,
+) -> Result<(), String> {
+    let words = |error: std::io::Error| error.to_string();
+    let mut out = std::io::BufWriter::new(part.as_file_mut());
+    write(&mut out).map_err(|error| error.to_string())?;
+    out.flush().map_err(words)?;
+    drop(out);
+    // On the disk before it takes its name: after a power cut there is the old file or the new one.
+    part.as_file().sync_all().map_err(words)?;
+    part.persist(file).map_err(|error| words(error.error))?;
     Ok(())
 }

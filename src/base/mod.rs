@@ -27,7 +27,7 @@ pub use backbone::{BACKBONES, BICUBIC, BUILT_IN, Backbone, BackboneKind, Backbon
 pub use device::DeviceChoice;
 pub use error::UserError;
 pub use estimate::StepEstimate;
-pub use files::{WriteError, write_atomic};
+pub use files::{WriteError, end_at_once, write_atomic};
 pub use folders::Folders;
 pub use full_image::{FullImage, Tiling};
 pub use hash::{sha256, sha256_of};

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -13,13 +13,16 @@ use crossbeam_channel::RecvTimeoutError;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use super::{INTERRUPTED, pictures_in};
+use super::args::opening::OpeningArguments;
+use super::interruption::Interruption;
+use super::pictures_in;
 use crate::base;
 use crate::base::{DeviceChoice, PROGRAM, Recipe, RecipeStep, Region, Source, Stage, TileProgress, UserError};
 use crate::document::export::tree::Tree;
 use crate::document::provenance;
 use crate::engine::{Engine, Event, Job, JobOutcome, StepOutput};
-use crate::imaging::Picture;
+use crate::imaging::codec::{DecodedPicture, Opening};
+use crate::imaging::{Picture, codec};
 use crate::runtime::device::cuda_devices;
 
 /// The options that both commands have.
@@ -49,6 +52,8 @@ pub(super) struct BatchArguments {
     /// Print a summary as JSON instead of progress bars
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    opening: OpeningArguments,
     /// Options of the reference that change nothing here
     #[command(flatten)]
     idle: Idle,
@@ -121,7 +126,7 @@ pub(super) fn run(arguments: &BatchArguments, task: &Task) -> anyhow::Result<Exi
         let details = format!("{}: {error}", arguments.output.display());
         UserError::new("The output folder cannot be made", details, "Choose a folder you may write to.")
     })?;
-    let interrupted = super::interruption();
+    let interruption = Interruption::watch();
     let given = &arguments.idle;
     let mut idle = task.idle.clone();
     idle.extend(given.merge_and_unload_lora.then_some("--merge_and_unload_lora"));
@@ -149,12 +154,12 @@ pub(super) fn run(arguments: &BatchArguments, task: &Task) -> anyhow::Result<Exi
     let engines: Result<Vec<Engine>, _> = devices.iter().map(|_| Engine::start(Arc::new(|| ()))).collect();
     std::thread::scope(|scope| {
         for (engine, device) in engines?.into_iter().zip(devices) {
-            let (bar, interrupted, files, next, images) = (bar.clone(), interrupted.clone(), &files, &next, &images);
-            let save_prompts = arguments.save_prompts;
-            let mut worker = Worker { engine, device, interrupted, bar, save_prompts, states: Vec::new() };
+            let (bar, interruption, files, next, images) = (bar.clone(), interruption.clone(), &files, &next, &images);
+            let (save_prompts, opening) = (arguments.save_prompts, arguments.opening.opening());
+            let mut worker = Worker { engine, device, interruption, bar, opening, save_prompts, states: Vec::new() };
             scope.spawn(move || {
                 while let Some((file, stem)) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    if worker.interrupted.load(Ordering::Relaxed) {
+                    if worker.interruption.is_requested() {
                         break;
                     }
                     worker.bar.set_message(stem.clone());
@@ -189,7 +194,7 @@ pub(super) fn run(arguments: &BatchArguments, task: &Task) -> anyhow::Result<Exi
         eprintln!("{done} of {} pictures done in {seconds:.1} s: {}", images.len(), arguments.output.display());
     }
     Ok(match failed {
-        _ if interrupted.load(Ordering::Relaxed) => ExitCode::from(INTERRUPTED),
+        _ if interruption.is_requested() => interruption.exit_code(),
         0 => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,
     })
@@ -235,8 +240,9 @@ pub(super) struct Worker {
     engine: Engine,
     /// Where its models run.
     pub device: DeviceChoice,
-    interrupted: Arc<AtomicBool>,
+    interruption: Interruption,
     bar: ProgressBar,
+    opening: Opening,
     save_prompts: bool,
     /// Of the picture at hand.
     states: Vec<StateSummary>,
@@ -254,6 +260,15 @@ pub(super) struct Chain<'a> {
 }
 
 impl Worker {
+    /// Opens a picture, and says what is to be said of it.
+    pub(super) fn open(&self, file: &Path) -> Result<Picture, UserError> {
+        let DecodedPicture { picture, remarks } = codec::open_watched(file, &self.opening, &mut |_| true)?;
+        for remark in remarks {
+            self.print_line(&format!("{}: {remark}", file.display()));
+        }
+        Ok(picture)
+    }
+
     /// Prints a line beside the progress bar.
     pub(super) fn print_line(&self, line: &str) {
         self.bar.suspend(|| eprintln!("{line}"));
@@ -304,9 +319,7 @@ impl Worker {
                         JobOutcome::Failed(problem) => Err(problem),
                     };
                 }
-                Ok(_) | Err(RecvTimeoutError::Timeout) if self.interrupted.load(Ordering::Relaxed) => {
-                    self.engine.cancel()
-                }
+                Ok(_) | Err(RecvTimeoutError::Timeout) if self.interruption.is_requested() => self.engine.cancel(),
                 Ok(Event::Progress { stage: now, .. }) => stage = now,
                 Ok(Event::Estimated { backbone, estimate }) => {
                     self.print_line(&format!("{}: {estimate}", backbone.name()));
@@ -351,6 +364,6 @@ impl Worker {
 impl Chain<'_> {
     /// Writes all states side by side.
     pub(super) fn finish(self, height: u32) -> Result<(), UserError> {
-        Ok(self.tree.finish(&self.pictures, height)?)
+        Ok(self.tree.finish(&self.pictures, height, &provenance::xmp(&self.recipe))?)
     }
 }

@@ -8,8 +8,10 @@ use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{chain, pictures_in};
-use crate::base::UserError;
+use crate::base::{Recipe, UserError};
+use crate::document;
 use crate::document::export::{EXPORTERS, Layout};
+use crate::document::provenance;
 use crate::imaging::{Picture, codec};
 use crate::scene::film;
 
@@ -91,30 +93,35 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let size = arguments.size.as_deref().unwrap_or("512");
     let size = size.parse().ok().filter(|size| (16..=4096).contains(size));
     let size = size.ok_or_else(|| wrong_size(arguments.size.as_deref().unwrap_or_default(), "16 to 4096 pixels"))?;
-    let pictures = pictures(&arguments.input)?;
+    let (pictures, recipe) = pictures(&arguments.input)?;
     let laid_out = (arguments.layout)(&pictures, size);
-    codec::save(&laid_out, &arguments.output).map_err(UserError::from)?;
+    let xmp = recipe.as_ref().map(provenance::xmp);
+    codec::save_with(&laid_out, &arguments.output, xmp.as_ref()).map_err(UserError::from)?;
     eprintln!("{} pictures on {}", pictures.len(), arguments.output.display());
     Ok(ExitCode::SUCCESS)
 }
 
-fn pictures(inputs: &[PathBuf]) -> Result<Vec<std::sync::Arc<Picture>>, UserError> {
-    let mut pictures = Vec::new();
+/// The pictures, and how the last of them that tells it was made.
+fn pictures(inputs: &[PathBuf]) -> Result<(Vec<std::sync::Arc<Picture>>, Option<Recipe>), UserError> {
+    let (mut pictures, mut recipe) = (Vec::new(), None);
     for input in inputs {
         if chain::is_session(input) {
             let history = chain::open(input)?.history;
-            for state in history.chain(history.current().id) {
+            let chain = history.chain(history.current().id);
+            for state in &chain {
                 pictures.push(state.picture.load()?);
             }
+            recipe = Some(document::recipe(history.source(), &chain));
             continue;
         }
         let states: Vec<PathBuf> =
             (0..).map(|i| input.join(format!("{i}.png"))).take_while(|file| file.is_file()).collect();
         for file in if states.is_empty() { pictures_in(input)? } else { states } {
             pictures.push(codec::open(&file)?.into());
+            recipe = codec::xmp(&file).and_then(|xmp| provenance::recipe(&xmp)).or(recipe);
         }
     }
-    Ok(pictures)
+    Ok((pictures, recipe))
 }
 
 fn film(arguments: &Arguments) -> anyhow::Result<ExitCode> {
@@ -158,11 +165,11 @@ fn shoot(
     file: &Path,
     bar: &ProgressBar,
 ) -> Result<film::Written, UserError> {
-    let stopped = super::interruption();
+    let stopped = super::interruption::Interruption::watch();
     let written = film::make(branch, options, file, &mut |done, all| {
         bar.set_length(all.into());
         bar.set_position(done.into());
-        !stopped.load(std::sync::atomic::Ordering::Relaxed)
+        !stopped.is_requested()
     });
     bar.finish_and_clear();
     Ok(written?)

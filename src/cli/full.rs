@@ -18,7 +18,6 @@ use crate::base::{
 use crate::document::export::tree::Tree;
 use crate::engine::{Job, Restorer};
 use crate::hub;
-use crate::imaging::codec;
 use crate::pipelines::PipelineError;
 use crate::pipelines::sr::Upscaler;
 use crate::runtime::device;
@@ -231,7 +230,7 @@ impl Run<'_> {
     /// One picture, into its folders.
     fn enlarge(&self, worker: &mut Worker, file: &Path, tree: &Tree) -> Result<(), UserError> {
         let (arguments, model) = (self.arguments, self.model);
-        let first = Arc::new(codec::open(file)?);
+        let first = Arc::new(worker.open(file)?);
         let restores = !matches!(arguments.rec_type, RecursionType::Nearest | RecursionType::Bicubic);
         let mut chain = worker.begin(tree, first.clone(), true, restores)?;
         let (width, height) = (first.width(), first.height());

@@ -7,6 +7,7 @@ mod chain;
 mod doctor;
 mod export;
 mod full;
+mod interruption;
 mod models;
 mod random_models;
 mod replay;
@@ -15,8 +16,6 @@ mod zoom;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Parser, Subcommand};
 
@@ -126,24 +125,6 @@ unsafe fn silence_mesa() {
         // SAFETY: see above.
         unsafe { std::env::set_var(FOLDER, "/dev/null") };
     }
-}
-
-/// The shell's exit code for a program ended by Ctrl+C.
-const INTERRUPTED: u8 = 130;
-
-/// Becomes true with Ctrl+C. Who asks twice does not want to wait for the tile to end.
-fn interruption() -> Arc<AtomicBool> {
-    let interrupted = Arc::new(AtomicBool::new(false));
-    let flag = interrupted.clone();
-    let caught = ctrlc::set_handler(move || {
-        if flag.swap(true, Ordering::Relaxed) {
-            std::process::exit(INTERRUPTED.into());
-        }
-    });
-    if let Err(error) = caught {
-        tracing::warn!("Ctrl+C ends the program at once: {error}");
-    }
-    interrupted
 }
 
 /// `auto`, `realesrgan`, a model by its id, a model file, or the name of one in the folder of models.

@@ -139,7 +139,7 @@ fn download(parts: Vec<&'static ModelAsset>, patience: Patience) -> anyhow::Resu
     let names: Vec<&str> = parts.iter().map(|part| part.id).collect();
     eprintln!("downloading {}", names.join(", "));
     let transfer = Arc::new(Transfer::default());
-    let interrupted = super::interruption();
+    let interruption = super::interruption::Interruption::watch();
     let bar = ProgressBar::new(0);
     if let Ok(style) = ProgressStyle::with_template("{wide_bar} {decimal_bytes}/{decimal_total_bytes} {prefix}\n{msg}")
     {
@@ -148,7 +148,7 @@ fn download(parts: Vec<&'static ModelAsset>, patience: Patience) -> anyhow::Resu
     let seen = transfer.clone();
     let worker = std::thread::spawn(move || hub::download(&parts, &seen, patience));
     while !worker.is_finished() {
-        if interrupted.load(Ordering::Relaxed) {
+        if interruption.is_requested() {
             transfer.stop.store(true, Ordering::Relaxed);
         }
         bar.set_length(transfer.all.load(Ordering::Relaxed));
@@ -168,7 +168,7 @@ fn download(parts: Vec<&'static ModelAsset>, patience: Patience) -> anyhow::Resu
         }
         Ok(Err(hub::HubError::Cancelled)) => {
             eprintln!("stopped; what came from the hub is kept");
-            Ok(ExitCode::from(super::INTERRUPTED))
+            Ok(interruption.exit_code())
         }
         Ok(Err(error)) => Err(UserError::from(error).into()),
         Err(_) => Err(UserError::new("Something broke inside", "the download ended", "Please report it.").into()),

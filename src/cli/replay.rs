@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use clap::Args;
 use serde::Serialize;
@@ -83,14 +82,14 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let named: Vec<Backbone> =
         arguments.backbone.iter().map(|text| backbone(text).map_err(wrong)).collect::<Result<_, _>>()?;
     let mut engine = Engine::start(Arc::new(|| ()))?;
-    let interrupted = super::interruption();
+    let interruption = super::interruption::Interruption::watch();
     let mut lines = Vec::new();
     for (number, (_, state)) in history.outline().into_iter().enumerate() {
         let (Some(record), Some(parent)) = (&state.record, state.parent.and_then(|id| history.get(id))) else {
             continue;
         };
-        if interrupted.load(Ordering::Relaxed) {
-            return Ok(ExitCode::from(super::INTERRUPTED));
+        if interruption.is_requested() {
+            return Ok(interruption.exit_code());
         }
         let (outcome, note) = again(&mut engine, parent, state, record, &named, arguments.device);
         let line = Line {

@@ -12,7 +12,7 @@ use super::batch::{BatchArguments, Task, Worker};
 use crate::base::{BICUBIC, Backbone, NEAREST, PromptSource, Region, UserError};
 use crate::document::export::tree::Tree;
 use crate::engine::{Job, Restorer};
-use crate::imaging::{Filter, Picture, codec, resize};
+use crate::imaging::{Filter, Picture, resize_part};
 use crate::pipelines::PipelineError;
 
 /// The model, where none is given.
@@ -154,7 +154,7 @@ fn zoom(
     file: &Path,
     tree: &Tree,
 ) -> Result<(), UserError> {
-    let first = Arc::new(first_state(&codec::open(file)?, arguments.process_size));
+    let first = Arc::new(first_state(&worker.open(file)?, arguments.process_size));
     // Without a model there is no input to it, nor a prompt for it.
     let restores = !matches!(arguments.rec_type, RecursionType::Nearest | RecursionType::Bicubic);
     let mut chain = worker.begin(tree, first.clone(), arguments.is_recursive(), restores)?;
@@ -207,7 +207,11 @@ fn regions(arguments: &Arguments, first: &Picture) -> Result<Vec<Vec<Region>>, U
 pub(super) fn first_state(picture: &Picture, size: u32) -> Picture {
     let scale = f64::from(size) / f64::from(picture.short_side());
     let scaled = |length: u32| ((f64::from(length) * scale) as u32).max(1);
-    let resized = resize(picture, scaled(picture.width()), scaled(picture.height()), Filter::Lanczos);
+    let (width, height) = (scaled(picture.width()), scaled(picture.height()));
     let corner = |length: u32| (i64::from(length) - i64::from(size)).div_euclid(2);
-    resized.crop(corner(resized.width()), corner(resized.height()), size, size)
+    // Only the square is made: of a stripe the rest would be a thousand times as much.
+    let (left, top) = (corner(width), corner(height));
+    let (x, y) = (left.max(0) as u32, top.max(0) as u32);
+    let part = Region { x, y, width: size.min(width - x), height: size.min(height - y) };
+    resize_part(picture, width, height, part, Filter::Lanczos).crop(left.min(0), top.min(0), size, size)
 }

@@ -6,7 +6,7 @@ use image::{ImageDecoder, ImageReader};
 
 use super::{Format, Picture, Xmp};
 use crate::base::{UserError, WriteError, write_atomic};
-pub use crate::imaging::decode::{Preview, open, open_watched, png_of_size};
+pub use crate::imaging::decode::{Alpha, DecodedPicture, Opening, Preview, WHITE, open, open_watched, png_of_size};
 
 /// Larger pictures are refused before a byte of them is decoded: 512 megapixels are 1.5 GB as RGB.
 pub const MAX_PIXELS: u64 = 512 << 20;
@@ -44,6 +44,26 @@ pub enum ImageError {
         /// Pixels down, as claimed.
         height: u32,
     },
+    /// A sound file of a kind that is not read.
+    #[error("{} is {kind}, which is not read here", file.display())]
+    NotRead {
+        /// The file.
+        file: PathBuf,
+        /// What it is, with its article.
+        kind: String,
+        /// What to do about it.
+        hint: &'static str,
+    },
+    /// A file that ends too early.
+    #[error("{} is cut short: {}", file.display(), there(*rows, *height))]
+    CutShort {
+        /// The file.
+        file: PathBuf,
+        /// Rows that are there; 0 where all are, but not all of their detail.
+        rows: u32,
+        /// All of them.
+        height: u32,
+    },
     /// Known format, broken content.
     #[error("{} is damaged or cut short: {details}", file.display())]
     Damaged {
@@ -66,6 +86,13 @@ pub enum ImageError {
     Write(#[from] WriteError),
 }
 
+fn there(rows: u32, height: u32) -> String {
+    match rows {
+        0 => "not all of its detail is there".into(),
+        rows => format!("{rows} of {height} rows are there"),
+    }
+}
+
 impl From<ImageError> for UserError {
     fn from(error: ImageError) -> Self {
         let (title, hint) = match &error {
@@ -76,7 +103,11 @@ impl From<ImageError> for UserError {
             ImageError::Empty { .. } | ImageError::Unknown { .. } => {
                 ("This is not a picture", "Choose a PNG, JPEG, WebP, TIFF, BMP or GIF file.")
             }
+            ImageError::NotRead { hint, .. } => ("This kind of picture is not read", *hint),
             ImageError::TooLarge { .. } => ("The picture is too large", "Cut out or reduce the part you need first."),
+            ImageError::CutShort { .. } => {
+                ("The picture is cut short", "Copy the file again, or take what is there with --allow-truncated.")
+            }
             ImageError::Damaged { .. } => ("The picture is damaged", "Download or copy the file again."),
             ImageError::Ending { .. } => ("The format is not clear", "End the name in .png, .jpg or .webp."),
             ImageError::Cancelled => ("Stopped", "What was written before is whole."),

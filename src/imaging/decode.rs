@@ -1,17 +1,25 @@
 //! Reading picture files. JPEG and PNG come row by row, so that a huge one can be looked at while it decodes; the other
-//! formats come whole. JPEG goes through libjpeg, as in Pillow, so the pixels are the same.
+//! formats come whole.
 
-use std::io::{BufRead, BufReader, Read};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+mod ico;
+mod jpeg;
+mod kinds;
+mod other;
+mod png;
+mod samples;
+mod tiff;
+
+use std::io::{BufReader, Read};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use image::metadata::Orientation;
-use image::{DynamicImage, ExtendedColorType, ImageDecoder, ImageFormat, ImageReader};
-use mozjpeg::ColorSpace;
+use image::{DynamicImage, ImageDecoder};
+use samples::{AlphaKind, Depth, Samples};
 
 use super::Picture;
 use super::codec::{ImageError, MAX_PIXELS};
+use super::colour_profile::{ColourModel, ColourSpace, ToSrgb};
 
 /// Longest side of a preview.
 const PREVIEW: u32 = 1600;
@@ -19,6 +27,9 @@ const PREVIEW: u32 = 1600;
 const INTERVAL: Duration = Duration::from_millis(80);
 /// Pictures of fewer pixels are decoded before anybody could look at a preview.
 const WORTH_A_PREVIEW: u64 = 24_000_000;
+
+/// Of rows that are not there.
+const GREY: u8 = 128;
 
 /// A picture that is still being decoded.
 #[derive(Clone, Debug)]
@@ -31,16 +42,56 @@ pub struct Preview {
     pub fraction: f32,
 }
 
-/// Reads a picture: first frame of an animation, upright by its EXIF orientation, 16 bits reduced to 8, grey spread
-/// to three channels, alpha dropped (not blended, as the reference does).
-pub fn open(file: &Path) -> Result<Picture, ImageError> {
-    open_watched(file, &mut |_| true)
+/// What becomes of transparency.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Alpha {
+    /// Colours stay as they are in the file, also where they cannot be seen: as the reference does it.
+    Drop,
+    /// All is laid over this colour.
+    Blend([u8; 3]),
 }
 
-/// The same; `watch` sees large ones come, and answers whether to go on.
-pub fn open_watched(file: &Path, watch: &mut dyn FnMut(Preview) -> bool) -> Result<Picture, ImageError> {
+/// How a picture is opened.
+#[derive(Clone, Copy, Debug)]
+pub struct Opening {
+    /// What becomes of transparency.
+    pub alpha: Alpha,
+    /// What is there of a file that is cut short will do; the rest is grey.
+    pub allow_truncated: bool,
+}
+
+/// What lies behind a picture where nothing else is said.
+pub const WHITE: [u8; 3] = [255; 3];
+
+impl Default for Opening {
+    fn default() -> Self {
+        Self { alpha: Alpha::Blend(WHITE), allow_truncated: false }
+    }
+}
+
+/// A picture from a file, and what is worth saying of how it came to be.
+#[derive(Clone, Debug)]
+pub struct DecodedPicture {
+    /// 8-bit sRGB, upright.
+    pub picture: Picture,
+    /// Whole sentences without their full stop.
+    pub remarks: Vec<String>,
+}
+
+/// Reads a picture: first frame of an animation, upright by its EXIF orientation, its colours as sRGB in 8 bits, laid over
+/// white.
+pub fn open(file: &Path) -> Result<Picture, ImageError> {
+    open_watched(file, &Opening::default(), &mut |_| true).map(|decoded| decoded.picture)
+}
+
+/// The same as `opening` says; `watch` sees large ones come, and answers whether to go on.
+pub fn open_watched(
+    file: &Path,
+    opening: &Opening,
+    watch: &mut dyn FnMut(Preview) -> bool,
+) -> Result<DecodedPicture, ImageError> {
     let io = |source| ImageError::Open { file: file.to_owned(), source };
-    let opened = std::fs::File::open(file).map_err(io)?;
+    let mut opened = std::fs::File::open(file).map_err(io)?;
     let metadata = opened.metadata().map_err(io)?;
     if metadata.is_dir() {
         return Err(io(std::io::Error::from(std::io::ErrorKind::IsADirectory)));
@@ -48,44 +99,73 @@ pub fn open_watched(file: &Path, watch: &mut dyn FnMut(Preview) -> bool) -> Resu
     if metadata.len() == 0 {
         return Err(ImageError::Empty { file: file.to_owned() });
     }
-    let damaged = |details: String| ImageError::Damaged { file: file.to_owned(), details };
-    let mut reader = ImageReader::new(BufReader::new(opened)).with_guessed_format().map_err(io)?;
-    let Some(format) = reader.format() else { return Err(ImageError::Unknown { file: file.to_owned() }) };
-    // Our own limit below is the one that speaks.
-    reader.no_limits();
-    let mut decoder = reader.into_decoder().map_err(|error| damaged(error.to_string()))?;
-    let (width, height) = decoder.dimensions();
-    if u64::from(width) * u64::from(height) > MAX_PIXELS {
-        return Err(ImageError::TooLarge { file: file.to_owned(), width, height });
+    let mut start = Vec::new();
+    opened.by_ref().take(512).read_to_end(&mut start).map_err(io)?;
+    let reopen = || std::fs::File::open(file).map(|file| BufReader::with_capacity(1 << 18, file)).map_err(io);
+    let mut job = Job { file, opening, watch, remarks: Vec::new() };
+    let picture = match start.as_slice() {
+        [0xff, 0xd8, 0xff, ..] => jpeg::read(&mut job, reopen)?,
+        [0x89, b'P', b'N', b'G', ..] => png::read(&mut job, reopen()?)?,
+        [b'I', b'I', 42 | 43, 0, ..] | [b'M', b'M', 0, 42 | 43, ..] => tiff::read(&mut job, reopen()?)?,
+        [0, 0, 1, 0, ..] => ico::read(&mut job, reopen()?)?,
+        start => {
+            if let Some((kind, hint)) = kinds::not_read(start) {
+                return Err(ImageError::NotRead { file: file.to_owned(), kind: kind.into(), hint });
+            }
+            other::read(&mut job, reopen()?)?
+        }
+    };
+    Ok(DecodedPicture { picture, remarks: job.remarks })
+}
+
+/// A file that is being read.
+struct Job<'a> {
+    file: &'a Path,
+    opening: &'a Opening,
+    watch: &'a mut dyn FnMut(Preview) -> bool,
+    remarks: Vec<String>,
+}
+
+impl Job<'_> {
+    fn damaged(&self, details: impl Into<String>) -> ImageError {
+        ImageError::Damaged { file: self.file.to_owned(), details: details.into() }
     }
-    let orientation = decoder.orientation().map_err(|error| damaged(error.to_string()))?;
-    let colour = decoder.original_color_type();
-    let reopen = || std::fs::File::open(file).map(|file| BufReader::with_capacity(1 << 18, file));
-    let mut rows = Rows::new(width, height, orientation, watch);
-    let by_rows = match (format, colour) {
-        (ImageFormat::Jpeg, ExtendedColorType::Rgb8 | ExtendedColorType::L8) => {
-            let source = WholeOnly(reopen().map_err(io)?);
-            // libjpeg ends on damage by unwinding.
-            let outcome = catch_unwind(AssertUnwindSafe(|| jpeg(source, &mut rows)));
-            let outcome = outcome.unwrap_or_else(|panic| {
-                let text = panic.downcast_ref::<String>().map_or("unknown damage", String::as_str);
-                Err(text.trim_start_matches("libjpeg fatal error: ").to_owned())
-            });
-            outcome.map_err(damaged)?
+
+    /// Refuses what is too large to be held.
+    fn check_size(&self, width: u32, height: u32) -> Result<(), ImageError> {
+        match u64::from(width) * u64::from(height) > MAX_PIXELS {
+            true => Err(ImageError::TooLarge { file: self.file.to_owned(), width, height }),
+            false => Ok(()),
         }
-        (ImageFormat::Png, ExtendedColorType::Rgb8 | ExtendedColorType::Rgba8 | ExtendedColorType::L8) => {
-            png(reopen().map_err(io)?, &mut rows).map_err(damaged)?
+    }
+
+    /// A file that is cut short: what of its rows is there will do, or not.
+    fn cut_short(&mut self, rows: u32, height: u32) -> Result<(), ImageError> {
+        if !self.opening.allow_truncated {
+            return Err(ImageError::CutShort { file: self.file.to_owned(), rows, height });
         }
-        _ => false,
-    };
-    let rgb = if by_rows {
-        rows.rgb
-    } else {
-        DynamicImage::from_decoder(decoder).map_err(|error| damaged(error.to_string()))?.into_rgb8().into_raw()
-    };
-    Picture::from_rgb(width, height, rgb)
-        .map(|picture| upright(picture, orientation))
-        .ok_or_else(|| damaged("it has no pixels".into()))
+        self.remarks.push(match rows {
+            0 => "The file is cut short: not all of its detail is there".to_owned(),
+            rows => format!("The file is cut short: {rows} of {height} rows are there, the rest is grey"),
+        });
+        Ok(())
+    }
+
+    /// What makes sRGB of a file's pixels.
+    fn samples(&mut self, space: &ColourSpace, model: ColourModel, depth: Depth, alpha: AlphaKind) -> Samples {
+        let sixteen_bits = depth == Depth::Sixteen;
+        let to_srgb = ToSrgb::new(space, model, sixteen_bits).unwrap_or_else(|problem| {
+            self.remarks.push(format!("Its colours are taken for sRGB: {problem}"));
+            None
+        });
+        if to_srgb.is_some() {
+            self.remarks.push("Its colours were converted to sRGB, in which everything here works".into());
+        }
+        if sixteen_bits {
+            self.remarks.push("Its 16 bits a sample were reduced to 8, in which everything here works".into());
+        }
+        Samples::new(to_srgb, model, depth, alpha, self.opening.alpha)
+    }
 }
 
 /// Decodes a PNG held in memory of exactly `width` x `height` pixels; anything else is an error, before it is decoded.
@@ -149,19 +229,42 @@ impl<'a> Rows<'a> {
         }
     }
 
-    /// A row of three bytes a pixel was added to `rgb`.
-    fn row_done(&mut self) -> Result<(), String> {
+    /// Makes room for all of them.
+    fn reserve(&mut self) -> Result<(), String> {
+        let bytes = self.width as usize * self.height as usize * 3;
+        self.rgb.try_reserve_exact(bytes).map_err(|_| format!("{} MB of memory are not there", bytes >> 20))
+    }
+
+    /// The picture; rows that have not come are grey.
+    fn finish(mut self) -> Option<Picture> {
+        self.rgb.resize(self.width as usize * self.height as usize * 3, GREY);
+        Picture::from_rgb(self.width, self.height, self.rgb).map(|picture| upright(picture, self.orientation))
+    }
+
+    /// Rows that are there already.
+    fn of(
+        rgb: Vec<u8>,
+        width: u32,
+        height: u32,
+        orientation: Orientation,
+        watch: &'a mut dyn FnMut(Preview) -> bool,
+    ) -> Self {
+        Self { rgb, ..Self::new(width, height, orientation, watch) }
+    }
+
+    /// A row of three bytes a pixel was added to `rgb`. Answers whether to go on.
+    fn row_done(&mut self) -> bool {
         let y = self.done;
         self.done += 1;
         if self.every == 0 || !y.is_multiple_of(self.every) {
-            return Ok(());
+            return true;
         }
         let row = &self.rgb[self.rgb.len() - self.width as usize * 3..];
         for pixel in row.as_chunks::<3>().0.iter().step_by(self.every as usize) {
             self.preview.extend(pixel);
         }
         if self.last_preview.elapsed() < INTERVAL {
-            return Ok(());
+            return true;
         }
         self.last_preview = Instant::now();
         let (width, height) = (self.width.div_ceil(self.every), self.height.div_ceil(self.every));
@@ -172,85 +275,8 @@ impl<'a> Rows<'a> {
             let turned = (picture.width() > picture.height()) != (width > height);
             let size = if turned { [self.height, self.width] } else { [self.width, self.height] };
             let preview = Preview { size, picture, fraction: self.done as f32 / self.height as f32 };
-            if !(self.watch)(preview) {
-                return Err("stopped".into());
-            }
+            return (self.watch)(preview);
         }
-        Ok(())
+        true
     }
-}
-
-fn reserve(rows: &mut Rows, bytes: usize) -> Result<(), String> {
-    rows.rgb.try_reserve_exact(bytes).map_err(|_| format!("{} MB of memory are not there", bytes >> 20))
-}
-
-/// libjpeg takes the end of a file for the end of the picture; here it is an error.
-struct WholeOnly<R>(R);
-
-impl<R: Read> Read for WholeOnly<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        self.0.read(buffer)
-    }
-}
-
-impl<R: BufRead> BufRead for WholeOnly<R> {
-    fn fill_buf(&mut self) -> std::io::Result<&[u8]> {
-        match self.0.fill_buf()? {
-            [] => Err(std::io::Error::new(std::io::ErrorKind::InvalidData, "the file ends too early")),
-            bytes => Ok(bytes),
-        }
-    }
-
-    fn consume(&mut self, amount: usize) {
-        self.0.consume(amount);
-    }
-}
-
-/// Whether it was one that libjpeg turns into RGB.
-fn jpeg(source: impl BufRead, rows: &mut Rows) -> Result<bool, String> {
-    let words = |error: std::io::Error| error.to_string();
-    let decoder = mozjpeg::Decompress::new_reader(source).map_err(words)?;
-    if !matches!(decoder.color_space(), ColorSpace::JCS_GRAYSCALE | ColorSpace::JCS_RGB | ColorSpace::JCS_YCbCr) {
-        return Ok(false);
-    }
-    let mut started = decoder.rgb().map_err(words)?;
-    if (started.width(), started.height()) != (rows.width as usize, rows.height as usize) {
-        return Err("its header contradicts itself".into());
-    }
-    let stride = rows.width as usize * 3;
-    reserve(rows, stride * rows.height as usize)?;
-    for _ in 0..rows.height {
-        let from = rows.rgb.len();
-        rows.rgb.resize(from + stride, 0);
-        started.read_scanlines_into(&mut rows.rgb[from..]).map_err(words)?;
-        rows.row_done()?;
-    }
-    Ok(true)
-}
-
-/// Whether it was one whose rows come in order.
-fn png(source: impl BufRead + std::io::Seek, rows: &mut Rows) -> Result<bool, String> {
-    let mut decoder = png::Decoder::new(source);
-    decoder.set_ignore_text_chunk(true);
-    let mut reader = decoder.read_info().map_err(|error| error.to_string())?;
-    let (colour, depth) = reader.output_color_type();
-    let samples = match colour {
-        png::ColorType::Rgb => 3,
-        png::ColorType::Rgba => 4,
-        png::ColorType::Grayscale => 1,
-        _ => return Ok(false),
-    };
-    if reader.info().interlaced || depth != png::BitDepth::Eight {
-        return Ok(false);
-    }
-    reserve(rows, rows.width as usize * rows.height as usize * 3)?;
-    while let Some(row) = reader.next_row().map_err(|error| error.to_string())? {
-        match samples {
-            3 => rows.rgb.extend(row.data()),
-            1 => row.data().iter().for_each(|&grey| rows.rgb.extend([grey; 3])),
-            _ => row.data().as_chunks::<4>().0.iter().for_each(|pixel| rows.rgb.extend(&pixel[..3])),
-        }
-        rows.row_done()?;
-    }
-    Ok(true)
 }

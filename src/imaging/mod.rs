@@ -4,6 +4,7 @@
 
 pub mod codec;
 pub mod colour;
+mod colour_profile;
 mod decode;
 pub mod formats;
 pub mod lettering;
@@ -15,5 +16,5 @@ mod xmp;
 pub use codec::ImageError;
 pub use formats::Format;
 pub use picture::Picture;
-pub use resample::{Filter, resize};
+pub use resample::{Filter, resize, resize_part};
 pub use xmp::Xmp;

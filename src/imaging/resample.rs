@@ -8,7 +8,11 @@
 //! and before never made the exception; 13 also makes it for some reductions that squash a picture. No step of a chain
 //! resizes in any of these ways.)
 
+use std::borrow::Cow;
+use std::ops::Range;
+
 use super::Picture;
+use crate::base::Region;
 
 /// How pixels in between are made up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,12 +62,12 @@ struct Taps {
     weights: Vec<i32>,
 }
 
-/// `precompute_coeffs` and `normalize_coeffs_8bpc` of Pillow, for a whole axis.
-fn taps(in_size: usize, out_size: usize, filter: Filter) -> Vec<Taps> {
+/// `precompute_coeffs` and `normalize_coeffs_8bpc` of Pillow, for some output positions of an axis.
+fn taps(in_size: usize, out_size: usize, range: Range<usize>, filter: Filter) -> Vec<Taps> {
     let scale = in_size as f64 / out_size as f64;
     let filter_scale = scale.max(1.0);
     let support = filter.support() * filter_scale;
-    (0..out_size)
+    range
         .map(|out| {
             let center = (out as f64 + 0.5) * scale;
             let first = ((center - support + 0.5) as i64).max(0) as usize;
@@ -80,6 +84,29 @@ fn taps(in_size: usize, out_size: usize, filter: Filter) -> Vec<Taps> {
         .collect()
 }
 
+/// One axis of a resize.
+struct Axis {
+    /// What of the source it looks at.
+    source: Range<u32>,
+    /// Counted from the start of that; `None` where nothing changes.
+    taps: Option<Vec<Taps>>,
+    /// The source is enlarged along it.
+    grows: bool,
+}
+
+impl Axis {
+    fn new(in_size: u32, out_size: u32, part: Range<u32>, filter: Filter) -> Self {
+        if in_size == out_size {
+            return Self { source: part, taps: None, grows: false };
+        }
+        let mut taps = taps(in_size as usize, out_size as usize, part.start as usize..part.end as usize, filter);
+        let first = taps.iter().map(|tap| tap.first).min().unwrap_or(0);
+        let end = taps.iter().map(|tap| tap.first + tap.weights.len()).max().unwrap_or(0);
+        taps.iter_mut().for_each(|tap| tap.first -= first);
+        Self { source: first as u32..end as u32, taps: Some(taps), grows: out_size > in_size }
+    }
+}
+
 fn clip8(sum: i32) -> u8 {
     (sum >> PRECISION_BITS).clamp(0, 255) as u8
 }
@@ -87,26 +114,40 @@ fn clip8(sum: i32) -> u8 {
 /// Resizes to `width` x `height` (at least 1 x 1), bit for bit as `PIL.Image.resize` on an RGB image.
 pub fn resize(picture: &Picture, width: u32, height: u32, filter: Filter) -> Picture {
     let (width, height) = (width.max(1), height.max(1));
+    resize_part(picture, width, height, Region { x: 0, y: 0, width, height }, filter)
+}
+
+/// The same pixels, of a part of the result only, which must lie inside it: the rest is never made.
+pub fn resize_part(picture: &Picture, width: u32, height: u32, part: Region, filter: Filter) -> Picture {
     if filter == Filter::Nearest {
-        return nearest(picture, width, height);
+        return nearest(picture, width, height, part);
     }
-    match (width == picture.width(), height == picture.height()) {
-        (true, true) => picture.clone(),
-        (true, false) => vertical(picture, height, filter),
-        (false, true) => horizontal(picture, width, filter),
-        (false, false) if width > picture.width() && height < picture.height() => {
-            horizontal(&vertical(picture, height, filter), width, filter)
+    let across = Axis::new(picture.width(), width, part.x..part.x + part.width, filter);
+    let down = Axis::new(picture.height(), height, part.y..part.y + part.height, filter);
+    let (columns, rows) = (across.source.clone(), down.source.clone());
+    let is_all = columns == (0..picture.width()) && rows == (0..picture.height());
+    let source = match is_all {
+        true => Cow::Borrowed(picture),
+        false => {
+            let (width, height) = (columns.end - columns.start, rows.end - rows.start);
+            Cow::Owned(picture.crop(columns.start.into(), rows.start.into(), width, height))
         }
-        (false, false) => vertical(&horizontal(picture, width, filter), height, filter),
+    };
+    let is_down_first = across.grows && down.taps.is_some() && !down.grows;
+    match (across.taps, down.taps) {
+        (None, None) => source.into_owned(),
+        (None, Some(down)) => vertical(&source, &down),
+        (Some(across), None) => horizontal(&source, &across),
+        (Some(across), Some(down)) if is_down_first => horizontal(&vertical(&source, &down), &across),
+        (Some(across), Some(down)) => vertical(&horizontal(&source, &across), &down),
     }
 }
 
-fn horizontal(picture: &Picture, width: u32, filter: Filter) -> Picture {
-    let taps = taps(picture.width() as usize, width as usize, filter);
-    let mut rgb = Vec::with_capacity(width as usize * picture.height() as usize * 3);
+fn horizontal(picture: &Picture, taps: &[Taps]) -> Picture {
+    let mut rgb = Vec::with_capacity(taps.len() * picture.height() as usize * 3);
     for y in 0..picture.height() {
         let row = picture.row(y);
-        for tap in &taps {
+        for tap in taps {
             let mut sum = [1 << (PRECISION_BITS - 1); 3];
             let pixels = row[tap.first * 3..].as_chunks::<3>().0;
             for (pixel, &weight) in pixels.iter().zip(&tap.weights) {
@@ -117,14 +158,14 @@ fn horizontal(picture: &Picture, width: u32, filter: Filter) -> Picture {
             rgb.extend(sum.map(clip8));
         }
     }
-    assembled(width, picture.height(), rgb)
+    assembled(taps.len() as u32, picture.height(), rgb)
 }
 
-fn vertical(picture: &Picture, height: u32, filter: Filter) -> Picture {
+fn vertical(picture: &Picture, taps: &[Taps]) -> Picture {
     let stride = picture.width() as usize * 3;
-    let mut rgb = Vec::with_capacity(stride * height as usize);
+    let mut rgb = Vec::with_capacity(stride * taps.len());
     let mut sums = vec![0; stride];
-    for tap in taps(picture.height() as usize, height as usize, filter) {
+    for tap in taps {
         sums.fill(1 << (PRECISION_BITS - 1));
         for (y, &weight) in (tap.first..).zip(&tap.weights) {
             for (sum, &value) in sums.iter_mut().zip(picture.row(y as u32)) {
@@ -133,21 +174,22 @@ fn vertical(picture: &Picture, height: u32, filter: Filter) -> Picture {
         }
         rgb.extend(sums.iter().map(|&sum| clip8(sum)));
     }
-    assembled(picture.width(), height, rgb)
+    assembled(picture.width(), taps.len() as u32, rgb)
 }
 
 /// Pillow walks the source with a running sum; so does this, to land on the same pixel at exact halves.
-fn nearest(picture: &Picture, width: u32, height: u32) -> Picture {
-    let sources = |in_size: u32, out_size: u32| -> Vec<u32> {
+fn nearest(picture: &Picture, width: u32, height: u32, part: Region) -> Picture {
+    let sources = |in_size: u32, out_size: u32, from: u32, count: u32| -> Vec<u32> {
         let step = f64::from(in_size) / f64::from(out_size);
         std::iter::successors(Some(step * 0.5), |at| Some(at + step))
-            .take(out_size as usize)
+            .skip(from as usize)
+            .take(count as usize)
             .map(|at| (at as u32).min(in_size - 1))
             .collect()
     };
-    let columns = sources(picture.width(), width);
-    let rows = sources(picture.height(), height);
-    Picture::from_fn(width, height, |x, y| picture.pixel(columns[x as usize], rows[y as usize]))
+    let columns = sources(picture.width(), width, part.x, part.width);
+    let rows = sources(picture.height(), height, part.y, part.height);
+    Picture::from_fn(part.width, part.height, |x, y| picture.pixel(columns[x as usize], rows[y as usize]))
 }
 
 fn assembled(width: u32, height: u32, rgb: Vec<u8>) -> Picture {
@@ -165,6 +207,23 @@ mod tests {
         for filter in [Filter::Nearest, Filter::Bilinear, Filter::Bicubic, Filter::Lanczos] {
             let out = resize(&flat, 5, 90, filter);
             assert!(out.rgb().as_chunks::<3>().0.iter().all(|p| *p == [3, 128, 255]), "{filter:?}");
+        }
+    }
+
+    #[test]
+    fn a_part_is_what_the_whole_has_there() {
+        let picture = Picture::from_fn(61, 47, |x, y| [(x * 5) as u8, (y * 7) as u8, (x * y) as u8]);
+        for (width, height) in [(61, 47), (122, 94), (20, 15), (200, 20), (20, 200), (61, 90), (90, 47)] {
+            for filter in [Filter::Nearest, Filter::Bilinear, Filter::Bicubic, Filter::Lanczos] {
+                let whole = resize(&picture, width, height, filter);
+                for part in [Region::square(3, 4, 10), Region { x: width - 7, y: 0, width: 7, height: 15 }] {
+                    let expected = whole.crop(part.x.into(), part.y.into(), part.width, part.height);
+                    assert!(
+                        resize_part(&picture, width, height, part, filter) == expected,
+                        "{width} {height} {filter:?}"
+                    );
+                }
+            }
         }
     }
 

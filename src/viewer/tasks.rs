@@ -158,7 +158,11 @@ impl Tasks {
     pub(super) fn open_pasted(&self, image: Arc<egui::ColorImage>, ticket: Ticket) {
         self.spawn("paste", move || {
             let [width, height] = image.size.map(|side| u32::try_from(side).unwrap_or(0));
-            let rgb = image.pixels.iter().flat_map(|pixel| [pixel.r(), pixel.g(), pixel.b()]).collect();
+            // Its colours are multiplied by their opacity: white shows behind them.
+            let over_white = |pixel: &egui::Color32| {
+                [pixel.r(), pixel.g(), pixel.b()].map(|level| level.saturating_add(255 - pixel.a()))
+            };
+            let rgb = image.pixels.iter().flat_map(over_white).collect();
             let source = Source { name: "pasted".into(), ..Source::default() };
             let picture = Picture::from_rgb(width, height, rgb)?;
             let opened = Ok(Box::new(Opened::photo(None, source, picture)));

@@ -3,6 +3,7 @@
 mod align;
 mod backbone;
 mod model_files;
+pub(in crate::cli) mod opening;
 mod prompt;
 
 pub(super) use align::Align;

@@ -35,7 +35,7 @@ pub static EXPORTER: Exporter = Exporter {
             }
         }
         // States differ in size here: the photo keeps its own.
-        tree.finish(&export.pictures()?, export.size)?;
+        tree.finish(&export.pictures()?, export.size, &export.xmp(export.chain.len()))?;
         Ok(format!("Saved {} states to {}", export.chain.len(), to.display()))
     },
 };
@@ -97,15 +97,15 @@ impl Tree {
         whole.is_file() && self.state_file(last).is_file()
     }
 
-    /// Writes all states side by side at `height`.
-    pub fn finish(&self, states: &[Arc<Picture>], height: u32) -> Result<(), ImageError> {
+    /// Writes all states side by side at `height`, with what they say of themselves.
+    pub fn finish(&self, states: &[Arc<Picture>], height: u32, xmp: &Xmp) -> Result<(), ImageError> {
         let strip = strip(states, height);
         let name = format!("{}.png", self.stem);
         let beside = self.sample_folder().join(&name);
         // A photo called 1.png: its states come first, and the strip is below `recursive` too.
         if (0..states.len()).all(|i| self.state_file(i) != beside) {
-            codec::save(&strip, &beside)?;
+            codec::save_with(&strip, &beside, Some(xmp))?;
         }
-        codec::save(&strip, &self.out.join("recursive").join(&name))
+        codec::save_with(&strip, &self.out.join("recursive").join(&name), Some(xmp))
     }
 }

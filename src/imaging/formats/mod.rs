@@ -31,13 +31,17 @@ pub struct FormatSpec {
 }
 
 /// All of them, those that are written first, the default before the others.
-static FORMATS: [&FormatSpec; 6] = [
+static FORMATS: [&FormatSpec; 10] = [
     &png::PNG,
     &jpeg::JPEG,
     &webp::WEBP,
     &FormatSpec { id: "tiff", extensions: &["tif", "tiff"], encode: None, longest_xmp: 0 },
     &FormatSpec { id: "bmp", extensions: &["bmp"], encode: None, longest_xmp: 0 },
     &FormatSpec { id: "gif", extensions: &["gif"], encode: None, longest_xmp: 0 },
+    &FormatSpec { id: "ico", extensions: &["ico"], encode: None, longest_xmp: 0 },
+    &FormatSpec { id: "pnm", extensions: &["pnm", "ppm", "pgm", "pbm"], encode: None, longest_xmp: 0 },
+    &FormatSpec { id: "qoi", extensions: &["qoi"], encode: None, longest_xmp: 0 },
+    &FormatSpec { id: "tga", extensions: &["tga"], encode: None, longest_xmp: 0 },
 ];
 
 /// Endings of the files that can be read, for dialogs and folders.

@@ -20,10 +20,12 @@ mod status_bar;
 mod top_bar;
 mod welcome;
 
+use std::path::PathBuf;
+
 use egui::{CentralPanel, FocusDirection, Frame, Key, KeyboardShortcut, Margin, Panel};
 pub(super) use history_panel::Rows as HistoryRows;
 
-use super::actions::{Action, CompareMode, Tool};
+use super::actions::{CompareMode, Tool};
 use super::commands::Command;
 use super::{Viewer, theme};
 
@@ -161,18 +163,23 @@ fn take_files(viewer: &mut Viewer, ui: &egui::Ui) {
     for event in context.input(|input| input.events.clone()) {
         match event {
             egui::Event::PasteImage(image) => viewer.open_pasted(image),
-            egui::Event::Paste(text) if !context.text_edit_focused() => {
-                // File managers paste paths, as they are or as URIs.
-                let text = text.trim();
-                let uri = url::Url::parse(text).ok().filter(|uri| uri.scheme() == "file");
-                let path = uri.and_then(|uri| uri.to_file_path().ok()).unwrap_or_else(|| text.into());
-                if path.is_absolute() {
-                    viewer.actions.push(Action::OpenFile(path));
-                }
-            }
+            egui::Event::Paste(text) if !context.text_edit_focused() => viewer.open_all(pasted_files(&text)),
             _ => {}
         }
     }
+}
+
+/// The files that a text names, one a line, as file managers and terminals copy them: as paths, in quotes or not, or as URIs.
+fn pasted_files(text: &str) -> Vec<PathBuf> {
+    let file = |line: &str| {
+        let line = line.trim();
+        let quoted = ['"', '\''].iter().find_map(|&quote| line.strip_prefix(quote)?.strip_suffix(quote));
+        let line = quoted.unwrap_or(line);
+        let uri = url::Url::parse(line).ok().filter(|uri| uri.scheme() == "file");
+        let path = uri.and_then(|uri| uri.to_file_path().ok()).unwrap_or_else(|| line.into());
+        path.is_absolute().then_some(path)
+    };
+    text.lines().filter_map(file).collect()
 }
 
 fn has_photo(viewer: &Viewer) -> bool {
@@ -207,4 +214,18 @@ fn heading(ui: &mut egui::Ui, text: &str) {
 /// Less important text.
 fn dim(ui: &egui::Ui, text: impl Into<String>) -> egui::RichText {
     egui::RichText::new(text).small().color(theme::palette(ui).dim)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pasted_texts_name_files() {
+        let files = |text: &str| pasted_files(text).iter().map(|file| file.display().to_string()).collect::<Vec<_>>();
+        assert_eq!(files("/x/a.png\n/x/b c.png\r\n"), ["/x/a.png", "/x/b c.png"]);
+        assert_eq!(files(" \"/x/a.png\" \n'/x/b.png'"), ["/x/a.png", "/x/b.png"]);
+        assert_eq!(files("copy\nfile:///x/a%20b.png\nfile:///x/c.png"), ["/x/a b.png", "/x/c.png"]);
+        assert!(files("a fox\nx/a.png\nhttps://x.org/a.png").is_empty());
+    }
 }

@@ -1,0 +1,76 @@
+//! Ctrl+C and its kin: the first one stops a command between tiles, the second one at once.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use crate::base;
+
+/// What a shell adds to the number of the signal that ended a program.
+const BY_SIGNAL: i32 = 128;
+/// Numbers of signals, the same on every system.
+const SIGINT: i32 = 2;
+const SIGTERM: i32 = 15;
+
+/// Whether somebody asked the command to stop; clones tell the same.
+#[derive(Clone)]
+pub(super) struct Interruption {
+    /// The signal that came first; 0 before.
+    signal: Arc<AtomicI32>,
+}
+
+impl Interruption {
+    /// Watches out from now on.
+    pub(super) fn watch() -> Self {
+        let interruption = Self { signal: Arc::default() };
+        let told = interruption.clone();
+        if let Err(error) = watch(move |signal| told.take(signal)) {
+            tracing::warn!("Ctrl+C ends the program at once: {error}");
+        }
+        interruption
+    }
+
+    fn take(&self, signal: i32) {
+        let first = self.signal.swap(signal, Ordering::AcqRel);
+        if first != 0 {
+            // Who asks twice does not want to wait for the tile to end.
+            base::end_at_once(BY_SIGNAL + first);
+        }
+    }
+
+    /// Whether to stop.
+    pub(super) fn is_requested(&self) -> bool {
+        self.signal.load(Ordering::Acquire) != 0
+    }
+
+    /// What the command ends with then.
+    pub(super) fn exit_code(&self) -> ExitCode {
+        let signal = match self.signal.load(Ordering::Acquire) {
+            0 => SIGINT,
+            signal => signal,
+        };
+        ExitCode::from((BY_SIGNAL + signal) as u8)
+    }
+}
+
+/// Calls `take` with each signal, on a thread of its own. A terminal that is closed counts as one that asks to end.
+#[cfg(unix)]
+fn watch(take: impl Fn(i32) + Send + 'static) -> std::io::Result<()> {
+    use signal_hook::consts::{SIGHUP, SIGINT as INT, SIGTERM as TERM};
+    let mut signals = signal_hook::iterator::Signals::new([INT, TERM, SIGHUP])?;
+    let each = move || {
+        for signal in signals.forever() {
+            if signal == SIGHUP {
+                // Nobody is there any more to be told anything.
+                base::end_at_once(BY_SIGNAL + SIGTERM);
+            }
+            take(signal);
+        }
+    };
+    std::thread::Builder::new().name("coz-signals".into()).spawn(each).map(|_| ())
+}
+
+#[cfg(not(unix))]
+fn watch(take: impl Fn(i32) + Send + 'static) -> std::io::Result<()> {
+    ctrlc::set_handler(move || take(SIGINT)).map_err(std::io::Error::other)
+}
