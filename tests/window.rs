@@ -57,7 +57,7 @@ fn viewer(folder: &Folder, display: &str, photo: Option<&std::path::Path>) -> Ru
         .env("XDG_RUNTIME_DIR", folder.root())
         .env("XDG_CONFIG_HOME", folder.path("config"))
         .env("XDG_DATA_HOME", folder.path("data"))
-        .stderr(Stdio::null());
+        .stderr(std::fs::File::create(folder.path("stderr.txt")).unwrap());
     Running(command.spawn().unwrap())
 }
 
@@ -66,6 +66,12 @@ fn orange(display: &str) -> usize {
     let is_orange =
         |pixel: &&[u8; 4]| pixel[2].abs_diff(240) < 4 && pixel[1].abs_diff(160) < 4 && pixel[0].abs_diff(40) < 4;
     pixels(display).iter().filter(is_orange).count()
+}
+
+fn still_runs(viewer: &mut Running, folder: &Folder) {
+    let ended = viewer.0.try_wait().unwrap();
+    let said = || std::fs::read_to_string(folder.path("stderr.txt")).unwrap_or_default();
+    assert!(ended.is_none(), "the viewer ended by itself ({ended:?}): {}", said());
 }
 
 fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
@@ -126,7 +132,7 @@ fn settings_with_a_typo_are_kept_and_told_of() {
     std::fs::write(&settings, typo).unwrap();
     let mut viewer = viewer(&folder, &display, Some(&photo));
     wait_for("the photo", || {
-        assert!(viewer.0.try_wait().unwrap().is_none(), "the viewer ended by itself");
+        still_runs(&mut viewer, &folder);
         orange(&display) > 5000
     });
     wait_for("new settings", || settings.exists());
@@ -156,7 +162,7 @@ fn opens_shows_the_photo_and_rests() {
     let (_server, display) = screen();
     let mut viewer = viewer(&folder, &display, Some(&photo));
     wait_for("the photo", || {
-        assert!(viewer.0.try_wait().unwrap().is_none(), "the viewer ended by itself");
+        still_runs(&mut viewer, &folder);
         orange(&display) > 5000
     });
     // First the model is loaded and a step estimated, which takes its time beside other tests.
