@@ -8,7 +8,6 @@
 //! and before never made the exception; 13 also makes it for some reductions that squash a picture. No step of a chain
 //! resizes in any of these ways.)
 
-use std::borrow::Cow;
 use std::ops::Range;
 
 use super::Picture;
@@ -88,7 +87,7 @@ fn taps(in_size: usize, out_size: usize, range: Range<usize>, filter: Filter) ->
 struct Axis {
     /// What of the source it looks at.
     source: Range<u32>,
-    /// Counted from the start of that; `None` where nothing changes.
+    /// `None` where nothing changes.
     taps: Option<Vec<Taps>>,
     /// The source is enlarged along it.
     grows: bool,
@@ -99,12 +98,17 @@ impl Axis {
         if in_size == out_size {
             return Self { source: part, taps: None, grows: false };
         }
-        let mut taps = taps(in_size as usize, out_size as usize, part.start as usize..part.end as usize, filter);
+        let taps = taps(in_size as usize, out_size as usize, part.start as usize..part.end as usize, filter);
         let first = taps.iter().map(|tap| tap.first).min().unwrap_or(0);
         let end = taps.iter().map(|tap| tap.first + tap.weights.len()).max().unwrap_or(0);
-        taps.iter_mut().for_each(|tap| tap.first -= first);
         Self { source: first as u32..end as u32, taps: Some(taps), grows: out_size > in_size }
     }
+}
+
+/// The same, of a source that begins later.
+fn shifted(mut taps: Vec<Taps>, by: u32) -> Vec<Taps> {
+    taps.iter_mut().for_each(|tap| tap.first -= by as usize);
+    taps
 }
 
 fn clip8(sum: i32) -> u8 {
@@ -124,28 +128,28 @@ pub fn resize_part(picture: &Picture, width: u32, height: u32, part: Region, fil
     }
     let across = Axis::new(picture.width(), width, part.x..part.x + part.width, filter);
     let down = Axis::new(picture.height(), height, part.y..part.y + part.height, filter);
-    let (columns, rows) = (across.source.clone(), down.source.clone());
-    let is_all = columns == (0..picture.width()) && rows == (0..picture.height());
-    let source = match is_all {
-        true => Cow::Borrowed(picture),
-        false => {
-            let (width, height) = (columns.end - columns.start, rows.end - rows.start);
-            Cow::Owned(picture.crop(columns.start.into(), rows.start.into(), width, height))
-        }
-    };
+    let (columns, rows) = (across.source, down.source);
     let is_down_first = across.grows && down.taps.is_some() && !down.grows;
     match (across.taps, down.taps) {
-        (None, None) => source.into_owned(),
-        (None, Some(down)) => vertical(&source, &down),
-        (Some(across), None) => horizontal(&source, &across),
-        (Some(across), Some(down)) if is_down_first => horizontal(&vertical(&source, &down), &across),
-        (Some(across), Some(down)) => vertical(&horizontal(&source, &across), &down),
+        (None, None) if (part.width, part.height) == (width, height) => picture.clone(),
+        (None, None) => picture.crop(part.x.into(), part.y.into(), part.width, part.height),
+        (None, Some(down)) => vertical(picture, columns, &down),
+        (Some(across), None) => horizontal(picture, rows, &across),
+        (Some(across), Some(down)) if is_down_first => {
+            let lower = vertical(picture, columns.clone(), &down);
+            horizontal(&lower, 0..lower.height(), &shifted(across, columns.start))
+        }
+        (Some(across), Some(down)) => {
+            let wider = horizontal(picture, rows.clone(), &across);
+            vertical(&wider, 0..wider.width(), &shifted(down, rows.start))
+        }
     }
 }
 
-fn horizontal(picture: &Picture, taps: &[Taps]) -> Picture {
-    let mut rgb = Vec::with_capacity(taps.len() * picture.height() as usize * 3);
-    for y in 0..picture.height() {
+fn horizontal(picture: &Picture, rows: Range<u32>, taps: &[Taps]) -> Picture {
+    let height = rows.end - rows.start;
+    let mut rgb = Vec::with_capacity(taps.len() * height as usize * 3);
+    for y in rows {
         let row = picture.row(y);
         for tap in taps {
             let mut sum = [1 << (PRECISION_BITS - 1); 3];
@@ -158,23 +162,23 @@ fn horizontal(picture: &Picture, taps: &[Taps]) -> Picture {
             rgb.extend(sum.map(clip8));
         }
     }
-    assembled(taps.len() as u32, picture.height(), rgb)
+    assembled(taps.len() as u32, height, rgb)
 }
 
-fn vertical(picture: &Picture, taps: &[Taps]) -> Picture {
-    let stride = picture.width() as usize * 3;
-    let mut rgb = Vec::with_capacity(stride * taps.len());
-    let mut sums = vec![0; stride];
+fn vertical(picture: &Picture, columns: Range<u32>, taps: &[Taps]) -> Picture {
+    let bytes = columns.start as usize * 3..columns.end as usize * 3;
+    let mut rgb = Vec::with_capacity(bytes.len() * taps.len());
+    let mut sums = vec![0; bytes.len()];
     for tap in taps {
         sums.fill(1 << (PRECISION_BITS - 1));
         for (y, &weight) in (tap.first..).zip(&tap.weights) {
-            for (sum, &value) in sums.iter_mut().zip(picture.row(y as u32)) {
+            for (sum, &value) in sums.iter_mut().zip(&picture.row(y as u32)[bytes.clone()]) {
                 *sum += i32::from(value) * weight;
             }
         }
         rgb.extend(sums.iter().map(|&sum| clip8(sum)));
     }
-    assembled(picture.width(), taps.len() as u32, rgb)
+    assembled(columns.end - columns.start, taps.len() as u32, rgb)
 }
 
 /// Pillow walks the source with a running sum; so does this, to land on the same pixel at exact halves.

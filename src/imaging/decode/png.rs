@@ -8,11 +8,8 @@ use png::{ColorType, Transformations};
 use super::{AlphaKind, ColourModel, ColourSpace, Depth, ImageError, Job, Picture, Rows};
 use crate::imaging::colour_profile::SRGB_CHROMATICITIES;
 
-pub(super) fn read(job: &mut Job, source: impl BufRead + Seek) -> Result<Picture, ImageError> {
-    let mut decoder = png::Decoder::new(source);
-    decoder.set_ignore_text_chunk(true);
-    decoder.set_transformations(Transformations::EXPAND);
-    let mut reader = decoder.read_info().map_err(|error| job.damaged(error.to_string()))?;
+pub(super) fn read(job: &mut Job, mut source: impl BufRead + Seek) -> Result<Picture, ImageError> {
+    let mut reader = opened(&mut source).map_err(|error| job.damaged(error))?;
     let info = reader.info();
     let (width, height, is_interlaced) = (info.width, info.height, info.interlaced);
     job.check_size(width, height)?;
@@ -46,10 +43,16 @@ pub(super) fn read(job: &mut Job, source: impl BufRead + Seek) -> Result<Picture
         while rows.done < height {
             match reader.next_row() {
                 Ok(Some(row)) => {
-                    native_row.clear();
-                    native_row.extend_from_slice(row.data());
-                    native(&mut native_row, depth);
-                    samples.add(&native_row, &mut rows.rgb);
+                    let row = match depth {
+                        Depth::Eight => row.data(),
+                        Depth::Sixteen => {
+                            native_row.clear();
+                            native_row.extend_from_slice(row.data());
+                            native(&mut native_row, depth);
+                            &native_row
+                        }
+                    };
+                    samples.add(row, &mut rows.rgb);
                 }
                 Ok(None) => break,
                 Err(error) => {
@@ -73,6 +76,26 @@ pub(super) fn read(job: &mut Job, source: impl BufRead + Seek) -> Result<Picture
     Rows::of(rgb, width, height, orientation, &mut *job.watch)
         .finish()
         .ok_or_else(|| ImageError::Damaged { file: job.file.to_owned(), details: "it has no pixels".into() })
+}
+
+/// At its first row. Palettes, colours that stand for nothing and samples of less than a byte are expanded; else that would
+/// only take time.
+fn opened<R: BufRead + Seek>(source: &mut R) -> Result<png::Reader<&mut R>, String> {
+    let words = |error: png::DecodingError| error.to_string();
+    let expanded = {
+        let mut decoder = png::Decoder::new(&mut *source);
+        decoder.set_ignore_text_chunk(true);
+        let reader = decoder.read_info().map_err(words)?;
+        let info = reader.info();
+        info.trns.is_some() || info.color_type == ColorType::Indexed || (info.bit_depth as u8) < 8
+    };
+    source.rewind().map_err(|error| error.to_string())?;
+    let mut decoder = png::Decoder::new(source);
+    decoder.set_ignore_text_chunk(true);
+    if expanded {
+        decoder.set_transformations(Transformations::EXPAND);
+    }
+    decoder.read_info().map_err(words)
 }
 
 /// Whether it is the end of the file that came too early.
