@@ -40,6 +40,14 @@ fn colours_and_formats_come_out_right() {
         assert_eq!(remarks.len(), usize::from(remark.is_some()), "{name}: {remarks:?}");
         assert!(remark.is_none_or(|remark| remarks[0].contains(remark)), "{name}: {remarks:?}");
     }
+    // By its name alone.
+    let folder = Folder::new();
+    let tga = folder.path("x.tga");
+    let mut bytes = vec![0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 1, 0, 24, 0x20];
+    bytes.extend([3, 2, 1, 6, 5, 4]);
+    std::fs::write(&tga, bytes).unwrap();
+    let picture = codec::open(&tga).unwrap();
+    assert_eq!([picture.pixel(0, 0), picture.pixel(1, 0)], [[1, 2, 3], [4, 5, 6]]);
     let icon = opened("x.ico", Opening::default()).unwrap().0;
     assert!(icon.width() > 0);
 }

@@ -42,7 +42,7 @@ mod tests {
 
     #[test]
     fn each_is_named() {
-        let told = |start: &[u8]| other_kind(start, Path::new("x.pth")).unwrap_or("");
+        let kind_of = |start: &[u8]| other_kind(start, Path::new("x.pth")).unwrap_or("");
         for (start, name) in [
             (&b"<!DOCTYPE html>"[..], "web page"),
             (b"\n  <html lang=en>", "web page"),
@@ -53,7 +53,7 @@ mod tests {
             (b"GGUF\x03", "GGUF"),
             (b"version https://git-lfs.github.com/spec/v1", "Git LFS"),
         ] {
-            assert!(told(start).contains(name), "{name}: {}", told(start));
+            assert!(kind_of(start).contains(name), "{name}: {}", kind_of(start));
         }
         assert!(other_kind(b"anything", Path::new("x.ONNX")).is_some());
         // Those that may hold weights.
@@ -64,7 +64,7 @@ mod tests {
             b"\x08\x07\x12\x00\x00\x00\x00\x00{",
             b"7767517\n",
         ] {
-            assert_eq!(told(start), "");
+            assert_eq!(kind_of(start), "");
         }
     }
 }

@@ -23,8 +23,8 @@ impl Interruption {
     /// Watches out from now on.
     pub(super) fn watch() -> Self {
         let interruption = Self { signal: Arc::default() };
-        let told = interruption.clone();
-        if let Err(error) = watch(move |signal| told.take(signal)) {
+        let handle = interruption.clone();
+        if let Err(error) = watch(move |signal| handle.take(signal)) {
             tracing::warn!("Ctrl+C ends the program at once: {error}");
         }
         interruption

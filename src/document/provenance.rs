@@ -176,7 +176,7 @@ mod tests {
         without_tiles.steps[0].record.full_image = Some(FullImage::default());
         let long = written(&"&<>\u{10ffff}".repeat(50_000));
         for format in Format::all() {
-            let told = |written: &Recipe| {
+            let read_back = |written: &Recipe| {
                 let file = folder.path().join(format!("x.{}", format.extension()));
                 let picture = Picture::from_fn(8, 8, |_, _| [0; 3]);
                 codec::save_with(&picture, &file, Some(&xmp(written))).expect("there is room");
@@ -185,9 +185,9 @@ mod tests {
                 recipe(&packet)
             };
             let is_jpeg = format == Format::JPEG;
-            assert_eq!(told(&short), Some(short.clone()));
-            assert_eq!(told(&with_tiles), Some(if is_jpeg { without_tiles.clone() } else { with_tiles.clone() }));
-            assert_eq!(told(&long), (!is_jpeg).then(|| long.clone()));
+            assert_eq!(read_back(&short), Some(short.clone()));
+            assert_eq!(read_back(&with_tiles), Some(if is_jpeg { without_tiles.clone() } else { with_tiles.clone() }));
+            assert_eq!(read_back(&long), (!is_jpeg).then(|| long.clone()));
         }
     }
 }

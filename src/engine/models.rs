@@ -37,8 +37,8 @@ pub(super) struct Loaded {
     /// The same backbone, with what it left to the device decided.
     resolved: Backbone,
     digest: WeightsDigest,
-    /// The size of results for which was told what they take.
-    told: Option<(u32, u32)>,
+    /// The size of results whose estimate was sent.
+    estimated: Option<(u32, u32)>,
     pub resolver: Box<dyn SuperResolver>,
 }
 
@@ -137,7 +137,7 @@ impl Loaded {
         let resolver = sr::open(&backbone, device, memory, other_model_bytes)?;
         let resolved = sr::resolved(&backbone, device);
         let digest = WeightsDigest::of(backbone.clone());
-        Ok(Self { resolved, backbone, device, memory, other_model_bytes, digest, told: None, resolver })
+        Ok(Self { resolved, backbone, device, memory, other_model_bytes, digest, estimated: None, resolver })
     }
 
     /// Refuses what will not fit into the memory that is free now.
@@ -150,7 +150,7 @@ impl Loaded {
         fitting(self.resolver.as_mut(), &self.backbone.name(), cut, result, free)
     }
 
-    /// The same for a step; what one takes is told before the first to results of that size.
+    /// The same for a step; its estimate is sent before the first to results of that size.
     pub(super) fn check_step_fits(
         &mut self,
         cut: (u32, u32),
@@ -158,8 +158,8 @@ impl Loaded {
         outbox: &Outbox,
     ) -> Result<(), PipelineError> {
         let estimate = self.check_fits(cut, result)?;
-        if let Some(estimate) = estimate.filter(|_| self.told != Some(result)) {
-            self.told = Some(result);
+        if let Some(estimate) = estimate.filter(|_| self.estimated != Some(result)) {
+            self.estimated = Some(result);
             outbox.send(Event::Estimated { backbone: self.backbone.clone(), estimate });
         }
         Ok(())

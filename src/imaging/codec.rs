@@ -23,7 +23,7 @@ pub enum ImageError {
         source: std::io::Error,
     },
     /// The file holds no picture we know, whatever its name.
-    #[error("{} is not a picture in a known format: expected PNG, JPEG, WebP, TIFF, BMP or GIF", file.display())]
+    #[error("{} is not a picture in a known format: expected PNG, JPEG, WebP, TIFF, BMP, GIF, ICO, PNM, QOI or TGA", file.display())]
     Unknown {
         /// The file.
         file: PathBuf,

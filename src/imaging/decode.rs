@@ -131,6 +131,19 @@ impl Job<'_> {
         ImageError::Damaged { file: self.file.to_owned(), details: details.into() }
     }
 
+    /// The picture, upright; rows that are not there are grey.
+    fn finish(
+        &self,
+        mut rgb: Vec<u8>,
+        width: u32,
+        height: u32,
+        orientation: Orientation,
+    ) -> Result<Picture, ImageError> {
+        rgb.resize(width as usize * height as usize * 3, GREY);
+        let picture = Picture::from_rgb(width, height, rgb).ok_or_else(|| self.damaged("it has no pixels"))?;
+        Ok(upright(picture, orientation))
+    }
+
     /// Refuses what is too large to be held.
     fn check_size(&self, width: u32, height: u32) -> Result<(), ImageError> {
         match u64::from(width) * u64::from(height) > MAX_PIXELS {
@@ -233,23 +246,6 @@ impl<'a> Rows<'a> {
     fn reserve(&mut self) -> Result<(), String> {
         let bytes = self.width as usize * self.height as usize * 3;
         self.rgb.try_reserve_exact(bytes).map_err(|_| format!("{} MB of memory are not there", bytes >> 20))
-    }
-
-    /// The picture; rows that have not come are grey.
-    fn finish(mut self) -> Option<Picture> {
-        self.rgb.resize(self.width as usize * self.height as usize * 3, GREY);
-        Picture::from_rgb(self.width, self.height, self.rgb).map(|picture| upright(picture, self.orientation))
-    }
-
-    /// Rows that are there already.
-    fn of(
-        rgb: Vec<u8>,
-        width: u32,
-        height: u32,
-        orientation: Orientation,
-        watch: &'a mut dyn FnMut(Preview) -> bool,
-    ) -> Self {
-        Self { rgb, ..Self::new(width, height, orientation, watch) }
     }
 
     /// A row of three bytes a pixel was added to `rgb`. Answers whether to go on.

@@ -27,9 +27,9 @@ mod tests {
     use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
     /// Becomes true with a warning of libtorch's.
-    struct Heard(Arc<AtomicBool>);
+    struct Warned(Arc<AtomicBool>);
 
-    impl<S: tracing::Subscriber> Layer<S> for Heard {
+    impl<S: tracing::Subscriber> Layer<S> for Warned {
         fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
             let mut text = String::new();
             event.record(&mut |_: &tracing::field::Field, value: &dyn std::fmt::Debug| text += &format!("{value:?}"));
@@ -41,8 +41,8 @@ mod tests {
 
     #[test]
     fn warnings_are_logged() {
-        let heard = Arc::new(AtomicBool::new(false));
-        let log = tracing_subscriber::registry().with(Heard(heard.clone()));
+        let warned = Arc::new(AtomicBool::new(false));
+        let log = tracing_subscriber::registry().with(Warned(warned.clone()));
         tracing::subscriber::with_default(log, || {
             super::log_warnings();
             // An output of another shape is resized, with a warning.
@@ -50,6 +50,6 @@ mod tests {
                 (Tensor::zeros([2], (Kind::Float, Device::Cpu)), Tensor::ones([3], (Kind::Float, Device::Cpu)));
             assert_eq!(ones.add_out(&out, &ones).size(), [3]);
         });
-        assert!(heard.load(Ordering::Relaxed));
+        assert!(warned.load(Ordering::Relaxed));
     }
 }

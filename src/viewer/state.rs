@@ -1,4 +1,4 @@
-//! What is on the window, without a word on how it is painted.
+//! What is on the window, without a word on how it is painted. Longer than most files: one list of all there is to see.
 
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;

@@ -10,7 +10,7 @@ use crate::imaging::codec::Preview;
 /// Textures of states that are kept at most, more than any screen shows at once: 25 MB.
 const KEPT: usize = 256;
 
-/// Made on first sight; those seen longest ago go first.
+/// Uploaded when first shown; those seen longest ago go first.
 #[derive(Default)]
 pub(super) struct Thumbnails {
     /// With when each was last seen, in frames.

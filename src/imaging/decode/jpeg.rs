@@ -46,8 +46,7 @@ pub(super) fn read(
             _ => job.cut_short(row, height)?,
         }
     }
-    let rows = Rows::of(rgb, width, height, orientation, &mut *job.watch);
-    rows.finish().ok_or_else(|| job.damaged("it has no pixels"))
+    job.finish(rgb, width, height, orientation)
 }
 
 struct Decoded {

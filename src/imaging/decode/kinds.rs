@@ -52,7 +52,7 @@ mod tests {
 
     #[test]
     fn each_is_named() {
-        let told = |start: &[u8]| not_read(start).map(|(kind, _)| kind).unwrap_or("");
+        let kind_of = |start: &[u8]| not_read(start).map(|(kind, _)| kind).unwrap_or("");
         for (start, name) in [
             (&b"\0\0\0\x20ftypavif"[..], "AVIF"),
             (b"\0\0\0\x18ftypheic", "HEIC"),
@@ -61,12 +61,12 @@ mod tests {
             (b"<?xml version=\"1.0\"?><svg xmlns", "SVG"),
             (b"8BPS\0\x01", "Photoshop"),
         ] {
-            assert!(told(start).contains(name), "{name}: {}", told(start));
+            assert!(kind_of(start).contains(name), "{name}: {}", kind_of(start));
         }
         for start in
             [&b"\xff\xd8\xff\xe0"[..], b"\x89PNG\r\n", b"RIFF....WEBP", b"II*\0", b"GIF89a", b"BM", b"P6\n", b""]
         {
-            assert_eq!(told(start), "");
+            assert_eq!(kind_of(start), "");
         }
     }
 }

@@ -4,9 +4,9 @@ use std::fs::File;
 use std::io::BufReader;
 
 use image::metadata::Orientation;
-use image::{DynamicImage, ImageDecoder, ImageReader};
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader};
 
-use super::{AlphaKind, ColourModel, ColourSpace, Depth, ImageError, Job, Picture, Rows};
+use super::{AlphaKind, ColourModel, ColourSpace, Depth, ImageError, Job, Picture};
 
 /// What is sound, but of a kind that is not read, is not called damaged.
 fn failed(job: &Job, error: &image::ImageError) -> ImageError {
@@ -24,7 +24,11 @@ pub(super) fn read(job: &mut Job, file: BufReader<File>) -> Result<Picture, Imag
     let io = |source| ImageError::Open { file: job.file.to_owned(), source };
     let mut reader = ImageReader::new(file).with_guessed_format().map_err(io)?;
     if reader.format().is_none() {
-        return Err(ImageError::Unknown { file: job.file.to_owned() });
+        // TGA alone begins like anything.
+        match ImageFormat::from_path(job.file) {
+            Ok(ImageFormat::Tga) => reader.set_format(ImageFormat::Tga),
+            _ => return Err(ImageError::Unknown { file: job.file.to_owned() }),
+        }
     }
     // Our own limit below is the one that speaks.
     reader.no_limits();
@@ -57,6 +61,5 @@ pub(super) fn read(job: &mut Job, file: BufReader<File>) -> Result<Picture, Imag
     let mut rgb = Vec::new();
     let stride = (width as usize * samples.bytes_a_pixel()).max(1);
     image.as_bytes().chunks_exact(stride).for_each(|row| samples.add(row, &mut rgb));
-    let rows = Rows::of(rgb, width, height, orientation, &mut *job.watch);
-    rows.finish().ok_or_else(|| ImageError::Damaged { file: job.file.to_owned(), details: "it has no pixels".into() })
+    job.finish(rgb, width, height, orientation)
 }

@@ -73,9 +73,7 @@ pub(super) fn read(job: &mut Job, mut source: impl BufRead + Seek) -> Result<Pic
         Some(details) if done == 0 || !is_end(&details) => return Err(job.damaged(details)),
         Some(_) => job.cut_short(done, height)?,
     }
-    Rows::of(rgb, width, height, orientation, &mut *job.watch)
-        .finish()
-        .ok_or_else(|| ImageError::Damaged { file: job.file.to_owned(), details: "it has no pixels".into() })
+    job.finish(rgb, width, height, orientation)
 }
 
 /// At its first row. Palettes, colours that stand for nothing and samples of less than a byte are expanded; else that would

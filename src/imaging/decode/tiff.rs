@@ -10,7 +10,7 @@ use tiff::decoder::{Decoder, DecodingResult, Limits};
 use tiff::tags::Tag;
 use tiff::{ColorType, TiffError};
 
-use super::{AlphaKind, ColourModel, ColourSpace, Depth, ImageError, Job, Picture, Rows};
+use super::{AlphaKind, ColourModel, ColourSpace, Depth, ImageError, Job, Picture};
 
 /// ExtraSamples: the colours are multiplied by the opacity already.
 const ASSOCIATED: u16 = 1;
@@ -25,8 +25,7 @@ pub(super) fn read(job: &mut Job, file: BufReader<File>) -> Result<Picture, Imag
     let stride = (width as usize * samples.bytes_a_pixel()).max(1);
     let mut rgb = Vec::new();
     std::mem::take(&mut layout.bytes).chunks_exact(stride).for_each(|row| samples.add(row, &mut rgb));
-    let rows = Rows::of(rgb, width, height, orientation, &mut *job.watch);
-    rows.finish().ok_or_else(|| job.damaged("it has no pixels"))
+    job.finish(rgb, width, height, orientation)
 }
 
 struct Decoded {

@@ -40,11 +40,6 @@ impl Layer {
         Self { state: Some(state.id), picture, size, placement, opacity, clip: None }
     }
 
-    /// Whether a reduced picture stands for one that has left memory.
-    pub fn is_reduced(&self) -> bool {
-        self.picture.width() < self.size[0]
-    }
-
     /// Screen pixels for each of the picture's.
     pub(super) fn scale(&self) -> f64 {
         self.placement.scale * f64::from(self.size[0]) / f64::from(self.picture.width())
