@@ -198,6 +198,18 @@ impl Backbone {
         self
     }
 
+    /// The same with the names of its files alone, as they may be told to others.
+    pub fn without_places(&self) -> Self {
+        let mut named = Self::from(self.spec);
+        named.precision = self.precision;
+        for spec in self.spec.files {
+            if let Some(name) = self.files.get(spec.role).and_then(Path::file_name) {
+                named.files.set(spec, name.into());
+            }
+        }
+        named
+    }
+
     /// A single-image network from a file.
     pub fn file(path: impl Into<PathBuf>) -> Self {
         let mut backbone = Self::from(&FILE);

@@ -8,6 +8,11 @@ use serde::{Deserialize, Serialize};
 
 use super::{FullImage, ModelUsed, Region};
 
+/// What a camera wrote of its photo: EXIF, from the header of its TIFF structure on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Exif(#[serde(with = "hex::serde")] pub Vec<u8>);
+
 /// Where the photo came from.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Source {
@@ -19,9 +24,17 @@ pub struct Source {
     /// SHA-256 of that file, in hexadecimal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
+    /// What its camera wrote, as far as it still holds for what is made of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exif: Option<Exif>,
 }
 
 impl Source {
+    /// What may be told to others: nothing of this machine's folders.
+    pub fn without_place(&self) -> Self {
+        Self { file: None, ..self.clone() }
+    }
+
     /// The name without its ending.
     pub fn stem(&self) -> String {
         std::path::Path::new(&self.name).file_stem().unwrap_or_default().to_string_lossy().into_owned()

@@ -1,6 +1,7 @@
 //! What `coz zoom` and `coz full` share: many pictures, models loaded once, one progress bar, and what is done already
 //! left out.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -14,23 +15,28 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use super::args::opening::OpeningArguments;
+use super::args::results::ResultArguments;
+use super::inputs::{Input, inputs};
 use super::interruption::Interruption;
-use super::pictures_in;
+use super::run_record::{RunOptions, RunRecord};
 use crate::base;
-use crate::base::{DeviceChoice, PROGRAM, Recipe, RecipeStep, Region, Source, Stage, TileProgress, UserError};
+use crate::base::{DeviceChoice, Exif, PROGRAM, Recipe, RecipeStep, Region, Source, Stage, TileProgress, UserError};
 use crate::document::export::tree::Tree;
 use crate::document::provenance;
 use crate::engine::{Engine, Event, Job, JobOutcome, StepOutput};
-use crate::imaging::codec::{DecodedPicture, Opening};
-use crate::imaging::{Picture, codec};
+use crate::imaging::codec::{Alpha, DecodedPicture, Opening, WHITE};
+use crate::imaging::{ImageError, Metadata, Picture, codec, straight, without_hidden};
 use crate::runtime::device::cuda_devices;
 
 /// The options that both commands have.
 #[derive(Args)]
 pub(super) struct BatchArguments {
-    /// Picture, or folder of pictures
-    #[arg(short, long, alias = "input_image")]
-    pub input: PathBuf,
+    /// Picture, folder of pictures, or - for a list on the standard input, one path a line; repeat for several
+    #[arg(short, long, alias = "input_image", required = true, allow_hyphen_values = true)]
+    pub input: Vec<PathBuf>,
+    /// Take pictures in folders within folders too
+    #[arg(long)]
+    subfolders: bool,
     /// Folder for the results
     #[arg(short, long, alias = "output_dir")]
     pub output: PathBuf,
@@ -40,7 +46,7 @@ pub(super) struct BatchArguments {
     /// Where models run: auto, cpu, cuda, cuda:NUMBER, or cuda:N,cuda:M for prompts and pictures
     #[arg(long, default_value_t = DeviceChoice::Auto)]
     pub device: DeviceChoice,
-    /// Leave out pictures whose results are all there
+    /// Leave out pictures whose results are there already, made of the same picture with the same options and models
     #[arg(long)]
     resume: bool,
     /// Do only the I-th of every N pictures, for several machines or devices
@@ -53,7 +59,9 @@ pub(super) struct BatchArguments {
     #[arg(long)]
     pub json: bool,
     #[command(flatten)]
-    opening: OpeningArguments,
+    pub opening: OpeningArguments,
+    #[command(flatten)]
+    pub results: ResultArguments,
     /// Options of the reference that change nothing here
     #[command(flatten)]
     idle: Idle,
@@ -112,6 +120,12 @@ pub(super) struct Task<'a> {
     pub steps: u32,
     /// The model, for people.
     pub model: String,
+    /// It and all others, and what their files hold.
+    pub models: BTreeMap<String, String>,
+    /// How pictures are opened.
+    pub opening: Opening,
+    /// All options that were given.
+    pub options: &'a RunOptions,
     /// Options that were given and have no effect in this command.
     pub idle: Vec<&'static str>,
     /// One picture into its folders.
@@ -121,7 +135,7 @@ pub(super) struct Task<'a> {
 /// Does it with all pictures.
 pub(super) fn run(arguments: &BatchArguments, task: &Task) -> anyhow::Result<ExitCode> {
     let start = Instant::now();
-    let files = pictures_in(&arguments.input)?;
+    let mut files = inputs(&arguments.input, arguments.subfolders, &arguments.output)?;
     std::fs::create_dir_all(&arguments.output).map_err(|error| {
         let details = format!("{}: {error}", arguments.output.display());
         UserError::new("The output folder cannot be made", details, "Choose a folder you may write to.")
@@ -134,14 +148,17 @@ pub(super) fn run(arguments: &BatchArguments, task: &Task) -> anyhow::Result<Exi
     if !idle.is_empty() {
         eprintln!("{}: without effect here", idle.join(", "));
     }
-    let stems = stems(&files);
-    let mut files: Vec<(PathBuf, String)> = files.into_iter().zip(stems).collect();
     if let Some((i, n)) = arguments.shard {
         files = files.into_iter().skip(i - 1).step_by(n).collect();
     }
     let all = files.len();
+    let tree = |input: &Input| {
+        let ResultArguments { format, quality } = arguments.results;
+        Tree::new(&arguments.output, &input.stem).in_format(format, quality)
+    };
+    let record = |file: &Path| RunRecord::of(file, task.options, task.models.clone(), task.steps);
     if arguments.resume {
-        files.retain(|(_, stem)| !Tree::new(&arguments.output, stem).is_finished(task.steps as usize));
+        files.retain(|input| !is_finished(&tree(input), input, record(&input.file).ok().as_ref(), task.steps));
     }
     let finished = all - files.len();
     if finished > 0 {
@@ -155,16 +172,22 @@ pub(super) fn run(arguments: &BatchArguments, task: &Task) -> anyhow::Result<Exi
     std::thread::scope(|scope| {
         for (engine, device) in engines?.into_iter().zip(devices) {
             let (bar, interruption, files, next, images) = (bar.clone(), interruption.clone(), &files, &next, &images);
-            let (save_prompts, opening) = (arguments.save_prompts, arguments.opening.opening());
-            let mut worker = Worker { engine, device, interruption, bar, opening, save_prompts, states: Vec::new() };
+            let (save_prompts, opening) = (arguments.save_prompts, task.opening);
+            let mut worker =
+                Worker { engine, device, interruption, bar, opening, save_prompts, record: None, states: Vec::new() };
+            let (tree, record) = (&tree, &record);
             scope.spawn(move || {
-                while let Some((file, stem)) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
+                while let Some(input) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
                     if worker.interruption.is_requested() {
                         break;
                     }
-                    worker.bar.set_message(stem.clone());
-                    let tree = Tree::new(&arguments.output, stem);
-                    let done = (task.each)(&mut worker, file, &tree);
+                    worker.bar.set_message(input.stem.clone());
+                    let (file, tree) = (&input.file, tree(input));
+                    let done = alone(&tree, || {
+                        let opened = |source| ImageError::Open { file: file.clone(), source };
+                        worker.record = Some(record(file).map_err(opened)?);
+                        (task.each)(&mut worker, file, &tree)
+                    });
                     if let Err(problem) = &done {
                         worker.bar.suspend(|| eprintln!("{}: {problem}", file.display()));
                     }
@@ -221,18 +244,49 @@ fn progress_bar(arguments: &BatchArguments, steps: u64) -> ProgressBar {
     bar
 }
 
-/// File names without ending; where two files share one, the ending stays, so that no result overwrites another.
-fn stems(files: &[PathBuf]) -> Vec<String> {
-    let stem = |file: &Path| file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    let mut counts = std::collections::HashMap::new();
-    files.iter().for_each(|file| *counts.entry(stem(file)).or_insert(0) += 1);
-    files
-        .iter()
-        .map(|file| match counts[&stem(file)] {
-            1 => stem(file),
-            _ => file.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-        })
-        .collect()
+/// Whether results that are there are those that are wanted; says why not. Those of earlier versions, which do not say how they
+/// were made, are taken for it.
+fn is_finished(tree: &Tree, input: &Input, wanted: Option<&RunRecord>, steps: u32) -> bool {
+    if !tree.is_finished(steps as usize) {
+        return false;
+    }
+    let there = RunRecord::read(&tree.sample_folder());
+    let difference = wanted.zip(there).and_then(|(wanted, there)| wanted.difference(&there));
+    if let Some(difference) = &difference {
+        eprintln!("{}: made again: {difference}", input.file.display());
+    }
+    difference.is_none()
+}
+
+/// Works on one picture's results while no other run does.
+fn alone(tree: &Tree, work: impl FnOnce() -> Result<(), UserError>) -> Result<(), UserError> {
+    let folder = tree.sample_folder();
+    let place = std::path::absolute(&folder).unwrap_or_else(|_| folder.clone());
+    let name = format!("coz-{}.lock", &base::sha256_of(place.as_os_str().as_encoded_bytes())[..16]);
+    // Not beside the results, where it would be in the way.
+    let lock = std::fs::File::create(std::env::temp_dir().join(name));
+    let taken = match &lock {
+        Ok(lock) => lock.try_lock(),
+        Err(error) => {
+            tracing::warn!("other runs cannot be told of this one: {error}");
+            Ok(())
+        }
+    };
+    match taken {
+        Err(std::fs::TryLockError::WouldBlock) => {
+            let details = format!("another run is writing to {}", folder.display());
+            Err(UserError::new(
+                "The results are being written",
+                details,
+                "Wait for it to end, or choose another folder.",
+            ))
+        }
+        Err(std::fs::TryLockError::Error(error)) => {
+            tracing::warn!("other runs cannot be told of this one: {error}");
+            work()
+        }
+        Ok(()) => work(),
+    }
 }
 
 /// Works through pictures one after another, with models of its own.
@@ -244,6 +298,8 @@ pub(super) struct Worker {
     bar: ProgressBar,
     opening: Opening,
     save_prompts: bool,
+    /// Of the picture at hand: what its results are made of.
+    record: Option<RunRecord>,
     /// Of the picture at hand.
     states: Vec<StateSummary>,
 }
@@ -252,21 +308,30 @@ pub(super) struct Worker {
 pub(super) struct Chain<'a> {
     tree: &'a Tree,
     recipe: Recipe,
+    record: Option<RunRecord>,
     pictures: Vec<Arc<Picture>>,
+    /// Opacity of the states to come, where it is kept.
+    alphas: Vec<Arc<Picture>>,
+    kind: ChainKind,
+}
+
+/// How states follow each other.
+#[derive(Clone, Copy)]
+pub(super) struct ChainKind {
     /// Every state goes on from the one before, rather than from the first.
-    is_recursive: bool,
+    pub is_recursive: bool,
     /// What models are given is kept too.
-    has_inputs: bool,
+    pub has_inputs: bool,
 }
 
 impl Worker {
     /// Opens a picture, and says what is to be said of it.
-    pub(super) fn open(&self, file: &Path) -> Result<Picture, UserError> {
-        let DecodedPicture { picture, remarks } = codec::open_watched(file, &self.opening, &mut |_| true)?;
-        for remark in remarks {
+    pub(super) fn open(&self, file: &Path) -> Result<DecodedPicture, UserError> {
+        let decoded = codec::open_watched(file, &self.opening, &mut |_| true)?;
+        for remark in &decoded.remarks {
             self.print_line(&format!("{}: {remark}", file.display()));
         }
-        Ok(picture)
+        Ok(decoded)
     }
 
     /// Prints a line beside the progress bar.
@@ -274,19 +339,22 @@ impl Worker {
         self.bar.suspend(|| eprintln!("{line}"));
     }
 
-    /// Begins with the first state.
+    /// Begins with the first state; nothing of an earlier run stays.
     pub(super) fn begin<'a>(
         &mut self,
         tree: &'a Tree,
         first: Arc<Picture>,
-        is_recursive: bool,
-        has_inputs: bool,
+        exif: Option<Exif>,
+        kind: ChainKind,
     ) -> Result<Chain<'a>, UserError> {
-        tree.state(0, &first, None, None)?;
+        RunRecord::remove(&tree.sample_folder()).map_err(ImageError::from)?;
+        tree.clear()?;
+        tree.state(0, &first, None, None, &Metadata { xmp: None, exif: exif.clone() })?;
         let photo = tree.state_file(0);
+        let name = photo.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let recipe = Recipe {
             program: PROGRAM.into(),
-            photo: Source { name: "0.png".into(), file: photo.canonicalize().ok(), sha256: base::sha256(&photo).ok() },
+            photo: Source { name, file: None, sha256: base::sha256(&photo).ok(), exif },
             width: first.width(),
             height: first.height(),
             steps: Vec::new(),
@@ -298,19 +366,40 @@ impl Worker {
             consistency: None,
             seconds: 0.0,
         });
-        Ok(Chain { tree, recipe, pictures: vec![first], is_recursive, has_inputs })
+        Ok(Chain { tree, recipe, record: self.record.take(), pictures: vec![first], alphas: Vec::new(), kind })
+    }
+
+    /// Runs a job whose results nobody sees, and gives them back.
+    pub(super) fn run_aside(&mut self, job: Job) -> Result<Vec<Arc<Picture>>, UserError> {
+        let mut pictures = Vec::new();
+        self.run_with(job, &mut |_, output| {
+            pictures.push(output.picture);
+            Ok(())
+        })?;
+        Ok(pictures)
     }
 
     /// Runs a job and keeps each state as it is made; stops when interrupted.
     pub(super) fn run(&mut self, job: Job, chain: &mut Chain) -> Result<(), UserError> {
+        self.run_with(job, &mut |worker, output| {
+            worker.keep(output, chain)?;
+            worker.bar.inc(1);
+            Ok(())
+        })
+    }
+
+    fn run_with(
+        &mut self,
+        job: Job,
+        take: &mut dyn FnMut(&mut Self, StepOutput) -> Result<(), UserError>,
+    ) -> Result<(), UserError> {
         let id = self.engine.run(job);
         let mut stage = Stage::Prompting;
         loop {
             match self.engine.events().recv_timeout(Duration::from_millis(100)) {
                 Ok(Event::StepDone { job, output, .. }) if job == id => {
-                    self.keep(*output, chain)?;
+                    take(self, *output)?;
                     self.bar.set_prefix("");
-                    self.bar.inc(1);
                 }
                 Ok(Event::Finished { job, outcome }) if job == id => {
                     return match outcome {
@@ -338,15 +427,25 @@ impl Worker {
 
     fn keep(&mut self, output: StepOutput, chain: &mut Chain) -> Result<(), UserError> {
         let (i, tree) = (chain.pictures.len(), chain.tree);
-        if !chain.is_recursive {
+        if !chain.kind.is_recursive {
             // Every step starts from the first state.
             chain.recipe.steps.clear();
         }
         let (width, height) = (output.picture.width(), output.picture.height());
         chain.recipe.steps.push(RecipeStep { record: output.record.clone(), width, height });
-        let xmp = provenance::xmp(&chain.recipe);
-        tree.state(i, &output.picture, chain.has_inputs.then_some(&*output.enlarged), Some(&xmp))?;
-        if self.save_prompts && chain.has_inputs {
+        let metadata = provenance::metadata(&chain.recipe);
+        let input = chain.kind.has_inputs.then_some(&*output.enlarged);
+        match chain.alphas.get(i - 1) {
+            None => tree.state(i, &output.picture, None, input, &metadata)?,
+            Some(alpha) => {
+                let colours = match self.opening.alpha {
+                    Alpha::Blend(background) => straight(&output.picture, alpha, background),
+                    Alpha::Drop => without_hidden(&output.picture, alpha, WHITE),
+                };
+                tree.state(i, &colours, Some(alpha), input, &metadata)?;
+            }
+        }
+        if self.save_prompts && chain.kind.has_inputs {
             tree.prompts(i - 1, &output.record)?;
         }
         self.states.push(StateSummary {
@@ -362,8 +461,16 @@ impl Worker {
 }
 
 impl Chain<'_> {
-    /// Writes all states side by side.
+    /// States to come are written with this opacity, their colours taken off the background that they were laid over.
+    pub(super) fn keep_alphas(&mut self, alphas: Vec<Arc<Picture>>) {
+        self.alphas = alphas;
+    }
+
+    /// Writes how it was made, and all states side by side: what is there then is finished.
     pub(super) fn finish(self, height: u32) -> Result<(), UserError> {
-        Ok(self.tree.finish(&self.pictures, height, &provenance::xmp(&self.recipe))?)
+        if let Some(record) = &self.record {
+            record.write(&self.tree.sample_folder()).map_err(ImageError::from)?;
+        }
+        Ok(self.tree.finish(&self.pictures, height, &provenance::metadata(&self.recipe))?)
     }
 }

@@ -7,9 +7,11 @@ use clap::Args;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{chain, pictures_in};
+use super::chain;
+use super::inputs::pictures_in;
 use crate::base::{Recipe, UserError};
 use crate::document;
+use crate::document::export::tree::state_file;
 use crate::document::export::{EXPORTERS, Layout};
 use crate::document::provenance;
 use crate::imaging::{Picture, codec};
@@ -95,8 +97,8 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let size = size.ok_or_else(|| wrong_size(arguments.size.as_deref().unwrap_or_default(), "16 to 4096 pixels"))?;
     let (pictures, recipe) = pictures(&arguments.input)?;
     let laid_out = (arguments.layout)(&pictures, size);
-    let xmp = recipe.as_ref().map(provenance::xmp);
-    codec::save_with(&laid_out, &arguments.output, xmp.as_ref()).map_err(UserError::from)?;
+    let metadata = recipe.as_ref().map(provenance::metadata).unwrap_or_default();
+    codec::save_with(&laid_out, &arguments.output, &metadata).map_err(UserError::from)?;
     eprintln!("{} pictures on {}", pictures.len(), arguments.output.display());
     Ok(ExitCode::SUCCESS)
 }
@@ -114,11 +116,10 @@ fn pictures(inputs: &[PathBuf]) -> Result<(Vec<std::sync::Arc<Picture>>, Option<
             recipe = Some(document::recipe(history.source(), &chain));
             continue;
         }
-        let states: Vec<PathBuf> =
-            (0..).map(|i| input.join(format!("{i}.png"))).take_while(|file| file.is_file()).collect();
+        let states: Vec<PathBuf> = (0..).map_while(|i| state_file(input, i)).collect();
         for file in if states.is_empty() { pictures_in(input)? } else { states } {
             pictures.push(codec::open(&file)?.into());
-            recipe = codec::xmp(&file).and_then(|xmp| provenance::recipe(&xmp)).or(recipe);
+            recipe = chain::recipe_of(&file).or(recipe);
         }
     }
     Ok((pictures, recipe))

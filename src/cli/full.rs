@@ -10,14 +10,17 @@ use indicatif::HumanDuration;
 
 use super::args::{Align, BackboneArguments, PromptArguments};
 use super::batch;
-use super::batch::{BatchArguments, Task, Worker};
+use super::batch::{BatchArguments, ChainKind, Task, Worker};
+use super::run_record::{RunOptions, models};
 use crate::base::{
-    BICUBIC, BUILT_IN, Backbone, BackboneKind, DeviceChoice, FullImage, NEAREST, PromptSource, Region, Tiling,
-    UserError,
+    AlignMethod, BICUBIC, BUILT_IN, Backbone, BackboneKind, DeviceChoice, FullImage, NEAREST, PromptSource, Region,
+    Tiling, UserError,
 };
 use crate::document::export::tree::Tree;
 use crate::engine::{Job, Restorer};
 use crate::hub;
+use crate::imaging::Picture;
+use crate::imaging::codec::{DecodedPicture, MAX_PIXELS, Opening};
 use crate::pipelines::PipelineError;
 use crate::pipelines::sr::Upscaler;
 use crate::runtime::device;
@@ -55,6 +58,10 @@ pub(super) struct Arguments {
     /// Seed of the noise, for models that draw some
     #[arg(long, default_value_t = 42)]
     seed: u64,
+    /// Keep transparency: enlarged by the same model where it works pixel by pixel, else by bicubic; colours are as they look
+    /// on the background
+    #[arg(long)]
+    keep_alpha: bool,
     /// Super-resolution model: auto (the best that is here), builtin, realesrgan, sd3, nearest, bicubic, or an ESRGAN-family
     /// file (.pth, .safetensors, .param with its .bin) [default: sd3 where one of its files is given, else builtin]
     #[arg(long)]
@@ -149,7 +156,7 @@ impl Arguments {
 }
 
 /// Runs the command.
-pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+pub(super) fn run(arguments: &Arguments, options: &RunOptions) -> anyhow::Result<ExitCode> {
     let (model, prompt_source) = match arguments.rec_type {
         RecursionType::Nearest => ((&NEAREST).into(), PromptSource::default()),
         RecursionType::Bicubic => ((&BICUBIC).into(), PromptSource::default()),
@@ -159,11 +166,26 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         }
     };
     let factor = arguments.factor(&model)?;
+    let format = arguments.batch.results.format;
+    if arguments.keep_alpha && !format.has_alpha() {
+        let details = format!("--keep-alpha, and .{} files know no transparency", format.extension());
+        return Err(UserError::new("The format is not clear", details, "Choose --format png, webp or tif.").into());
+    }
     let is_default = arguments.backbone.is_none() && model.is(&BUILT_IN) && !arguments.batch.json;
     let secs_per_pixel = if is_default { Some(SecsPerPixel::measure(arguments.batch.device)?) } else { None };
     let task = Task {
         steps: arguments.rec_num,
         model: model.name(),
+        models: models("model", &model.name(), &model.files)
+            .into_iter()
+            .chain(models("prompt source", prompt_source.spec.id, &prompt_source.files))
+            .collect(),
+        opening: Opening {
+            keep_alpha: arguments.keep_alpha,
+            most_pixels: (MAX_PIXELS as f64 / factor.max(1.0).powi(2 * arguments.rec_num as i32)) as u64,
+            ..arguments.batch.opening.opening()
+        },
+        options,
         idle: arguments.process_size.map(|_| "--process_size").into_iter().collect(),
         each: &|worker, file, tree| {
             let run = Run {
@@ -230,9 +252,11 @@ impl Run<'_> {
     /// One picture, into its folders.
     fn enlarge(&self, worker: &mut Worker, file: &Path, tree: &Tree) -> Result<(), UserError> {
         let (arguments, model) = (self.arguments, self.model);
-        let first = Arc::new(worker.open(file)?);
+        let DecodedPicture { picture, alpha, exif, .. } = worker.open(file)?;
+        let first = Arc::new(picture);
         let restores = !matches!(arguments.rec_type, RecursionType::Nearest | RecursionType::Bicubic);
-        let mut chain = worker.begin(tree, first.clone(), true, restores)?;
+        let kind = ChainKind { is_recursive: true, has_inputs: restores };
+        let mut chain = worker.begin(tree, first.clone(), exif, kind)?;
         let (width, height) = (first.width(), first.height());
         if let Some(secs_per_pixel) = self.secs_per_pixel {
             let name = file.file_name().unwrap_or_default().to_string_lossy();
@@ -268,7 +292,25 @@ impl Run<'_> {
                 align: arguments.align_method.into(),
             },
         };
+        if let Some(alpha) = alpha {
+            chain.keep_alphas(self.alphas(worker, &job, alpha)?);
+        }
         worker.run(job, &mut chain)?;
         chain.finish(height)
+    }
+
+    /// The opacity of each state. A network draws its edges where it draws those of the colours; what makes up its detail
+    /// would make up holes.
+    fn alphas(&self, worker: &mut Worker, job: &Job, alpha: Picture) -> Result<Vec<Arc<Picture>>, UserError> {
+        let is_faithful = self.model.spec.kind != BackboneKind::Diffusion;
+        let backbone = if is_faithful { self.model.clone() } else { (&BICUBIC).into() };
+        let restorer = Restorer { backbone, align: AlignMethod::NoFix, ..job.restorer.clone() };
+        let alphas = worker.run_aside(Job { source: Arc::new(alpha).into(), restorer, ..job.clone() })?;
+        // Greys in, greys out, but for what a network of colours makes of them.
+        let grey = |picture: Arc<Picture>| {
+            let mean = |[r, g, b]: [u8; 3]| ((u16::from(r) + u16::from(g) + u16::from(b) + 1) / 3) as u8;
+            Arc::new(Picture::from_fn(picture.width(), picture.height(), |x, y| [mean(picture.pixel(x, y)); 3]))
+        };
+        Ok(alphas.into_iter().map(grey).collect())
     }
 }

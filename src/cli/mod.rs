@@ -7,21 +7,23 @@ mod chain;
 mod doctor;
 mod export;
 mod full;
+mod inputs;
 mod interruption;
 mod models;
 mod random_models;
 mod replay;
+mod run_record;
 mod train;
 mod zoom;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use run_record::RunOptions;
 
-use crate::base::{Backbone, BackboneSpec, DeviceChoice, UserError, log};
+use crate::base::{Backbone, BackboneSpec, DeviceChoice, log};
 use crate::hub;
-use crate::imaging::formats::readable;
 use crate::runtime::log_warnings;
 
 /// Zoom into a photo, x4 and x4 again, with a super-resolution model at every step.
@@ -79,7 +81,13 @@ pub fn main() -> ExitCode {
         crate::runtime::allocator::use_large_pages();
         silence_mesa();
     }
-    let arguments = Arguments::parse();
+    let mut all = Arguments::command();
+    let matches = all.clone().get_matches();
+    let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let options = matches.subcommand().map(|(name, matches)| {
+        all.build();
+        RunOptions::of(all.find_subcommand(name).unwrap_or(&all), matches)
+    });
     // Without it everything works; `coz doctor` tells where it should be.
     _ = log::start();
     tracing::info!("coz {}, process {}", env!("CARGO_PKG_VERSION"), std::process::id());
@@ -96,8 +104,8 @@ pub fn main() -> ExitCode {
     }
     let outcome = match arguments.command {
         None => crate::viewer::run(arguments.images, arguments.device, arguments.restarts).map(|()| ExitCode::SUCCESS),
-        Some(Command::Zoom(zoom)) => zoom::run(&zoom),
-        Some(Command::Full(full)) => full::run(&full),
+        Some(Command::Zoom(zoom)) => zoom::run(&zoom, &options.unwrap_or_default()),
+        Some(Command::Full(full)) => full::run(&full, &options.unwrap_or_default()),
         Some(Command::Export(export)) => export::run(&export),
         Some(Command::Replay(replay)) => replay::run(&replay),
         Some(Command::Models(models)) => models::run(&models),
@@ -142,28 +150,4 @@ fn backbone(text: &str) -> Result<Backbone, String> {
         file if Path::new(file).exists() => Backbone::file(file),
         name => Backbone::file(hub::model_file(name).unwrap_or_else(|| name.into())),
     })
-}
-
-/// The pictures behind a path: itself, or those directly in the folder, by name.
-fn pictures_in(path: &Path) -> Result<Vec<PathBuf>, UserError> {
-    if !path.is_dir() {
-        return Ok(vec![path.to_owned()]);
-    }
-    let failed = |error: std::io::Error| {
-        UserError::new("The folder cannot be read", format!("{}: {error}", path.display()), "Check its permissions.")
-    };
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(path).map_err(failed)? {
-        let file = entry.map_err(failed)?.path();
-        let ending = file.extension().unwrap_or_default().to_string_lossy().to_lowercase();
-        if readable().any(|known| known == ending) && file.is_file() {
-            files.push(file);
-        }
-    }
-    if files.is_empty() {
-        let details = format!("{} holds no PNG, JPEG, WebP, TIFF, BMP or GIF file", path.display());
-        return Err(UserError::new("There is nothing to do", details, "Name a folder with pictures, or one picture."));
-    }
-    files.sort();
-    Ok(files)
 }

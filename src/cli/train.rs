@@ -8,7 +8,8 @@ use std::time::Duration;
 use clap::Args;
 use indicatif::ProgressBar;
 
-use super::{backbone, pictures_in};
+use super::backbone;
+use super::inputs::pictures_in;
 use crate::base::{Backbone, DeviceChoice, MemoryPlan, Progress, UserError};
 use crate::imaging::metrics::METRICS;
 use crate::imaging::{Filter, Picture, codec, resize};

@@ -8,10 +8,12 @@ use clap::{Args, ValueEnum};
 
 use super::args::{Align, BackboneArguments, PromptArguments};
 use super::batch;
-use super::batch::{BatchArguments, Task, Worker};
+use super::batch::{BatchArguments, ChainKind, Task, Worker};
+use super::run_record::{RunOptions, models};
 use crate::base::{BICUBIC, Backbone, NEAREST, PromptSource, Region, UserError};
 use crate::document::export::tree::Tree;
 use crate::engine::{Job, Restorer};
+use crate::imaging::codec::DecodedPicture;
 use crate::imaging::{Filter, Picture, resize_part};
 use crate::pipelines::PipelineError;
 
@@ -129,12 +131,18 @@ impl TileOptions {
 }
 
 /// Runs the command.
-pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+pub(super) fn run(arguments: &Arguments, options: &RunOptions) -> anyhow::Result<ExitCode> {
     let (model, prompt_source) =
         (arguments.model.model(arguments.backbone.as_deref(), DEFAULT)?, arguments.prompt_source()?);
     let task = Task {
         steps: steps(arguments),
         model: model.name(),
+        models: models("model", &model.name(), &model.files)
+            .into_iter()
+            .chain(models("prompt source", prompt_source.spec.id, &prompt_source.files))
+            .collect(),
+        opening: arguments.batch.opening.opening(),
+        options,
         idle: arguments.idle.given(),
         each: &|worker, file, tree| zoom(arguments, &model, &prompt_source, worker, file, tree),
     };
@@ -154,10 +162,13 @@ fn zoom(
     file: &Path,
     tree: &Tree,
 ) -> Result<(), UserError> {
-    let first = Arc::new(first_state(&worker.open(file)?, arguments.process_size));
+    let DecodedPicture { picture, exif, .. } = worker.open(file)?;
+    let first = Arc::new(first_state(&picture, arguments.process_size));
+    drop(picture);
     // Without a model there is no input to it, nor a prompt for it.
     let restores = !matches!(arguments.rec_type, RecursionType::Nearest | RecursionType::Bicubic);
-    let mut chain = worker.begin(tree, first.clone(), arguments.is_recursive(), restores)?;
+    let kind = ChainKind { is_recursive: arguments.is_recursive(), has_inputs: restores };
+    let mut chain = worker.begin(tree, first.clone(), exif, kind)?;
     for regions in regions(arguments, &first)? {
         let job = Job {
             source: first.clone().into(),

@@ -1,30 +1,55 @@
 //! What an exported file says of itself, as XMP: the prompt, seed, box and model of its state, the whole chain as JSON,
-//! and, where a model made pixels, IPTC's digital source type for that. Image programs show and search it.
+//! and, where a model made pixels, IPTC's digital source type for that; with what the photo's camera wrote. Image programs
+//! show and search it. Nothing in it tells of this machine's folders.
 
 use quick_xml::Writer;
 use quick_xml::escape::partial_escape;
 use quick_xml::events::{BytesPI, BytesText, Event};
 
 use crate::base::{Recipe, magnification_label};
-use crate::imaging::Xmp;
+use crate::imaging::exif::{AUTHOR, COPYRIGHT, properties as camera_properties};
+use crate::imaging::{Metadata, Xmp};
 
 /// IPTC's term for a picture in which some pixels are a trained model's.
 const SOURCE_TYPE: &str = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia";
 /// The name of our own properties.
 const NAMESPACE: &str = "https://arxiv.org/abs/2505.18600#";
 
+/// The names of cameras' properties.
+const OF_CAMERAS: [(&str, &str); 3] = [
+    ("xmlns:tiff", "http://ns.adobe.com/tiff/1.0/"),
+    ("xmlns:exif", "http://ns.adobe.com/exif/1.0/"),
+    ("xmlns:exifEX", "http://cipa.jp/exif/1.0/"),
+];
+
 /// Of prompts and names where a format holds but little, in characters.
 const SHORT: usize = 2000;
 
 /// The XMP packet of the last state of a chain.
 pub fn packet(recipe: &Recipe) -> String {
-    packet_with(recipe, &serde_json::to_string(recipe).unwrap_or_default())
+    packet_with(recipe, &serde_json::to_string(&told(recipe)).unwrap_or_default())
 }
 
-/// The same for picture files. Where a format holds less, first what was extracted for tiles is left out, then the chain:
-/// what the last state is always stays.
-pub fn xmp(recipe: &Recipe) -> Xmp {
-    let mut shorter = recipe.clone();
+/// What files say of the last state of a chain.
+pub fn metadata(recipe: &Recipe) -> Metadata {
+    Metadata { xmp: Some(xmp(recipe)), exif: recipe.photo.exif.clone() }
+}
+
+/// What may be told to others: names and hashes instead of places. The camera's words stand by themselves.
+fn told(recipe: &Recipe) -> Recipe {
+    let mut told = recipe.clone();
+    (told.photo.file, told.photo.exif) = (None, None);
+    for model in told.steps.iter_mut().filter_map(|step| step.record.model.as_mut()) {
+        model.backbone = model.backbone.without_places();
+    }
+    told
+}
+
+/// For picture files. Where a format holds less, first what was extracted for tiles is left out, then the chain: what the last
+/// state is always stays.
+fn xmp(recipe: &Recipe) -> Xmp {
+    let mut shorter = told(recipe);
+    shorter.photo.exif = recipe.photo.exif.clone();
     for full_image in shorter.steps.iter_mut().filter_map(|step| step.record.full_image.as_mut()) {
         full_image.prompts.clear();
     }
@@ -62,7 +87,17 @@ fn written(recipe: &Recipe, chain: &str) -> std::io::Result<String> {
     if !chain.is_empty() {
         properties.push(("coz:Chain", chain.to_owned()));
     }
+    let mut lists = Vec::new();
+    for (name, text) in recipe.photo.exif.as_ref().map(camera_properties).unwrap_or_default() {
+        match name {
+            AUTHOR => lists.push((name, "rdf:Seq", text)),
+            COPYRIGHT => lists.push((name, "rdf:Alt", text)),
+            _ => properties.push((name, text)),
+        }
+    }
+    // Image programs look there for a picture's description.
     let prompt = recipe.steps.last().map_or("", |step| step.record.prompt.trim());
+    lists.extend((!prompt.is_empty()).then(|| ("dc:description", "rdf:Alt", prompt.to_owned())));
 
     let mut writer = Writer::new_with_indent(Vec::new(), b' ', 1);
     writer.write_event(Event::PI(BytesPI::new("xpacket begin=\"\u{feff}\" id=\"W5M0MpCehiHzreSzNTczkc9d\"")))?;
@@ -77,14 +112,13 @@ fn written(recipe: &Recipe, chain: &str) -> std::io::Result<String> {
                 ("xmlns:Iptc4xmpExt", "http://iptc.org/std/Iptc4xmpExt/2008-02-29/"),
                 ("xmlns:coz", NAMESPACE),
             ]);
+            let description =
+                if recipe.photo.exif.is_none() { description } else { description.with_attributes(OF_CAMERAS) };
             description.write_inner_content(|writer| {
                 for (name, value) in &properties {
                     writer.create_element(*name).write_text_content(text(value))?;
                 }
-                if !prompt.is_empty() {
-                    describe(writer, prompt)?;
-                }
-                Ok(())
+                lists.iter().try_for_each(|(name, kind, text)| list(writer, name, kind, text))
             })?;
             Ok(())
         })?;
@@ -94,12 +128,14 @@ fn written(recipe: &Recipe, chain: &str) -> std::io::Result<String> {
     String::from_utf8(writer.into_inner()).map_err(std::io::Error::other)
 }
 
-/// The prompt where image programs look for a picture's description.
-fn describe(writer: &mut Writer<Vec<u8>>, prompt: &str) -> std::io::Result<()> {
-    writer.create_element("dc:description").write_inner_content(|writer| {
-        writer.create_element("rdf:Alt").write_inner_content(|writer| {
-            let line = writer.create_element("rdf:li").with_attribute(("xml:lang", "x-default"));
-            line.write_text_content(text(prompt))?;
+/// A property that is a list, here of one.
+fn list(writer: &mut Writer<Vec<u8>>, name: &str, kind: &str, value: &str) -> std::io::Result<()> {
+    writer.create_element(name).write_inner_content(|writer| {
+        writer.create_element(kind).write_inner_content(|writer| {
+            let item = writer.create_element("rdf:li");
+            // Texts in several languages, of which this is the one where nothing else is said.
+            let item = if kind == "rdf:Alt" { item.with_attribute(("xml:lang", "x-default")) } else { item };
+            item.write_text_content(text(value))?;
             Ok(())
         })?;
         Ok(())
@@ -179,7 +215,7 @@ mod tests {
             let read_back = |written: &Recipe| {
                 let file = folder.path().join(format!("x.{}", format.extension()));
                 let picture = Picture::from_fn(8, 8, |_, _| [0; 3]);
-                codec::save_with(&picture, &file, Some(&xmp(written))).expect("there is room");
+                codec::save_with(&picture, &file, &metadata(written)).expect("there is room");
                 let packet = codec::xmp(&file).expect("it carries a packet");
                 assert!(packet.contains(SOURCE_TYPE) && packet.contains("<coz:Model>Built-in x4<"), "{format:?}");
                 recipe(&packet)

@@ -1,6 +1,8 @@
 //! Colours of picture files to sRGB, by LittleCMS: relative colorimetric without black point compensation, which is what
 //! its flags are by default (and Pillow's ImageCms).
 
+use std::sync::OnceLock;
+
 use lcms2::{CIExyY, CIExyYTRIPLE, Flags, Intent, PixelFormat, Profile, ThreadContext, ToneCurve, Transform};
 
 /// The colours of a pixel in a file, alpha apart.
@@ -12,6 +14,8 @@ pub(super) enum ColourModel {
     Cmyk,
     /// 0 is all ink, as Adobe's programs write JPEG.
     InvertedCmyk,
+    /// CIE L*a*b* as ICC profiles of version 2 have it, always in 16 bits.
+    Lab,
 }
 
 impl ColourModel {
@@ -19,10 +23,17 @@ impl ColourModel {
     pub(super) fn channels(self) -> usize {
         match self {
             Self::Grey => 1,
-            Self::Rgb => 3,
+            Self::Rgb | Self::Lab => 3,
             Self::Cmyk | Self::InvertedCmyk => 4,
         }
     }
+}
+
+/// The profile that says sRGB, for files that are written.
+pub(super) fn srgb() -> &'static [u8] {
+    static SRGB: OnceLock<Vec<u8>> = OnceLock::new();
+    // Writing into memory does not fail.
+    SRGB.get_or_init(|| Profile::new_srgb_context(ThreadContext::new()).icc().unwrap_or_default())
 }
 
 /// What a file says of its colours.
@@ -42,6 +53,9 @@ pub(super) enum ColourSpace {
 /// White D65, and the primaries of sRGB.
 pub(super) const SRGB_CHROMATICITIES: [f64; 8] = [0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06];
 
+/// The white of L*a*b*.
+const D50: CIExyY = CIExyY { x: 0.3457, y: 0.3585, Y: 1.0 };
+
 /// Pixels of one model, in 8 or 16 bits of the machine's own order, to 8-bit sRGB.
 pub(super) struct ToSrgb(Transform<u8, u8, ThreadContext>);
 
@@ -53,6 +67,9 @@ impl ToSrgb {
     pub(super) fn new(space: &ColourSpace, model: ColourModel, sixteen_bits: bool) -> Result<Option<Self>, String> {
         let context = ThreadContext::new();
         let profile = match space {
+            _ if model == ColourModel::Lab => {
+                Profile::new_lab4_context(&context, &D50).map_err(|_| "there is no L*a*b*")?
+            }
             ColourSpace::Srgb => return Ok(None),
             ColourSpace::Icc(icc) => Profile::new_icc_context(&context, icc).map_err(|_| "its profile is broken")?,
             ColourSpace::Cicp { primaries, transfer } => {
@@ -80,13 +97,14 @@ impl ToSrgb {
             (ColourModel::Cmyk, true) => PixelFormat::CMYK_16,
             (ColourModel::InvertedCmyk, false) => PixelFormat::CMYK_8_REV,
             (ColourModel::InvertedCmyk, true) => PixelFormat::CMYK_16_REV,
+            (ColourModel::Lab, _) => PixelFormat::LabV2_16,
         };
         let srgb = Profile::new_srgb_context(&context);
         let (intent, flags) = (Intent::RelativeColorimetric, Flags::default());
         let transform =
             Transform::new_flags_context(&context, &profile, format, &srgb, PixelFormat::RGB_8, intent, flags);
         let to_srgb = Self(transform.map_err(|_| "its profile is of another kind of picture")?);
-        Ok(Some(to_srgb).filter(|to_srgb| model != ColourModel::Rgb || !to_srgb.changes_nothing(sixteen_bits)))
+        Ok(Some(to_srgb).filter(|to_srgb| !to_srgb.changes_nothing(model, sixteen_bits)))
     }
 
     /// `samples` to three bytes a pixel in `rgb`.
@@ -94,19 +112,23 @@ impl ToSrgb {
         self.0.transform_pixels(samples, rgb);
     }
 
-    /// Whether it is a profile of sRGB, which most are.
-    fn changes_nothing(&self, sixteen_bits: bool) -> bool {
+    /// Whether it is a profile of sRGB, which most are, or of its greys.
+    fn changes_nothing(&self, model: ColourModel, sixteen_bits: bool) -> bool {
         const LEVELS: [u8; 9] = [0, 8, 32, 64, 100, 128, 192, 230, 255];
-        let pixels = LEVELS.iter().flat_map(|&r| LEVELS.iter().flat_map(move |&g| LEVELS.map(|b| [r, g, b])));
-        let pixels: Vec<u8> = pixels.flatten().collect();
-        let mut rgb = vec![0; pixels.len()];
+        let colours = || LEVELS.iter().flat_map(|&r| LEVELS.iter().flat_map(move |&g| LEVELS.map(|b| [r, g, b])));
+        let (expected, samples): (Vec<u8>, Vec<u8>) = match model {
+            ColourModel::Rgb => (colours().flatten().collect(), colours().flatten().collect()),
+            ColourModel::Grey => ((0..=255).flat_map(|grey| [grey; 3]).collect(), (0..=255).collect()),
+            _ => return false,
+        };
+        let mut rgb = vec![0; expected.len()];
         if sixteen_bits {
-            let wide: Vec<u16> = pixels.iter().map(|&level| u16::from(level) * 257).collect();
+            let wide: Vec<u16> = samples.iter().map(|&level| u16::from(level) * 257).collect();
             self.convert(bytemuck::cast_slice(&wide), &mut rgb);
         } else {
-            self.convert(&pixels, &mut rgb);
+            self.convert(&samples, &mut rgb);
         }
-        pixels.iter().zip(&rgb).all(|(before, after)| before.abs_diff(*after) <= 1)
+        expected.iter().zip(&rgb).all(|(before, after)| before.abs_diff(*after) <= 1)
     }
 }
 

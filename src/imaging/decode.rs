@@ -1,6 +1,7 @@
 //! Reading picture files. JPEG and PNG come row by row, so that a huge one can be looked at while it decodes; the other
 //! formats come whole.
 
+mod heif;
 mod ico;
 mod jpeg;
 mod kinds;
@@ -8,6 +9,7 @@ mod other;
 mod png;
 mod samples;
 mod tiff;
+mod tone;
 
 use std::io::{BufReader, Read};
 use std::path::Path;
@@ -16,10 +18,12 @@ use std::time::{Duration, Instant};
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder};
 use samples::{AlphaKind, Depth, Samples};
+pub(super) use tiff::xmp as tiff_xmp;
 
-use super::Picture;
 use super::codec::{ImageError, MAX_PIXELS};
 use super::colour_profile::{ColourModel, ColourSpace, ToSrgb};
+use super::{Picture, exif};
+use crate::base::Exif;
 
 /// Longest side of a preview.
 const PREVIEW: u32 = 1600;
@@ -58,6 +62,12 @@ pub struct Opening {
     pub alpha: Alpha,
     /// What is there of a file that is cut short will do; the rest is grey.
     pub allow_truncated: bool,
+    /// [`DecodedPicture::alpha`] is wanted.
+    pub keep_alpha: bool,
+    /// [`DecodedPicture::exif`] may say where the photo was taken.
+    pub keep_location: bool,
+    /// More are refused, before a byte of them is decoded.
+    pub most_pixels: u64,
 }
 
 /// What lies behind a picture where nothing else is said.
@@ -65,7 +75,13 @@ pub const WHITE: [u8; 3] = [255; 3];
 
 impl Default for Opening {
     fn default() -> Self {
-        Self { alpha: Alpha::Blend(WHITE), allow_truncated: false }
+        Self {
+            alpha: Alpha::Blend(WHITE),
+            allow_truncated: false,
+            keep_alpha: false,
+            keep_location: false,
+            most_pixels: MAX_PIXELS,
+        }
     }
 }
 
@@ -74,6 +90,10 @@ impl Default for Opening {
 pub struct DecodedPicture {
     /// 8-bit sRGB, upright.
     pub picture: Picture,
+    /// Its opacity, as greys of the same size; `None` where all is opaque, or where that was not asked for.
+    pub alpha: Option<Picture>,
+    /// What its camera wrote.
+    pub exif: Option<Exif>,
     /// Whole sentences without their full stop.
     pub remarks: Vec<String>,
 }
@@ -91,23 +111,32 @@ pub fn open_watched(
     watch: &mut dyn FnMut(Preview) -> bool,
 ) -> Result<DecodedPicture, ImageError> {
     let io = |source| ImageError::Open { file: file.to_owned(), source };
-    let mut opened = std::fs::File::open(file).map_err(io)?;
-    let metadata = opened.metadata().map_err(io)?;
+    // Before it is opened: a pipe would wait for who writes into it.
+    let metadata = std::fs::metadata(file).map_err(io)?;
     if metadata.is_dir() {
         return Err(io(std::io::Error::from(std::io::ErrorKind::IsADirectory)));
     }
+    if !metadata.is_file() {
+        return Err(ImageError::NoFile { file: file.to_owned(), kind: "a pipe or a device" });
+    }
+    let mut opened = std::fs::File::open(file).map_err(io)?;
     if metadata.len() == 0 {
         return Err(ImageError::Empty { file: file.to_owned() });
     }
     let mut start = Vec::new();
     opened.by_ref().take(512).read_to_end(&mut start).map_err(io)?;
     let reopen = || std::fs::File::open(file).map(|file| BufReader::with_capacity(1 << 18, file)).map_err(io);
-    let mut job = Job { file, opening, watch, remarks: Vec::new() };
+    let mut job = Job { file, opening, watch, remarks: Vec::new(), alpha: None, exif: None, xmp: None };
     let picture = match start.as_slice() {
         [0xff, 0xd8, 0xff, ..] => jpeg::read(&mut job, reopen)?,
         [0x89, b'P', b'N', b'G', ..] => png::read(&mut job, reopen()?)?,
         [b'I', b'I', 42 | 43, 0, ..] | [b'M', b'M', 0, 42 | 43, ..] => tiff::read(&mut job, reopen()?)?,
         [0, 0, 1, 0, ..] => ico::read(&mut job, reopen()?)?,
+        [0xff, 0x0a, ..] | [0, 0, 0, 12, b'J', b'X', b'L', b' ', ..] => other::read_jpeg_xl(&mut job, reopen()?)?,
+        [b'D', b'D', b'S', b' ', ..] => other::read_dds(&mut job, reopen()?)?,
+        [_, _, _, _, b'f', b't', b'y', b'p', ..] if let Some(kind) = kinds::heif(&start) => {
+            heif::read(&mut job, reopen()?, kind)?
+        }
         start => {
             if let Some((kind, hint)) = kinds::not_read(start) {
                 return Err(ImageError::NotRead { file: file.to_owned(), kind: kind.into(), hint });
@@ -115,7 +144,22 @@ pub fn open_watched(
             other::read(&mut job, reopen()?)?
         }
     };
-    Ok(DecodedPicture { picture, remarks: job.remarks })
+    let Job { alpha, exif, xmp, remarks, .. } = job;
+    let (author, copyright) = xmp.as_deref().map(credits).unwrap_or_default();
+    let exif = exif::kept(exif.unwrap_or_default(), opening.keep_location, author.as_deref(), copyright.as_deref());
+    Ok(DecodedPicture { picture, alpha, exif, remarks })
+}
+
+/// The author and the copyright that an XMP packet tells of.
+fn credits(xmp: &str) -> (Option<String>, Option<String>) {
+    const DUBLIN_CORE: &str = "http://purl.org/dc/elements/1.1/";
+    let Ok(document) = roxmltree::Document::parse(xmp.trim_start_matches('\u{feff}')) else { return (None, None) };
+    let first = |name| {
+        let property = document.descendants().find(|node| node.has_tag_name((DUBLIN_CORE, name)))?;
+        let text = property.descendants().filter_map(|node| node.text()).map(str::trim).find(|text| !text.is_empty());
+        text.map(str::to_owned)
+    };
+    (first("creator"), first("rights"))
 }
 
 /// A file that is being read.
@@ -124,6 +168,11 @@ struct Job<'a> {
     opening: &'a Opening,
     watch: &'a mut dyn FnMut(Preview) -> bool,
     remarks: Vec<String>,
+    alpha: Option<Picture>,
+    /// As it stands in the file.
+    exif: Option<Vec<u8>>,
+    /// As it stands in the file.
+    xmp: Option<String>,
 }
 
 impl Job<'_> {
@@ -131,24 +180,33 @@ impl Job<'_> {
         ImageError::Damaged { file: self.file.to_owned(), details: details.into() }
     }
 
-    /// The picture, upright; rows that are not there are grey.
+    /// The picture, upright; rows that are not there are grey. `opacity` is empty, or has a byte a pixel.
     fn finish(
-        &self,
+        &mut self,
         mut rgb: Vec<u8>,
+        mut opacity: Vec<u8>,
         width: u32,
         height: u32,
         orientation: Orientation,
     ) -> Result<Picture, ImageError> {
-        rgb.resize(width as usize * height as usize * 3, GREY);
+        let pixels = width as usize * height as usize;
+        if opacity.iter().any(|&opacity| opacity < 255) {
+            opacity.resize(pixels, 255);
+            let greys = opacity.into_iter().flat_map(|opacity| [opacity; 3]).collect();
+            self.alpha = Picture::from_rgb(width, height, greys).map(|alpha| upright(alpha, orientation));
+        }
+        rgb.resize(pixels * 3, GREY);
         let picture = Picture::from_rgb(width, height, rgb).ok_or_else(|| self.damaged("it has no pixels"))?;
         Ok(upright(picture, orientation))
     }
 
     /// Refuses what is too large to be held.
     fn check_size(&self, width: u32, height: u32) -> Result<(), ImageError> {
-        match u64::from(width) * u64::from(height) > MAX_PIXELS {
-            true => Err(ImageError::TooLarge { file: self.file.to_owned(), width, height }),
-            false => Ok(()),
+        let (file, most) = (self.file.to_owned(), self.opening.most_pixels.min(MAX_PIXELS));
+        match u64::from(width) * u64::from(height) {
+            pixels if pixels > MAX_PIXELS => Err(ImageError::TooLarge { file, width, height }),
+            pixels if pixels > most => Err(ImageError::WouldBeTooLarge { file, width, height, most }),
+            _ => Ok(()),
         }
     }
 
@@ -174,10 +232,10 @@ impl Job<'_> {
         if to_srgb.is_some() {
             self.remarks.push("Its colours were converted to sRGB, in which everything here works".into());
         }
-        if sixteen_bits {
+        if sixteen_bits && model != ColourModel::Lab {
             self.remarks.push("Its 16 bits a sample were reduced to 8, in which everything here works".into());
         }
-        Samples::new(to_srgb, model, depth, alpha, self.opening.alpha)
+        Samples::new(to_srgb, model, depth, alpha, self.opening)
     }
 }
 

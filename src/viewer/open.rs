@@ -9,7 +9,7 @@ use crate::base::{CancelToken, Recipe, RecipeStep, Source, UserError, sha256};
 use crate::document::session::{Choices, EXTENSION, Session};
 use crate::document::{History, provenance, session, thumbnail};
 use crate::hub;
-use crate::imaging::codec::{Alpha, DecodedPicture, Opening, Preview, WHITE};
+use crate::imaging::codec::{DecodedPicture, Opening, Preview};
 use crate::imaging::{Picture, codec};
 
 /// What was opened.
@@ -39,7 +39,9 @@ impl Opened {
 }
 
 /// What is there of a damaged picture can be looked at.
-const OPENING: Opening = Opening { alpha: Alpha::Blend(WHITE), allow_truncated: true };
+fn opening() -> Opening {
+    Opening { allow_truncated: true, ..Opening::default() }
+}
 
 /// Opens what a path names. `watch` sees large pictures come and answers whether to go on.
 pub(super) fn open(
@@ -55,9 +57,9 @@ pub(super) fn open(
     if let Some(recipe) = codec::xmp(file).and_then(|xmp| provenance::recipe(&xmp)).filter(|r| !r.steps.is_empty()) {
         match photo_of(&recipe, file) {
             Some(photo) => {
-                let DecodedPicture { picture, .. } = codec::open_watched(&photo, &OPENING, watch)?;
+                let DecodedPicture { picture, exif, .. } = codec::open_watched(&photo, &opening(), watch)?;
                 if (picture.width(), picture.height()) == (recipe.width, recipe.height) {
-                    let source = Source { file: Some(photo), ..recipe.photo };
+                    let source = Source { file: Some(photo), exif, ..recipe.photo };
                     let rebuild = Some(rebuild(file, recipe.steps));
                     return Ok(Opened { rebuild, ..Opened::photo(Some(file.to_owned()), source, picture) });
                 }
@@ -72,7 +74,7 @@ pub(super) fn open(
     // The digest is made while the pixels are.
     let (digest, picture) = std::thread::scope(|scope| {
         let digest = std::thread::Builder::new().name("coz-digest".into()).spawn_scoped(scope, || sha256(file));
-        let picture = codec::open_watched(file, &OPENING, watch);
+        let picture = codec::open_watched(file, &opening(), watch);
         if cancel.is_cancelled() {
             return (None, picture);
         }
@@ -81,8 +83,8 @@ pub(super) fn open(
     });
     let name = file.file_name().unwrap_or(file.as_os_str()).to_string_lossy().into_owned();
     let absolute = file.canonicalize().unwrap_or_else(|_| file.to_owned());
-    let source = Source { name, file: Some(absolute), sha256: digest };
-    let DecodedPicture { picture, remarks } = picture?;
+    let DecodedPicture { picture, exif, remarks, .. } = picture?;
+    let source = Source { name, file: Some(absolute), sha256: digest, exif };
     let notes: Vec<String> = note.into_iter().chain(remarks).collect();
     let note = Some(notes.join(". ")).filter(|note| !note.is_empty());
     Ok(Opened { note, ..Opened::photo(Some(file.to_owned()), source, picture) })

@@ -25,6 +25,9 @@ pub(in crate::cli) struct OpeningArguments {
     /// Take what is there of pictures that are cut short; without, they fail
     #[arg(long)]
     allow_truncated: bool,
+    /// Say in the results where the photo was taken, where its camera has written it
+    #[arg(long)]
+    keep_location: bool,
 }
 
 impl OpeningArguments {
@@ -34,7 +37,8 @@ impl OpeningArguments {
             AlphaArgument::Blend => Alpha::Blend(self.background),
             AlphaArgument::Drop => Alpha::Drop,
         };
-        Opening { alpha, allow_truncated: self.allow_truncated }
+        let (allow_truncated, keep_location) = (self.allow_truncated, self.keep_location);
+        Opening { alpha, allow_truncated, keep_location, ..Opening::default() }
     }
 }
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use super::{CachedPicture, ScaleState, provenance, recipe};
 use crate::base::Source;
-use crate::imaging::{Format, ImageError, Picture, Xmp};
+use crate::imaging::{Format, ImageError, Metadata, Picture};
 
 /// Is told how much of how much is done, and answers whether to go on.
 pub type OnProgress<'a> = dyn FnMut(usize, usize) -> bool + 'a;
@@ -76,8 +76,8 @@ impl Export {
     }
 
     /// What files say of the first `count` states.
-    fn xmp(&self, count: usize) -> Xmp {
-        provenance::xmp(&recipe(&self.source, &self.chain()[..count]))
+    fn metadata(&self, count: usize) -> Metadata {
+        provenance::metadata(&recipe(&self.source, &self.chain()[..count]))
     }
 }
 

@@ -17,7 +17,7 @@ pub static EXPORTER: Exporter = Exporter {
         // Reduced one by one: not all of them need fit into memory.
         let reduced = |picture: &CachedPicture| Ok(Arc::new(fitted(&*picture.load()?, export.size)));
         let all: Vec<Arc<Picture>> = export.all.iter().map(reduced).collect::<Result<_, ImageError>>()?;
-        codec::save_with(&sheet(&all, export.size), to, Some(&export.xmp(export.chain.len())))?;
+        codec::save_with(&sheet(&all, export.size), to, &export.metadata(export.chain.len()))?;
         Ok(format!("Saved a sheet of {} states: {}", all.len(), to.display()))
     },
 };

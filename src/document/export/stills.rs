@@ -36,7 +36,7 @@ pub static CHAIN: Exporter = Exporter {
 /// Writes the last state of a chain that begins with the photo.
 pub fn state(source: &Source, chain: &[&ScaleState], file: &Path) -> Result<(), ImageError> {
     let Some(state) = chain.last() else { return Ok(()) };
-    codec::save_with(&*state.picture.load()?, file, Some(&provenance::xmp(&recipe(source, chain))))
+    codec::save_with(&*state.picture.load()?, file, &provenance::metadata(&recipe(source, chain)))
 }
 
 /// Writes a chain as `{stem}_{i}_{magnification}.{format}` into `folder`, the photo first; returns the files.

@@ -14,7 +14,7 @@ pub static EXPORTER: Exporter = Exporter {
     layout: Some(strip),
     write: |export, to, _| {
         let count = export.chain.len();
-        codec::save_with(&strip(&export.pictures()?, export.size), to, Some(&export.xmp(count)))?;
+        codec::save_with(&strip(&export.pictures()?, export.size), to, &export.metadata(count))?;
         Ok(format!("Saved a strip of {count} states: {}", to.display()))
     },
 };

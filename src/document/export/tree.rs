@@ -5,6 +5,8 @@
 //! per-scale/scale{0..N}/<stem>.png
 //! recursive/<stem>.png
 //! ```
+//!
+//! or the same in another format.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -14,7 +16,8 @@ use super::strip::strip;
 use super::{Exporter, stem_and_magnification};
 use crate::base;
 use crate::base::StepRecord;
-use crate::imaging::{ImageError, Picture, Xmp, codec};
+use crate::imaging::formats::QUALITY;
+use crate::imaging::{Content, Format, ImageError, Metadata, Picture, codec};
 
 /// The exporter.
 pub static EXPORTER: Exporter = Exporter {
@@ -29,13 +32,13 @@ pub static EXPORTER: Exporter = Exporter {
             if !on_progress(i, export.chain.len()) {
                 return Err(ImageError::Cancelled);
             }
-            tree.state(i, &*state.picture.load()?, None, Some(&export.xmp(i + 1)))?;
+            tree.state(i, &*state.picture.load()?, None, None, &export.metadata(i + 1))?;
             if let (Some(record), Some(i)) = (&state.record, i.checked_sub(1)) {
                 tree.prompts(i, record)?;
             }
         }
         // States differ in size here: the photo keeps its own.
-        tree.finish(&export.pictures()?, export.size, &export.xmp(export.chain.len()))?;
+        tree.finish(&export.pictures()?, export.size, &export.metadata(export.chain.len()))?;
         Ok(format!("Saved {} states to {}", export.chain.len(), to.display()))
     },
 };
@@ -44,12 +47,25 @@ pub static EXPORTER: Exporter = Exporter {
 pub struct Tree {
     out: PathBuf,
     stem: String,
+    format: Format,
+    quality: u8,
+}
+
+/// The file of state `i` in a folder of states, whatever its format.
+pub fn state_file(folder: &Path, i: usize) -> Option<PathBuf> {
+    let files = Format::all().map(|format| folder.join(format!("{i}.{}", format.extension())));
+    files.into_iter().find(|file| file.is_file())
 }
 
 impl Tree {
     /// For the photo called `stem`, below `out`.
     pub fn new(out: &Path, stem: &str) -> Self {
-        Self { out: out.to_owned(), stem: stem.to_owned() }
+        Self { out: out.to_owned(), stem: stem.to_owned(), format: Format::PNG, quality: QUALITY }
+    }
+
+    /// The same in another format, of this quality where it loses some.
+    pub fn in_format(self, format: Format, quality: u8) -> Self {
+        Self { format, quality, ..self }
     }
 
     /// The folder of this photo.
@@ -59,23 +75,50 @@ impl Tree {
 
     /// The file of state `i`.
     pub fn state_file(&self, i: usize) -> PathBuf {
-        self.sample_folder().join(format!("{i}.png"))
+        self.sample_folder().join(self.named(&i.to_string()))
     }
 
-    /// Writes state `i` with what it says of itself, and the enlarged crop it was made from.
+    fn scale_file(&self, i: usize) -> PathBuf {
+        self.out.join("per-scale").join(format!("scale{i}")).join(self.named(&self.stem))
+    }
+
+    fn strip_file(&self) -> PathBuf {
+        self.out.join("recursive").join(self.named(&self.stem))
+    }
+
+    fn named(&self, stem: &str) -> String {
+        format!("{stem}.{}", self.format.extension())
+    }
+
+    /// Writes state `i` with what it says of itself, and the enlarged crop it was made from; `alpha` is its opacity.
     pub fn state(
         &self,
         i: usize,
         picture: &Picture,
+        alpha: Option<&Picture>,
         input: Option<&Picture>,
-        xmp: Option<&Xmp>,
+        metadata: &Metadata,
     ) -> Result<(), ImageError> {
         if let Some(input) = input {
-            codec::save(input, &self.sample_folder().join(format!("{i}_input.png")))?;
+            self.write(
+                input,
+                None,
+                &Metadata::default(),
+                &self.sample_folder().join(self.named(&format!("{i}_input"))),
+            )?;
         }
-        codec::save_with(picture, &self.state_file(i), xmp)?;
-        let scale = self.out.join("per-scale").join(format!("scale{i}"));
-        codec::save_with(picture, &scale.join(format!("{}.png", self.stem)), xmp)
+        self.write(picture, alpha, metadata, &self.state_file(i))?;
+        self.write(picture, alpha, metadata, &self.scale_file(i))
+    }
+
+    fn write(
+        &self,
+        picture: &Picture,
+        alpha: Option<&Picture>,
+        metadata: &Metadata,
+        file: &Path,
+    ) -> Result<(), ImageError> {
+        codec::write(&Content { picture, alpha, metadata, quality: self.quality }, file)
     }
 
     /// Writes the prompt of step `i`, counted from 0; those of a full image's tile `n` as `i_n.txt`.
@@ -93,19 +136,55 @@ impl Tree {
 
     /// Whether all of it is there: what is written last, and state `last`.
     pub fn is_finished(&self, last: usize) -> bool {
-        let whole = self.out.join("recursive").join(format!("{}.png", self.stem));
-        whole.is_file() && self.state_file(last).is_file()
+        self.strip_file().is_file() && self.state_file(last).is_file()
+    }
+
+    /// Removes what an earlier run has left of this photo, so that nothing of it stands beside what is made now: files that
+    /// bear our names, and no others.
+    ///
+    /// # Errors
+    /// Where one of them cannot be removed.
+    pub fn clear(&self) -> Result<(), ImageError> {
+        let folder = self.sample_folder();
+        let gone = |file: PathBuf| match std::fs::remove_file(&file) {
+            Err(error) if file.symlink_metadata().is_ok() => Err(ImageError::Write(base::WriteError {
+                file,
+                details: format!("what was there cannot be removed: {error}"),
+            })),
+            _ => Ok(()),
+        };
+        for format in Format::all() {
+            let tree = Self { format, out: self.out.clone(), stem: self.stem.clone(), quality: self.quality };
+            gone(tree.strip_file())?;
+            gone(folder.join(tree.named(&tree.stem)))?;
+            for i in 0..=MOST_STATES {
+                gone(tree.state_file(i))?;
+                gone(tree.scale_file(i))?;
+                gone(folder.join(tree.named(&format!("{i}_input"))))?;
+            }
+        }
+        let texts = std::fs::read_dir(folder.join("txt")).into_iter().flatten().flatten().map(|entry| entry.path());
+        texts.filter(|file| is_prompt(file)).try_for_each(gone)
     }
 
     /// Writes all states side by side at `height`, with what they say of themselves.
-    pub fn finish(&self, states: &[Arc<Picture>], height: u32, xmp: &Xmp) -> Result<(), ImageError> {
+    pub fn finish(&self, states: &[Arc<Picture>], height: u32, metadata: &Metadata) -> Result<(), ImageError> {
         let strip = strip(states, height);
-        let name = format!("{}.png", self.stem);
-        let beside = self.sample_folder().join(&name);
+        let beside = self.sample_folder().join(self.named(&self.stem));
         // A photo called 1.png: its states come first, and the strip is below `recursive` too.
         if (0..states.len()).all(|i| self.state_file(i) != beside) {
-            codec::save_with(&strip, &beside, Some(xmp))?;
+            self.write(&strip, None, metadata, &beside)?;
         }
-        codec::save_with(&strip, &self.out.join("recursive").join(&name), Some(xmp))
+        self.write(&strip, None, metadata, &self.strip_file())
     }
+}
+
+/// More are never made.
+const MOST_STATES: usize = 32;
+
+/// `3.txt` or `3_14.txt`.
+fn is_prompt(file: &Path) -> bool {
+    let stem = file.file_stem().unwrap_or_default().to_string_lossy();
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    file.extension().is_some_and(|ending| ending == "txt") && stem.splitn(2, '_').all(is_number)
 }

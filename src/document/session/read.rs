@@ -216,11 +216,17 @@ fn stand_in(files: &mut dyn Files, manifest: &Manifest) -> Result<Picture, Strin
     Ok(photo)
 }
 
-/// Where a photo is: where it was, or beside `path` under the same name.
+/// Where a photo is: where it was, or beside `path` under the same name, or where `coz zoom` has put it for the results at `path`.
 pub fn photo_beside(source: &Source, path: &Path) -> Option<PathBuf> {
-    let file = source.file.as_ref()?;
-    let beside = path.parent().unwrap_or(Path::new(".")).join(file.file_name()?);
-    [file.clone(), beside].into_iter().find(|file| file.is_file())
+    let name = source.file.as_deref().and_then(Path::file_name).or(Path::new(&source.name).file_name())?;
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let of_sample = folder
+        .ancestors()
+        .skip(1)
+        .take(2)
+        .map(|out| out.join("per-sample").join(path.file_stem().unwrap_or_default()).join(name));
+    let candidates = source.file.clone().into_iter().chain([folder.join(name)]).chain(of_sample);
+    candidates.into_iter().find(|file| file.is_file())
 }
 
 fn linked_photo(manifest: &Manifest, path: &Path) -> Result<Picture, SessionError> {

@@ -10,7 +10,7 @@ use super::manifest::{MANIFEST, Manifest, PHOTO, picture_name};
 use super::{MOST_PIXELS, Session, SessionError};
 use crate::base;
 use crate::document::{History, ScaleState, provenance, recipe};
-use crate::imaging::formats::encode_png;
+use crate::imaging::{Content, Format};
 
 /// Writes `session` to `file`, whole or not at all. The photo goes inside, or stays a link where `link_photo` and its
 /// file is still there. `on_progress` is called with how much is done (0 to 1) and answers whether to go on.
@@ -22,7 +22,11 @@ pub fn save(
 ) -> Result<(), SessionError> {
     let history = &session.history;
     let linked = link_photo && history.source().file.as_ref().is_some_and(|photo| photo.is_file());
-    let manifest = Manifest::of(session, !linked);
+    let mut manifest = Manifest::of(session, !linked);
+    if !linked {
+        // Who gets it need not know where it lay.
+        manifest.photo = manifest.photo.without_place();
+    }
     let pixels: u64 = manifest.states.iter().map(|it| u64::from(it.step.width) * u64::from(it.step.height)).sum();
     if pixels > MOST_PIXELS {
         let (found, most) = (pixels >> 20, MOST_PIXELS >> 20);
@@ -59,9 +63,9 @@ const COMMENT: usize = 16_000;
 /// A state's picture as a PNG in memory; it says how it was made.
 pub(super) fn png(history: &History, state: &ScaleState) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
-    let xmp = provenance::packet(&recipe(history.source(), &history.chain(state.id)));
+    let metadata = provenance::metadata(&recipe(history.source(), &history.chain(state.id)));
     let picture = state.picture.load().map_err(|error| error.to_string())?;
-    encode_png(&picture, Some(&xmp), &mut bytes).map_err(|error| error.to_string())?;
+    Format::PNG.encode(&Content::of(&picture, &metadata), &mut bytes)?;
     Ok(bytes)
 }
 

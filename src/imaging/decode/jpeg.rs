@@ -13,6 +13,7 @@ use mozjpeg::{ColorSpace, Decompress, Marker};
 use super::{AlphaKind, ColourModel, ColourSpace, Depth, ImageError, Job, Picture, Rows};
 
 const EXIF: &[u8] = b"Exif\0\0";
+const XMP: &[u8] = b"http://ns.adobe.com/xap/1.0/\0";
 const PROFILE: &[u8] = b"ICC_PROFILE\0";
 const ADOBE: &[u8] = b"Adobe";
 /// So many bytes a decoder may look ahead of what it needs.
@@ -46,7 +47,7 @@ pub(super) fn read(
             _ => job.cut_short(row, height)?,
         }
     }
-    job.finish(rgb, width, height, orientation)
+    job.finish(rgb, Vec::new(), width, height, orientation)
 }
 
 struct Decoded {
@@ -80,8 +81,9 @@ fn decode(job: &mut Job, source: impl BufRead, rows_done: &Cell<u32>) -> Result<
     let below = |prefix: &[u8]| -> Vec<Vec<u8>> {
         decoder.markers().filter_map(|marker| Some(marker.data.strip_prefix(prefix)?.to_vec())).collect()
     };
-    let exif = below(EXIF).into_iter().next();
-    let orientation = exif.and_then(|exif| Orientation::from_exif_chunk(&exif)).unwrap_or(Orientation::NoTransforms);
+    job.exif = below(EXIF).into_iter().next();
+    job.xmp = below(XMP).into_iter().next().and_then(|xmp| String::from_utf8(xmp).ok());
+    let orientation = job.exif.as_deref().and_then(Orientation::from_exif_chunk).unwrap_or(Orientation::NoTransforms);
     // In numbered pieces, each behind its number and the count of all.
     let mut pieces = below(PROFILE);
     pieces.sort_by_key(|piece| piece.first().copied());

@@ -5,8 +5,10 @@ use std::io::BufReader;
 
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader};
+use image_extras::dds::DdsDecoder;
+use jxl_oxide::integration::JxlDecoder;
 
-use super::{AlphaKind, ColourModel, ColourSpace, Depth, ImageError, Job, Picture};
+use super::{AlphaKind, ColourModel, ColourSpace, Depth, ImageError, Job, Picture, tone};
 
 /// What is sound, but of a kind that is not read, is not called damaged.
 fn failed(job: &Job, error: &image::ImageError) -> ImageError {
@@ -32,10 +34,49 @@ pub(super) fn read(job: &mut Job, file: BufReader<File>) -> Result<Picture, Imag
     }
     // Our own limit below is the one that speaks.
     reader.no_limits();
+    let format = reader.format();
     let mut decoder = reader.into_decoder().map_err(|error| failed(job, &error))?;
+    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    let light = match format {
+        Some(ImageFormat::OpenExr) => Light::LinearAssociated,
+        Some(ImageFormat::Hdr) => Light::Linear,
+        _ => Light::Encoded,
+    };
+    finish(job, decoder, orientation, light)
+}
+
+/// Upright already.
+pub(super) fn read_jpeg_xl(job: &mut Job, file: BufReader<File>) -> Result<Picture, ImageError> {
+    let decoder = JxlDecoder::new(file).map_err(|error| failed(job, &error))?;
+    finish(job, decoder, Orientation::NoTransforms, Light::Encoded)
+}
+
+pub(super) fn read_dds(job: &mut Job, file: BufReader<File>) -> Result<Picture, ImageError> {
+    let decoder = DdsDecoder::new(file).map_err(|error| failed(job, &error))?;
+    finish(job, decoder, Orientation::NoTransforms, Light::Encoded)
+}
+
+/// What numbers with a point mean.
+enum Light {
+    /// As for a screen, from 0 to 1.
+    Encoded,
+    /// Amounts of light.
+    Linear,
+    /// The same, multiplied by opacity already.
+    LinearAssociated,
+}
+
+fn finish(
+    job: &mut Job,
+    mut decoder: impl ImageDecoder,
+    orientation: Orientation,
+    light: Light,
+) -> Result<Picture, ImageError> {
     let (width, height) = decoder.dimensions();
     job.check_size(width, height)?;
-    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    // Nobody misses the picture for them.
+    job.exif = decoder.exif_metadata().ok().flatten();
+    job.xmp = decoder.xmp_metadata().ok().flatten().and_then(|xmp| String::from_utf8(xmp).ok());
     let space = match decoder.icc_profile() {
         Ok(Some(icc)) => ColourSpace::Icc(icc),
         Ok(None) => ColourSpace::Srgb,
@@ -44,7 +85,18 @@ pub(super) fn read(job: &mut Job, file: BufReader<File>) -> Result<Picture, Imag
             ColourSpace::Srgb
         }
     };
-    let image = DynamicImage::from_decoder(decoder).map_err(|error| failed(job, &error))?;
+    let mut image = DynamicImage::from_decoder(decoder).map_err(|error| failed(job, &error))?;
+    if !matches!(light, Light::Encoded) {
+        let peak = tone::map(&mut image, matches!(light, Light::LinearAssociated));
+        job.remarks.push(match peak > 1.0 {
+            true => {
+                format!("It is a high dynamic range picture (up to {peak:.1} times white), tone-mapped for the screen")
+            }
+            false => "Its linear light was encoded as sRGB, in which everything here works".into(),
+        });
+        // More than a screen shows is not in it now.
+        image = if image.has_alpha() { image.into_rgba8().into() } else { image.into_rgb8().into() };
+    }
     let (model, alpha, image) = match image {
         DynamicImage::ImageLuma8(_) | DynamicImage::ImageLuma16(_) => (ColourModel::Grey, AlphaKind::None, image),
         DynamicImage::ImageLumaA8(_) | DynamicImage::ImageLumaA16(_) => (ColourModel::Grey, AlphaKind::Straight, image),
@@ -61,5 +113,5 @@ pub(super) fn read(job: &mut Job, file: BufReader<File>) -> Result<Picture, Imag
     let mut rgb = Vec::new();
     let stride = (width as usize * samples.bytes_a_pixel()).max(1);
     image.as_bytes().chunks_exact(stride).for_each(|row| samples.add(row, &mut rgb));
-    job.finish(rgb, width, height, orientation)
+    job.finish(rgb, samples.into_opacity(), width, height, orientation)
 }

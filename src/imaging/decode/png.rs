@@ -8,14 +8,17 @@ use png::{ColorType, Transformations};
 use super::{AlphaKind, ColourModel, ColourSpace, Depth, ImageError, Job, Picture, Rows};
 use crate::imaging::colour_profile::SRGB_CHROMATICITIES;
 
+const XMP: &str = "XML:com.adobe.xmp";
+
 pub(super) fn read(job: &mut Job, mut source: impl BufRead + Seek) -> Result<Picture, ImageError> {
     let mut reader = opened(&mut source).map_err(|error| job.damaged(error))?;
     let info = reader.info();
     let (width, height, is_interlaced) = (info.width, info.height, info.interlaced);
     job.check_size(width, height)?;
     let space = colour_space(info);
-    let exif = info.exif_metadata.as_deref().and_then(Orientation::from_exif_chunk);
-    let orientation = exif.unwrap_or(Orientation::NoTransforms);
+    job.exif = info.exif_metadata.as_deref().map(<[u8]>::to_vec);
+    job.xmp = info.utf8_text.iter().find(|text| text.keyword == XMP).and_then(|text| text.get_text().ok());
+    let orientation = job.exif.as_deref().and_then(Orientation::from_exif_chunk).unwrap_or(Orientation::NoTransforms);
     let (colour, depth) = reader.output_color_type();
     let depth = if depth == png::BitDepth::Sixteen { Depth::Sixteen } else { Depth::Eight };
     let (model, alpha) = match colour {
@@ -73,7 +76,7 @@ pub(super) fn read(job: &mut Job, mut source: impl BufRead + Seek) -> Result<Pic
         Some(details) if done == 0 || !is_end(&details) => return Err(job.damaged(details)),
         Some(_) => job.cut_short(done, height)?,
     }
-    job.finish(rgb, width, height, orientation)
+    job.finish(rgb, samples.into_opacity(), width, height, orientation)
 }
 
 /// At its first row. Palettes, colours that stand for nothing and samples of less than a byte are expanded; else that would
@@ -89,7 +92,6 @@ fn opened<R: BufRead + Seek>(source: &mut R) -> Result<png::Reader<&mut R>, Stri
     };
     source.rewind().map_err(|error| error.to_string())?;
     let mut decoder = png::Decoder::new(source);
-    decoder.set_ignore_text_chunk(true);
     if expanded {
         decoder.set_transformations(Transformations::EXPAND);
     }

@@ -1,6 +1,6 @@
 //! Pixels of any kind to 8-bit RGB: colours to sRGB, 16 bits to 8, transparency laid over one colour.
 
-use super::Alpha;
+use super::{Alpha, Opening};
 use crate::imaging::colour_profile::{ColourModel, ToSrgb};
 
 /// Bits a sample; 16 in the machine's own order.
@@ -34,6 +34,8 @@ pub(super) struct Samples {
     depth: Depth,
     alpha: AlphaKind,
     becomes: Alpha,
+    /// Of all rows so far, where it is wanted.
+    kept_opacity: Option<Vec<u8>>,
     colours: Vec<u8>,
     opacity: Vec<u8>,
 }
@@ -44,14 +46,21 @@ impl Samples {
         model: ColourModel,
         depth: Depth,
         alpha: AlphaKind,
-        becomes: Alpha,
+        opening: &Opening,
     ) -> Self {
-        Self { to_srgb, model, depth, alpha, becomes, colours: Vec::new(), opacity: Vec::new() }
+        let kept_opacity = opening.keep_alpha.then(Vec::new);
+        let becomes = opening.alpha;
+        Self { to_srgb, model, depth, alpha, becomes, kept_opacity, colours: Vec::new(), opacity: Vec::new() }
     }
 
     /// Bytes a pixel in the file's rows.
     pub(super) fn bytes_a_pixel(&self) -> usize {
         (self.model.channels() + usize::from(self.alpha != AlphaKind::None)) * self.depth.bytes()
+    }
+
+    /// A byte a pixel, where it is wanted and there is any.
+    pub(super) fn into_opacity(self) -> Vec<u8> {
+        self.kept_opacity.unwrap_or_default()
     }
 
     /// Adds a row to `rgb`, three bytes a pixel.
@@ -65,6 +74,9 @@ impl Samples {
         let colours = std::mem::take(&mut self.colours);
         add_opaque(self.to_srgb.as_ref(), self.model, self.depth, &colours, rgb);
         self.colours = colours;
+        if let Some(kept) = &mut self.kept_opacity {
+            kept.extend(&self.opacity);
+        }
         if let Alpha::Blend(background) = self.becomes {
             for (pixel, &opacity) in rgb[from..].as_chunks_mut::<3>().0.iter_mut().zip(&self.opacity) {
                 for (level, below) in pixel.iter_mut().zip(background) {
@@ -134,7 +146,7 @@ fn add_bytes(model: ColourModel, each: impl Iterator<Item = u8>, all: &[u8], rgb
     let inked =
         |[c, m, y, k]: [u8; 4]| [c, m, y].map(|ink| ((u32::from(255 - ink) * u32::from(255 - k) + 127) / 255) as u8);
     match model {
-        ColourModel::Rgb => rgb.extend(all),
+        ColourModel::Rgb | ColourModel::Lab => rgb.extend(all),
         ColourModel::Grey => each.for_each(|grey| rgb.extend([grey; 3])),
         ColourModel::Cmyk => all.as_chunks::<4>().0.iter().for_each(|&inks| rgb.extend(inked(inks))),
         ColourModel::InvertedCmyk => {
@@ -149,7 +161,10 @@ mod tests {
 
     fn rgb(alpha: AlphaKind, becomes: Alpha, row: &[u8]) -> Vec<u8> {
         let mut rgb = Vec::new();
-        Samples::new(None, ColourModel::Rgb, Depth::Eight, alpha, becomes).add(row, &mut rgb);
+        let opening = Opening { alpha: becomes, keep_alpha: true, ..Opening::default() };
+        let mut samples = Samples::new(None, ColourModel::Rgb, Depth::Eight, alpha, &opening);
+        samples.add(row, &mut rgb);
+        assert_eq!(samples.into_opacity(), [row[3], row[7], row[row.len() - 1]][..row.len() / 4]);
         rgb
     }
 
@@ -167,11 +182,11 @@ mod tests {
     fn wide_samples_and_inks_are_reduced() {
         let wide: Vec<u8> = [0u16, 32896, 65535].iter().flat_map(|level| level.to_ne_bytes()).collect();
         let mut out = Vec::new();
-        let alpha = Alpha::Blend([0; 3]);
-        Samples::new(None, ColourModel::Rgb, Depth::Sixteen, AlphaKind::None, alpha).add(&wide, &mut out);
+        let opening = Opening::default();
+        Samples::new(None, ColourModel::Rgb, Depth::Sixteen, AlphaKind::None, &opening).add(&wide, &mut out);
         assert_eq!(out, [0, 128, 255]);
         let mut out = Vec::new();
-        Samples::new(None, ColourModel::Cmyk, Depth::Eight, AlphaKind::None, alpha)
+        Samples::new(None, ColourModel::Cmyk, Depth::Eight, AlphaKind::None, &opening)
             .add(&[255, 0, 0, 0, 0, 0, 0, 255], &mut out);
         assert_eq!(out, [0, 255, 255, 0, 0, 0]);
     }

@@ -28,6 +28,7 @@ pub(super) use history_panel::Rows as HistoryRows;
 use super::actions::{CompareMode, Tool};
 use super::commands::Command;
 use super::{Viewer, theme};
+use crate::base::path_of;
 
 /// The whole window.
 pub(super) fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
@@ -171,15 +172,7 @@ fn take_files(viewer: &mut Viewer, ui: &egui::Ui) {
 
 /// The files that a text names, one a line, as file managers and terminals copy them: as paths, in quotes or not, or as URIs.
 fn pasted_files(text: &str) -> Vec<PathBuf> {
-    let file = |line: &str| {
-        let line = line.trim();
-        let quoted = ['"', '\''].iter().find_map(|&quote| line.strip_prefix(quote)?.strip_suffix(quote));
-        let line = quoted.unwrap_or(line);
-        let uri = url::Url::parse(line).ok().filter(|uri| uri.scheme() == "file");
-        let path = uri.and_then(|uri| uri.to_file_path().ok()).unwrap_or_else(|| line.into());
-        path.is_absolute().then_some(path)
-    };
-    text.lines().filter_map(file).collect()
+    text.lines().map(path_of).filter(|path| path.is_absolute()).collect()
 }
 
 fn has_photo(viewer: &Viewer) -> bool {
