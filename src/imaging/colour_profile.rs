@@ -3,7 +3,9 @@
 
 use std::sync::OnceLock;
 
-use lcms2::{CIExyY, CIExyYTRIPLE, Flags, Intent, PixelFormat, Profile, ThreadContext, ToneCurve, Transform};
+use lcms2::{
+    CIExyY, CIExyYTRIPLE, DisallowCache, Flags, Intent, PixelFormat, Profile, ThreadContext, ToneCurve, Transform,
+};
 
 /// The colours of a pixel in a file, alpha apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +59,7 @@ pub(super) const SRGB_CHROMATICITIES: [f64; 8] = [0.3127, 0.329, 0.64, 0.33, 0.3
 const D50: CIExyY = CIExyY { x: 0.3457, y: 0.3585, Y: 1.0 };
 
 /// Pixels of one model, in 8 or 16 bits of the machine's own order, to 8-bit sRGB.
-pub(super) struct ToSrgb(Transform<u8, u8, ThreadContext>);
+pub(super) struct ToSrgb(Transform<u8, u8, ThreadContext, DisallowCache>);
 
 impl ToSrgb {
     /// `None` where the colours are sRGB already, or cannot be anything else.
@@ -100,7 +102,7 @@ impl ToSrgb {
             (ColourModel::Lab, _) => PixelFormat::LabV2_16,
         };
         let srgb = Profile::new_srgb_context(&context);
-        let (intent, flags) = (Intent::RelativeColorimetric, Flags::default());
+        let (intent, flags) = (Intent::RelativeColorimetric, Flags::NO_CACHE);
         let transform =
             Transform::new_flags_context(&context, &profile, format, &srgb, PixelFormat::RGB_8, intent, flags);
         let to_srgb = Self(transform.map_err(|_| "its profile is of another kind of picture")?);

@@ -1,5 +1,5 @@
 //! Reading picture files. JPEG and PNG come row by row, so that a huge one can be looked at while it decodes; the other
-//! formats come whole.
+//! formats come whole. All become 8-bit sRGB (`samples`), on all processors (`rows`).
 
 mod heif;
 mod ico;
@@ -7,16 +7,17 @@ mod jpeg;
 mod kinds;
 mod other;
 mod png;
+mod rows;
 mod samples;
 mod tiff;
 mod tone;
 
 use std::io::{BufReader, Read};
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder};
+use rows::{Pixels, Rows};
 use samples::{AlphaKind, Depth, Samples};
 pub(super) use tiff::xmp as tiff_xmp;
 
@@ -24,13 +25,6 @@ use super::codec::{ImageError, MAX_PIXELS};
 use super::colour_profile::{ColourModel, ColourSpace, ToSrgb};
 use super::{Picture, exif};
 use crate::base::Exif;
-
-/// Longest side of a preview.
-const PREVIEW: u32 = 1600;
-/// Between two previews.
-const INTERVAL: Duration = Duration::from_millis(80);
-/// Pictures of fewer pixels are decoded before anybody could look at a preview.
-const WORTH_A_PREVIEW: u64 = 24_000_000;
 
 /// Of rows that are not there.
 const GREY: u8 = 128;
@@ -180,24 +174,33 @@ impl Job<'_> {
         ImageError::Damaged { file: self.file.to_owned(), details: details.into() }
     }
 
-    /// The picture, upright; rows that are not there are grey. `opacity` is empty, or has a byte a pixel.
+    /// The picture, upright.
     fn finish(
         &mut self,
-        mut rgb: Vec<u8>,
-        mut opacity: Vec<u8>,
+        pixels: Pixels,
         width: u32,
         height: u32,
         orientation: Orientation,
     ) -> Result<Picture, ImageError> {
-        let pixels = width as usize * height as usize;
+        let Pixels { rgb, opacity } = pixels;
         if opacity.iter().any(|&opacity| opacity < 255) {
-            opacity.resize(pixels, 255);
             let greys = opacity.into_iter().flat_map(|opacity| [opacity; 3]).collect();
             self.alpha = Picture::from_rgb(width, height, greys).map(|alpha| upright(alpha, orientation));
         }
-        rgb.resize(pixels * 3, GREY);
         let picture = Picture::from_rgb(width, height, rgb).ok_or_else(|| self.damaged("it has no pixels"))?;
         Ok(upright(picture, orientation))
+    }
+
+    /// The same of all pixels of a file, one after another.
+    fn finish_whole(
+        &mut self,
+        samples: &Samples,
+        bytes: &[u8],
+        [width, height]: [u32; 2],
+        orientation: Orientation,
+    ) -> Result<Picture, ImageError> {
+        let pixels = Pixels::of(samples, bytes, width, height).map_err(|details| self.damaged(details))?;
+        self.finish(pixels, width, height, orientation)
     }
 
     /// Refuses what is too large to be held.
@@ -267,70 +270,4 @@ fn upright(picture: Picture, orientation: Orientation) -> Picture {
     let rgb = turned.into_rgb8();
     let (width, height) = rgb.dimensions();
     Picture::from_rgb(width, height, rgb.into_raw()).unwrap_or_else(|| Picture::from_fn(width, height, |_, _| [0; 3]))
-}
-
-/// The rows decoded so far, and the preview of them.
-struct Rows<'a> {
-    rgb: Vec<u8>,
-    width: u32,
-    height: u32,
-    done: u32,
-    orientation: Orientation,
-    watch: &'a mut dyn FnMut(Preview) -> bool,
-    /// Every so many pixels make one of the preview; 0 where there is none.
-    every: u32,
-    preview: Vec<u8>,
-    last_preview: Instant,
-}
-
-impl<'a> Rows<'a> {
-    fn new(width: u32, height: u32, orientation: Orientation, watch: &'a mut dyn FnMut(Preview) -> bool) -> Self {
-        let large = u64::from(width) * u64::from(height) >= WORTH_A_PREVIEW;
-        let every = if large { width.max(height).div_ceil(PREVIEW) } else { 0 };
-        Self {
-            rgb: vec![],
-            width,
-            height,
-            done: 0,
-            orientation,
-            watch,
-            every,
-            preview: vec![],
-            last_preview: Instant::now(),
-        }
-    }
-
-    /// Makes room for all of them.
-    fn reserve(&mut self) -> Result<(), String> {
-        let bytes = self.width as usize * self.height as usize * 3;
-        self.rgb.try_reserve_exact(bytes).map_err(|_| format!("{} MB of memory are not there", bytes >> 20))
-    }
-
-    /// A row of three bytes a pixel was added to `rgb`. Answers whether to go on.
-    fn row_done(&mut self) -> bool {
-        let y = self.done;
-        self.done += 1;
-        if self.every == 0 || !y.is_multiple_of(self.every) {
-            return true;
-        }
-        let row = &self.rgb[self.rgb.len() - self.width as usize * 3..];
-        for pixel in row.as_chunks::<3>().0.iter().step_by(self.every as usize) {
-            self.preview.extend(pixel);
-        }
-        if self.last_preview.elapsed() < INTERVAL {
-            return true;
-        }
-        self.last_preview = Instant::now();
-        let (width, height) = (self.width.div_ceil(self.every), self.height.div_ceil(self.every));
-        let mut rgb = self.preview.clone();
-        rgb.resize(width as usize * height as usize * 3, 0x20);
-        if let Some(picture) = Picture::from_rgb(width, height, rgb) {
-            let picture = upright(picture, self.orientation);
-            let turned = (picture.width() > picture.height()) != (width > height);
-            let size = if turned { [self.height, self.width] } else { [self.width, self.height] };
-            let preview = Preview { size, picture, fraction: self.done as f32 / self.height as f32 };
-            return (self.watch)(preview);
-        }
-        true
-    }
 }

@@ -141,12 +141,9 @@ pub(super) fn read(job: &mut Job, mut file: BufReader<File>, kind: &'static str)
         })?;
     job.exif = decoded.exif;
     let depth = if decoded.is_wide { Depth::Sixteen } else { Depth::Eight };
-    let mut samples = job.samples(&decoded.space, ColourModel::Rgb, depth, decoded.alpha);
-    let mut rgb = Vec::new();
-    let stride = (decoded.width as usize * samples.bytes_a_pixel()).max(1);
-    decoded.rows.chunks_exact(stride).for_each(|row| samples.add(row, &mut rgb));
+    let samples = job.samples(&decoded.space, ColourModel::Rgb, depth, decoded.alpha);
     // libheif turns pictures itself.
-    job.finish(rgb, samples.into_opacity(), decoded.width, decoded.height, Orientation::NoTransforms)
+    job.finish_whole(&samples, &decoded.rows, [decoded.width, decoded.height], Orientation::NoTransforms)
 }
 
 struct Decoded {

@@ -10,7 +10,7 @@ use image::metadata::Orientation;
 use mozjpeg::decompress::DecompressStarted;
 use mozjpeg::{ColorSpace, Decompress, Marker};
 
-use super::{AlphaKind, ColourModel, ColourSpace, Depth, ImageError, Job, Picture, Rows};
+use super::{AlphaKind, ColourModel, ColourSpace, Depth, ImageError, Job, Picture, Pixels, Rows};
 
 const EXIF: &[u8] = b"Exif\0\0";
 const XMP: &[u8] = b"http://ns.adobe.com/xap/1.0/\0";
@@ -33,7 +33,7 @@ pub(super) fn read(
         let text = panic.downcast_ref::<String>().map_or("unknown damage", String::as_str);
         Err(Failure::Damaged(text.trim_start_matches("libjpeg fatal error: ").to_owned()))
     });
-    let Decoded { rgb, size: [width, height], orientation } = match rows {
+    let Decoded { pixels, size: [width, height], orientation } = match rows {
         Ok(decoded) => decoded,
         Err(Failure::Image(error)) => return Err(error),
         Err(Failure::Damaged(details)) => return Err(job.damaged(details)),
@@ -47,11 +47,11 @@ pub(super) fn read(
             _ => job.cut_short(row, height)?,
         }
     }
-    job.finish(rgb, Vec::new(), width, height, orientation)
+    job.finish(pixels, width, height, orientation)
 }
 
 struct Decoded {
-    rgb: Vec<u8>,
+    pixels: Pixels,
     size: [u32; 2],
     orientation: Orientation,
 }
@@ -91,19 +91,23 @@ fn decode(job: &mut Job, source: impl BufRead, rows_done: &Cell<u32>) -> Result<
     let space = if icc.is_empty() { ColourSpace::Srgb } else { ColourSpace::Icc(icc) };
     let is_inverted = !below(ADOBE).is_empty();
     let (mut started, model) = started(decoder, is_inverted)?;
-    let mut samples = job.samples(&space, model, Depth::Eight, AlphaKind::None);
-    let mut rows = Rows::new(width, height, orientation, &mut *job.watch);
-    rows.reserve().map_err(Failure::Damaged)?;
-    let mut row = vec![0u8; width as usize * samples.bytes_a_pixel()];
-    for y in 0..height {
-        started.read_scanlines_into(row.as_mut_slice())?;
-        samples.add(&row, &mut rows.rgb);
-        rows_done.set(y + 1);
-        if !rows.row_done() {
-            return Err(ImageError::Cancelled.into());
-        }
-    }
-    Ok(Decoded { rgb: rows.rgb, size: [width, height], orientation })
+    let samples = job.samples(&space, model, Depth::Eight, AlphaKind::None);
+    let rows = Rows { samples: &samples, width, height, orientation, watch: &mut *job.watch };
+    let (outcome, pixels) = rows
+        .read(|take| {
+            let mut row = vec![0u8; width as usize * samples.bytes_a_pixel()];
+            for y in 0..height {
+                started.read_scanlines_into(row.as_mut_slice())?;
+                rows_done.set(y + 1);
+                if !take(&row) {
+                    return Err(Failure::Image(ImageError::Cancelled));
+                }
+            }
+            Ok(())
+        })
+        .map_err(Failure::Damaged)?;
+    outcome?;
+    Ok(Decoded { pixels, size: [width, height], orientation })
 }
 
 fn started<R: BufRead>(

@@ -109,9 +109,6 @@ fn finish(
         other => (ColourModel::Rgb, AlphaKind::None, DynamicImage::ImageRgb16(other.into_rgb16())),
     };
     let is_wide = image.color().bytes_per_pixel() / image.color().channel_count() == 2;
-    let mut samples = job.samples(&space, model, if is_wide { Depth::Sixteen } else { Depth::Eight }, alpha);
-    let mut rgb = Vec::new();
-    let stride = (width as usize * samples.bytes_a_pixel()).max(1);
-    image.as_bytes().chunks_exact(stride).for_each(|row| samples.add(row, &mut rgb));
-    job.finish(rgb, samples.into_opacity(), width, height, orientation)
+    let samples = job.samples(&space, model, if is_wide { Depth::Sixteen } else { Depth::Eight }, alpha);
+    job.finish_whole(&samples, image.as_bytes(), [width, height], orientation)
 }

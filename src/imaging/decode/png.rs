@@ -27,35 +27,37 @@ pub(super) fn read(job: &mut Job, mut source: impl BufRead + Seek) -> Result<Pic
         ColorType::Rgba => (ColourModel::Rgb, AlphaKind::Straight),
         ColorType::Rgb | ColorType::Indexed => (ColourModel::Rgb, AlphaKind::None),
     };
-    let mut samples = job.samples(&space, model, depth, alpha);
+    let samples = job.samples(&space, model, depth, alpha);
     let stride = width as usize * samples.bytes_a_pixel();
-    let mut rows = Rows::new(width, height, orientation, &mut *job.watch);
-    rows.reserve().map_err(|details| ImageError::Damaged { file: job.file.to_owned(), details })?;
     let mut cut = None;
-    if is_interlaced {
-        let mut all = vec![0; stride * height as usize];
-        if let Err(error) = reader.next_frame(&mut all) {
-            cut = Some(error.to_string());
+    let mut done = 0;
+    let rows = Rows { samples: &samples, width, height, orientation, watch: &mut *job.watch };
+    let read = rows.read(|take| {
+        if is_interlaced {
+            let mut all = vec![0; stride * height as usize];
+            cut = reader.next_frame(&mut all).err().map(|error| error.to_string());
+            return all.chunks_exact_mut(stride).all(|row| {
+                native(row, depth);
+                take(row)
+            });
         }
-        all.chunks_exact_mut(stride).for_each(|row| {
-            native(row, depth);
-            samples.add(row, &mut rows.rgb);
-        });
-    } else {
         let mut native_row = Vec::new();
-        while rows.done < height {
+        while done < height {
             match reader.next_row() {
+                Ok(Some(row)) if depth == Depth::Eight => {
+                    done += 1;
+                    if !take(row.data()) {
+                        return false;
+                    }
+                }
                 Ok(Some(row)) => {
-                    let row = match depth {
-                        Depth::Eight => row.data(),
-                        Depth::Sixteen => {
-                            native_row.clear();
-                            native_row.extend_from_slice(row.data());
-                            native(&mut native_row, depth);
-                            &native_row
-                        }
-                    };
-                    samples.add(row, &mut rows.rgb);
+                    native_row.clear();
+                    native_row.extend_from_slice(row.data());
+                    native(&mut native_row, depth);
+                    done += 1;
+                    if !take(&native_row) {
+                        return false;
+                    }
                 }
                 Ok(None) => break,
                 Err(error) => {
@@ -63,20 +65,21 @@ pub(super) fn read(job: &mut Job, mut source: impl BufRead + Seek) -> Result<Pic
                     break;
                 }
             }
-            if !rows.row_done() {
-                return Err(ImageError::Cancelled);
-            }
         }
+        true
+    });
+    let (goes_on, pixels) = read.map_err(|details| job.damaged(details))?;
+    if !goes_on {
+        return Err(ImageError::Cancelled);
     }
-    let (done, rgb) = (if is_interlaced { 0 } else { rows.done }, std::mem::take(&mut rows.rgb));
     match cut {
         None if !is_interlaced && done < height => job.cut_short(done, height)?,
         None if reader.finish().is_err() => job.remarks.push("The file ends without its end marker".into()),
         None => {}
-        Some(details) if done == 0 || !is_end(&details) => return Err(job.damaged(details)),
+        Some(details) if (done == 0 && !is_interlaced) || !is_end(&details) => return Err(job.damaged(details)),
         Some(_) => job.cut_short(done, height)?,
     }
-    job.finish(rgb, samples.into_opacity(), width, height, orientation)
+    job.finish(pixels, width, height, orientation)
 }
 
 /// At its first row. Palettes, colours that stand for nothing and samples of less than a byte are expanded; else that would

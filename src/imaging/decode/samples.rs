@@ -34,10 +34,7 @@ pub(super) struct Samples {
     depth: Depth,
     alpha: AlphaKind,
     becomes: Alpha,
-    /// Of all rows so far, where it is wanted.
-    kept_opacity: Option<Vec<u8>>,
-    colours: Vec<u8>,
-    opacity: Vec<u8>,
+    keeps_opacity: bool,
 }
 
 impl Samples {
@@ -48,9 +45,7 @@ impl Samples {
         alpha: AlphaKind,
         opening: &Opening,
     ) -> Self {
-        let kept_opacity = opening.keep_alpha.then(Vec::new);
-        let becomes = opening.alpha;
-        Self { to_srgb, model, depth, alpha, becomes, kept_opacity, colours: Vec::new(), opacity: Vec::new() }
+        Self { to_srgb, model, depth, alpha, becomes: opening.alpha, keeps_opacity: opening.keep_alpha }
     }
 
     /// Bytes a pixel in the file's rows.
@@ -58,62 +53,78 @@ impl Samples {
         (self.model.channels() + usize::from(self.alpha != AlphaKind::None)) * self.depth.bytes()
     }
 
-    /// A byte a pixel, where it is wanted and there is any.
-    pub(super) fn into_opacity(self) -> Vec<u8> {
-        self.kept_opacity.unwrap_or_default()
+    /// Whether opacity is wanted, and there is any.
+    pub(super) fn has_opacity(&self) -> bool {
+        self.keeps_opacity && self.alpha != AlphaKind::None
     }
 
-    /// Adds a row to `rgb`, three bytes a pixel.
-    pub(super) fn add(&mut self, row: &[u8], rgb: &mut Vec<u8>) {
-        let from = rgb.len();
+    /// Whether making RGB takes longer than handing it to another thread.
+    pub(super) fn is_slow(&self) -> bool {
+        self.to_srgb.is_some() || self.alpha != AlphaKind::None || self.depth == Depth::Sixteen
+    }
+
+    /// Pixels of the file to three bytes each in `rgb`, and to one each in `kept`, which is empty where
+    /// [`Samples::has_opacity`] is not.
+    pub(super) fn convert(&self, pixels: &[u8], rgb: &mut [u8], kept: &mut [u8]) {
         if self.alpha == AlphaKind::None {
-            add_opaque(self.to_srgb.as_ref(), self.model, self.depth, row, rgb);
+            self.convert_opaque(pixels, rgb);
             return;
         }
-        self.split(row);
-        let colours = std::mem::take(&mut self.colours);
-        add_opaque(self.to_srgb.as_ref(), self.model, self.depth, &colours, rgb);
-        self.colours = colours;
-        if let Some(kept) = &mut self.kept_opacity {
-            kept.extend(&self.opacity);
-        }
+        let (colours, opacity) = self.split(pixels);
+        self.convert_opaque(&colours, rgb);
         if let Alpha::Blend(background) = self.becomes {
-            for (pixel, &opacity) in rgb[from..].as_chunks_mut::<3>().0.iter_mut().zip(&self.opacity) {
+            for (pixel, &opacity) in rgb.as_chunks_mut::<3>().0.iter_mut().zip(&opacity) {
                 for (level, below) in pixel.iter_mut().zip(background) {
-                    let (opacity, level_16) = (u32::from(opacity), u32::from(*level));
-                    *level = ((level_16 * opacity + u32::from(below) * (255 - opacity) + 127) / 255) as u8;
+                    let (opacity, above) = (u32::from(opacity), u32::from(*level));
+                    *level = ((above * opacity + u32::from(below) * (255 - opacity) + 127) / 255) as u8;
                 }
             }
+        }
+        if self.keeps_opacity {
+            kept.copy_from_slice(&opacity);
         }
     }
 
     /// Colours and opacity apart; associated alpha is divided out.
-    fn split(&mut self, row: &[u8]) {
-        self.colours.clear();
-        self.opacity.clear();
-        let channels = self.model.channels();
-        for pixel in row.chunks_exact(self.bytes_a_pixel()) {
-            let (colours, alpha) = pixel.split_at(channels * self.depth.bytes());
-            let is_associated = self.alpha == AlphaKind::Associated;
+    fn split(&self, pixels: &[u8]) -> (Vec<u8>, Vec<u8>) {
+        let (channels, size) = (self.model.channels(), self.bytes_a_pixel());
+        let mut colours = Vec::with_capacity(pixels.len() / size * channels * self.depth.bytes());
+        let mut opacity = Vec::with_capacity(pixels.len() / size);
+        let is_associated = self.alpha == AlphaKind::Associated;
+        for pixel in pixels.chunks_exact(size) {
+            let (of_pixel, alpha) = pixel.split_at(channels * self.depth.bytes());
             match (self.depth, alpha) {
                 (Depth::Sixteen, &[first, second]) => {
                     let alpha = u32::from(u16::from_ne_bytes([first, second]));
-                    self.opacity.push(((alpha + 128) / 257) as u8);
-                    for sample in colours.as_chunks::<2>().0 {
+                    opacity.push(((alpha + 128) / 257) as u8);
+                    for sample in of_pixel.as_chunks::<2>().0 {
                         let value = u32::from(u16::from_ne_bytes(*sample));
                         let value = if is_associated { divided(value, alpha, 65535) } else { value };
-                        self.colours.extend((value as u16).to_ne_bytes());
+                        colours.extend((value as u16).to_ne_bytes());
                     }
                 }
                 (_, &[alpha, ..]) => {
-                    self.opacity.push(alpha);
+                    opacity.push(alpha);
                     let divided = |&value: &u8| divided(value.into(), alpha.into(), 255) as u8;
                     match is_associated {
-                        true => self.colours.extend(colours.iter().map(divided)),
-                        false => self.colours.extend(colours),
+                        true => colours.extend(of_pixel.iter().map(divided)),
+                        false => colours.extend(of_pixel),
                     }
                 }
                 (_, []) => {}
+            }
+        }
+        (colours, opacity)
+    }
+
+    fn convert_opaque(&self, samples: &[u8], rgb: &mut [u8]) {
+        match (&self.to_srgb, self.depth) {
+            (Some(to_srgb), _) => to_srgb.convert(samples, rgb),
+            (None, Depth::Eight) => convert_bytes(self.model, samples, rgb),
+            (None, Depth::Sixteen) => {
+                let reduced = |sample: &[u8; 2]| ((u32::from(u16::from_ne_bytes(*sample)) + 128) / 257) as u8;
+                let bytes: Vec<u8> = samples.as_chunks::<2>().0.iter().map(reduced).collect();
+                convert_bytes(self.model, &bytes, rgb);
             }
         }
     }
@@ -123,34 +134,18 @@ fn divided(value: u32, alpha: u32, most: u32) -> u32 {
     (value * most + alpha / 2).checked_div(alpha).unwrap_or(0).min(most)
 }
 
-fn add_opaque(to_srgb: Option<&ToSrgb>, model: ColourModel, depth: Depth, samples: &[u8], rgb: &mut Vec<u8>) {
-    if let Some(to_srgb) = to_srgb {
-        let from = rgb.len();
-        let pixels = samples.len() / (model.channels() * depth.bytes());
-        rgb.resize(from + pixels * 3, 0);
-        to_srgb.convert(samples, &mut rgb[from..]);
-        return;
-    }
-    match depth {
-        Depth::Eight => add_bytes(model, samples.iter().copied(), samples, rgb),
-        Depth::Sixteen => {
-            let reduced = |sample: &[u8; 2]| ((u32::from(u16::from_ne_bytes(*sample)) + 128) / 257) as u8;
-            let bytes: Vec<u8> = samples.as_chunks::<2>().0.iter().map(reduced).collect();
-            add_bytes(model, bytes.iter().copied(), &bytes, rgb);
-        }
-    }
-}
-
-fn add_bytes(model: ColourModel, each: impl Iterator<Item = u8>, all: &[u8], rgb: &mut Vec<u8>) {
+fn convert_bytes(model: ColourModel, samples: &[u8], rgb: &mut [u8]) {
     // Without a profile: paper and inks are as pure as the screen's colours.
     let inked =
         |[c, m, y, k]: [u8; 4]| [c, m, y].map(|ink| ((u32::from(255 - ink) * u32::from(255 - k) + 127) / 255) as u8);
+    let pixels = rgb.as_chunks_mut::<3>().0.iter_mut();
+    let inks = samples.as_chunks::<4>().0;
     match model {
-        ColourModel::Rgb | ColourModel::Lab => rgb.extend(all),
-        ColourModel::Grey => each.for_each(|grey| rgb.extend([grey; 3])),
-        ColourModel::Cmyk => all.as_chunks::<4>().0.iter().for_each(|&inks| rgb.extend(inked(inks))),
+        ColourModel::Rgb | ColourModel::Lab => rgb.copy_from_slice(samples),
+        ColourModel::Grey => pixels.zip(samples).for_each(|(pixel, &grey)| *pixel = [grey; 3]),
+        ColourModel::Cmyk => pixels.zip(inks).for_each(|(pixel, &inks)| *pixel = inked(inks)),
         ColourModel::InvertedCmyk => {
-            all.as_chunks::<4>().0.iter().for_each(|inks| rgb.extend(inked(inks.map(|ink| 255 - ink))));
+            pixels.zip(inks).for_each(|(pixel, inks)| *pixel = inked(inks.map(|ink| 255 - ink)));
         }
     }
 }
@@ -160,11 +155,11 @@ mod tests {
     use super::*;
 
     fn rgb(alpha: AlphaKind, becomes: Alpha, row: &[u8]) -> Vec<u8> {
-        let mut rgb = Vec::new();
         let opening = Opening { alpha: becomes, keep_alpha: true, ..Opening::default() };
-        let mut samples = Samples::new(None, ColourModel::Rgb, Depth::Eight, alpha, &opening);
-        samples.add(row, &mut rgb);
-        assert_eq!(samples.into_opacity(), [row[3], row[7], row[row.len() - 1]][..row.len() / 4]);
+        let samples = Samples::new(None, ColourModel::Rgb, Depth::Eight, alpha, &opening);
+        let (mut rgb, mut kept) = (vec![0; row.len() / 4 * 3], vec![0; row.len() / 4]);
+        samples.convert(row, &mut rgb, &mut kept);
+        assert!(kept.iter().zip(row.chunks(4)).all(|(kept, pixel)| *kept == pixel[3]));
         rgb
     }
 
@@ -181,13 +176,13 @@ mod tests {
     #[test]
     fn wide_samples_and_inks_are_reduced() {
         let wide: Vec<u8> = [0u16, 32896, 65535].iter().flat_map(|level| level.to_ne_bytes()).collect();
-        let mut out = Vec::new();
         let opening = Opening::default();
-        Samples::new(None, ColourModel::Rgb, Depth::Sixteen, AlphaKind::None, &opening).add(&wide, &mut out);
+        let mut out = [0; 3];
+        let samples = |model, depth| Samples::new(None, model, depth, AlphaKind::None, &opening);
+        samples(ColourModel::Rgb, Depth::Sixteen).convert(&wide, &mut out, &mut []);
         assert_eq!(out, [0, 128, 255]);
-        let mut out = Vec::new();
-        Samples::new(None, ColourModel::Cmyk, Depth::Eight, AlphaKind::None, &opening)
-            .add(&[255, 0, 0, 0, 0, 0, 0, 255], &mut out);
+        let mut out = [0; 6];
+        samples(ColourModel::Cmyk, Depth::Eight).convert(&[255, 0, 0, 0, 0, 0, 0, 255], &mut out, &mut []);
         assert_eq!(out, [0, 255, 255, 0, 0, 0]);
     }
 }

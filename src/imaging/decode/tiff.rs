@@ -25,13 +25,9 @@ pub(super) fn read(job: &mut Job, file: BufReader<File>) -> Result<Picture, Imag
     // The library has assertions that some files break.
     let decoded = catch_unwind(AssertUnwindSafe(|| decode(job, file)));
     let decoded = decoded.unwrap_or_else(|_| Err(job.damaged("its structure contradicts itself")));
-    let Decoded { mut layout, orientation, space } = decoded?;
-    let (width, height) = (layout.width, layout.height);
-    let mut samples = job.samples(&space, layout.model, layout.depth, layout.alpha);
-    let stride = (width as usize * samples.bytes_a_pixel()).max(1);
-    let mut rgb = Vec::new();
-    std::mem::take(&mut layout.bytes).chunks_exact(stride).for_each(|row| samples.add(row, &mut rgb));
-    job.finish(rgb, samples.into_opacity(), width, height, orientation)
+    let Decoded { layout, orientation, space } = decoded?;
+    let samples = job.samples(&space, layout.model, layout.depth, layout.alpha);
+    job.finish_whole(&samples, &layout.bytes, [layout.width, layout.height], orientation)
 }
 
 /// The XMP packet of a file.
