@@ -154,6 +154,31 @@ fn a_gif_keeps_its_time_and_a_reverse_ends_at_the_photo() {
 }
 
 #[test]
+fn the_name_alone_says_that_it_is_a_film() {
+    let folder = Folder::new();
+    let sample = sample(&folder);
+    let export = |name: &str, more: &[&str]| {
+        let file = folder.path(name);
+        let run = coz(["export", "-i", sample.to_str().unwrap(), "-o", file.to_str().unwrap()]).args(more).output();
+        let run = run.unwrap();
+        (run.status.code(), String::from_utf8_lossy(&run.stderr).into_owned(), std::fs::read(file).unwrap_or_default())
+    };
+    let short = ["--fps", "10", "--seconds-per-4x", "0.1", "--hold-end", "0"];
+    let (code, said, bytes) = export("f.mp4", &[&short[..], &["--size", "128x128"]].concat());
+    assert!(code == Some(0) && bytes[4..8] == *b"ftyp", "{said}");
+    // GIF has odd sides, H.264 has none.
+    let (code, said, bytes) = export("f.gif", &[&short[..], &["--size", "65x67"]].concat());
+    assert!(code == Some(0) && bytes[6..10] == [65, 0, 67, 0], "{said}");
+    let (code, said, _) = export("odd.mp4", &[&short[..], &["--size", "65x67"]].concat());
+    assert!(code == Some(1) && said.contains("even"), "{said}");
+    for wrong in ["nan", "0", "-1", "inf", "soon"] {
+        let (code, said, bytes) = export("g.mp4", &[&format!("--seconds-per-4x={wrong}")]);
+        assert!(code == Some(2) && said.contains("expected a number from 0.05 to 600"), "{said}");
+        assert!(bytes.is_empty());
+    }
+}
+
+#[test]
 fn wrong_wishes_are_told_and_a_full_disk_leaves_nothing() {
     let folder = Folder::new();
     let sample = sample(&folder);

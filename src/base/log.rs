@@ -38,12 +38,23 @@ impl Write for Unbuffered {
 pub fn start() -> io::Result<()> {
     let file = Folders::of_user().ok_or_else(|| io::Error::other("this user has no home"))?.log_file();
     write_to(&file)?.try_init().map_err(io::Error::other)?;
-    let usual = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        tracing::error!("{panic}");
-        usual(panic);
+    std::panic::set_hook(Box::new(|panic| {
+        let text = panic.payload_as_str().unwrap_or("unknown");
+        let place = panic.location().map(|place| format!("{}:{}", within_crate(place.file()), place.line()));
+        let thread = std::thread::current().name().unwrap_or("unnamed").to_owned();
+        tracing::error!("panicked at {} in thread {thread}: {text}", place.unwrap_or_default());
+        eprintln!("internal error: {text}; `coz doctor` shows what a bug report needs");
     }));
     Ok(())
+}
+
+/// A source file, from its crate's folder on: where it lay when it was compiled helps nobody.
+fn within_crate(file: &str) -> &str {
+    let is_part = |part: &str| part == "src" || part == "library";
+    let before = file.split_inclusive(['/', '\\']).take_while(|part| !is_part(part.trim_end_matches(['/', '\\'])));
+    let (count, length) = before.fold((0, 0), |(count, length), part| (count + 1, length + part.len()));
+    let crate_name = file[..length].trim_end_matches(['/', '\\']).rfind(['/', '\\']).map_or(0, |at| at + 1);
+    if count > 1 { &file[crate_name..] } else { file }
 }
 
 fn write_to(file: &Path) -> io::Result<impl SubscriberInitExt + tracing::Subscriber> {
@@ -68,6 +79,16 @@ pub fn tail(file: &Path, count: usize) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn places_begin_with_the_crate() {
+        assert_eq!(within_crate("src/base/log.rs"), "src/base/log.rs");
+        assert_eq!(
+            within_crate("/home/x/registry/index/tiff-0.11.3/src/decoder/mod.rs"),
+            "tiff-0.11.3/src/decoder/mod.rs"
+        );
+        assert_eq!(within_crate("C:\\x\\png-0.18\\src\\a.rs"), "png-0.18\\src\\a.rs");
+    }
 
     #[test]
     fn files_are_few_and_small() {

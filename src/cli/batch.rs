@@ -20,7 +20,7 @@ use super::inputs::{Input, inputs};
 use super::interruption::Interruption;
 use super::run_record::{RunOptions, RunRecord};
 use crate::base;
-use crate::base::{DeviceChoice, Exif, PROGRAM, Recipe, RecipeStep, Region, Source, Stage, TileProgress, UserError};
+use crate::base::{DeviceChoice, Exif, PROGRAM, Recipe, RecipeStep, Region, Source, TileProgress, UserError};
 use crate::document::export::tree::Tree;
 use crate::document::provenance;
 use crate::engine::{Engine, Event, Job, JobOutcome, StepOutput};
@@ -393,8 +393,8 @@ impl Worker {
         job: Job,
         take: &mut dyn FnMut(&mut Self, StepOutput) -> Result<(), UserError>,
     ) -> Result<(), UserError> {
+        let mut stage = job.first_stage();
         let id = self.engine.run(job);
-        let mut stage = Stage::Prompting;
         loop {
             match self.engine.events().recv_timeout(Duration::from_millis(100)) {
                 Ok(Event::StepDone { job, output, .. }) if job == id => {

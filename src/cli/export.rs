@@ -37,7 +37,7 @@ pub(super) struct Arguments {
     /// Height of the strip, or side of the sheet's cells, in pixels [default: 512]; size of a film [default: 1920x1080]
     #[arg(long)]
     size: Option<String>,
-    /// Make a film: one move from the whole photo into the last state
+    /// Make a film: one move from the whole photo into the last state; .mp4 and .gif say so too
     #[arg(long)]
     video: bool,
     #[command(flatten)]
@@ -45,33 +45,41 @@ pub(super) struct Arguments {
 }
 
 #[derive(Args)]
-#[command(next_help_heading = "With --video")]
+#[command(next_help_heading = "Films")]
 struct FilmArguments {
     /// State to zoom into, by its number in the session [default: the one at hand]
-    #[arg(long, requires = "video")]
+    #[arg(long)]
     state: Option<usize>,
     /// Frames a second
-    #[arg(long, requires = "video", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=120))]
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=120))]
     fps: u32,
     /// How long an enlargement by 4 takes
-    #[arg(long, requires = "video", value_name = "SECONDS", default_value_t = 2.5)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 2.5, value_parser = |text: &str| seconds(text, 0.05))]
     seconds_per_4x: f64,
     /// Rest at each state
-    #[arg(long, requires = "video", value_name = "SECONDS", default_value_t = 0.0)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 0.0, value_parser = |text: &str| seconds(text, 0.0))]
     hold: f64,
     /// Rest at the photo and at the last state
-    #[arg(long, requires = "video", value_name = "SECONDS", default_value_t = 1.0)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0, value_parser = |text: &str| seconds(text, 0.0))]
     hold_end: f64,
     /// Start and stop at once
-    #[arg(long, requires = "video")]
+    #[arg(long)]
     no_easing: bool,
     /// From the last state out to the photo
-    #[arg(long, requires = "video")]
+    #[arg(long)]
     reverse: bool,
     /// Write magnification and prompt into the picture
-    #[arg(long, requires = "video")]
+    #[arg(long)]
     caption: bool,
 }
+
+fn seconds(text: &str, least: f64) -> Result<f64, String> {
+    let seconds = text.parse().ok().filter(|seconds| (least..=MOST_SECONDS).contains(seconds));
+    seconds.ok_or_else(|| format!("expected a number from {least} to {MOST_SECONDS}, found {text:?}"))
+}
+
+/// Nobody waits longer.
+const MOST_SECONDS: f64 = 600.0;
 
 /// The exporters that put several pictures into one, by their ids.
 fn layout() -> impl TypedValueParser<Value = Layout> {
@@ -89,7 +97,7 @@ fn wrong_size(text: &str, expected: &str) -> UserError {
 
 /// Runs the command.
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    if arguments.video {
+    if arguments.video || film::is_film(&arguments.output) {
         return film(arguments);
     }
     let size = arguments.size.as_deref().unwrap_or("512");

@@ -29,6 +29,8 @@ pub struct ScaleState {
     pub record: Option<StepRecord>,
     /// Its pixels.
     pub picture: CachedPicture,
+    /// The same as windows show it, where that is not the same: a photo that is not opaque, over a checker.
+    pub shown: Option<Arc<Picture>>,
     /// The same, small.
     pub thumbnail: Arc<Picture>,
     /// Against the photo's own pixels: 1 for the photo.
@@ -115,6 +117,7 @@ impl History {
             parent: None,
             record: None,
             picture: photo.into(),
+            shown: None,
             thumbnail: photo_thumbnail,
             magnification: 1.0,
             children: vec![],
@@ -237,6 +240,11 @@ impl History {
         self.children(parent).filter(|sibling| region(sibling) == region(state)).collect()
     }
 
+    /// Has windows show the photo so.
+    pub fn show_photo_as(&mut self, shown: Arc<Picture>) {
+        self.states[0].shown = Some(shown);
+    }
+
     /// The photo.
     pub fn photo(&self) -> &ScaleState {
         &self.states[0]
@@ -309,6 +317,7 @@ impl History {
             parent: Some(parent),
             record: Some(record),
             picture,
+            shown: None,
             thumbnail,
             magnification,
             children: vec![],

@@ -37,7 +37,7 @@ impl Worker {
             outbox.send(Event::Partial { job: id, step, left, top, picture });
         };
         let mut progress = Progress::new(&mut on_progress).with_tiles(&mut on_tiles);
-        progress.at(Stage::Prompting, 0.0)?;
+        progress.at(job.first_stage(), 0.0)?;
         let (width, height) = size_of(job, source);
         if width.max(height) > LARGEST {
             return Err(PipelineError::TooLarge { width, height, most: LARGEST });

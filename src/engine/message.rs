@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use crate::base::{
-    AlignMethod, Backbone, CaptionRequest, DeviceChoice, FullImage, MemoryPlan, PromptSource, Region, Stage,
-    StepEstimate, StepRecord, Ticket, TileProgress, UserError,
+    AlignMethod, Backbone, BackboneKind, CaptionRequest, DeviceChoice, FullImage, MemoryPlan, PromptSource, Region,
+    Stage, StepEstimate, StepRecord, Ticket, TileProgress, UserError,
 };
 use crate::document::CachedPicture;
 use crate::imaging::Picture;
@@ -60,6 +60,15 @@ pub struct Job {
 }
 
 impl Job {
+    /// What it begins with, its model being loaded.
+    pub fn first_stage(&self) -> Stage {
+        match self.restorer.backbone.spec.kind {
+            _ if !self.prompt_source.is_user() && self.extracted_prompt.is_none() => Stage::Prompting,
+            BackboneKind::Diffusion => Stage::Encoding,
+            BackboneKind::Interpolation | BackboneKind::SingleImage => Stage::Restoring,
+        }
+    }
+
     /// Whether cut and extracted prompt of its first step are those of the other's.
     pub(super) fn begins_like(&self, other: &Self) -> bool {
         self.source.is(&other.source)

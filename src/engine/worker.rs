@@ -264,7 +264,7 @@ impl Worker {
         let is_active = || !ticket.cancel.is_cancelled();
         let mut on_progress = reporter(&outbox, id, step, &is_active);
         let mut progress = Progress::new(&mut on_progress);
-        progress.at(Stage::Prompting, 0.0)?;
+        progress.at(job.first_stage(), 0.0)?;
         let mut start = Instant::now();
         let mut prepared = self.begin(job, step, source, region)?;
         let (cut, enlarged) = (prepared.cut.clone(), prepared.enlarged.clone());

@@ -21,5 +21,5 @@ pub use formats::{Content, Format};
 pub use metadata::Metadata;
 pub use picture::Picture;
 pub use resample::{Filter, resize, resize_part};
-pub use transparency::{straight, without_hidden};
+pub use transparency::{over_checker, straight, without_hidden};
 pub use xmp::Xmp;

@@ -27,9 +27,36 @@ pub fn straight(picture: &Picture, alpha: &Picture, background: [u8; 3]) -> Pict
     })
 }
 
+/// The greys of the checker behind what is transparent.
+const CHECKER: [u8; 2] = [0xff, 0xcc];
+/// Cells of it along the longer side of a picture.
+const CELLS: u32 = 64;
+const SMALLEST_CELL: u32 = 8;
+
+/// A picture that lies over white, as greys of the same size say, over a checker instead, as windows show it.
+pub fn over_checker(picture: &Picture, alpha: &Picture) -> Picture {
+    let (width, height) = (picture.width().min(alpha.width()), picture.height().min(alpha.height()));
+    let cell = (width.max(height) / CELLS).max(SMALLEST_CELL);
+    Picture::from_fn(width, height, |x, y| {
+        let below = CHECKER[((x / cell + y / cell) % 2) as usize];
+        let seen_through = u16::from(255 - alpha.pixel(x, y)[0]);
+        let darker = (u16::from(255 - below) * seen_through + 127) / 255;
+        picture.pixel(x, y).map(|level| level.saturating_sub(darker as u8))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_what_is_transparent_shows_the_checker() {
+        let alpha = Picture::from_fn(20, 20, |_, y| [if y < 10 { 0 } else { 255 }; 3]);
+        let picture = Picture::from_fn(20, 20, |_, y| if y < 10 { [255; 3] } else { [7, 8, 9] });
+        let seen = over_checker(&picture, &alpha);
+        assert_eq!([seen.pixel(0, 0), seen.pixel(8, 0), seen.pixel(8, 8)], [[0xff; 3], [0xcc; 3], [0xff; 3]]);
+        assert_eq!(seen.pixel(3, 15), [7, 8, 9]);
+    }
 
     #[test]
     fn laid_over_the_background_again_it_looks_the_same() {

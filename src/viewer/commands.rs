@@ -176,6 +176,8 @@ commands! {
     TogglePrefetch: "prefetch", "Prefetch boxes", [], always, |viewer, _| viewer.state.settings.prefetch ^= true;
     ToggleLinkPhoto: "link_photo", "Link the photo in sessions", [], always,
         |viewer, _| viewer.state.settings.link_photo ^= true;
+    ToggleKeepLocation: "keep_location", "Say in exports where photos were taken", [], always,
+        |viewer, _| viewer.state.settings.keep_location ^= true;
     TogglePanels: "panels", "Show or hide the panels", [key(Key::Tab)], always,
         |viewer, _| viewer.state.settings.panels ^= true;
     WalkControls: "walk_controls", "To the first control; on with Tab", [key(Key::F6)], always,

@@ -25,7 +25,7 @@ use std::time::Instant;
 use actions::Action;
 use anyhow::Context;
 use autosave_worker::AutosaveWorker;
-use state::{Message, PlacedBox, State};
+use state::{Cause, Message, PlacedBox, State};
 use tasks::Tasks;
 use thumbnails::Thumbnails;
 
@@ -146,12 +146,19 @@ impl Viewer {
         })
     }
 
-    /// Opens the first of these; the others wait among the recent ones.
-    pub fn open_all(&mut self, files: Vec<PathBuf>) {
+    /// Opens the first of these, and offers the others, which wait among the recent ones too.
+    pub fn open_all(&mut self, mut files: Vec<PathBuf>) {
         for file in files.iter().skip(1).rev() {
             self.state.settings.remember(file.clone());
         }
-        self.actions.extend(files.into_iter().next().map(Action::OpenFile));
+        if files.is_empty() {
+            return;
+        }
+        self.actions.push(Action::OpenFile(files.remove(0)));
+        self.state.messages.retain(|message| !matches!(message, Message::Waiting(_)));
+        if !files.is_empty() {
+            self.tell(Message::Waiting(files));
+        }
     }
 
     /// Does as if the user had asked for it.
@@ -293,7 +300,7 @@ fn window(
             _ = device_lost.set(viewer.device_lost.clone());
             viewer.open_all(images);
             if let Some(problem) = problem {
-                viewer.tell(Message::UserError(problem));
+                viewer.tell(Message::UserError(problem, Cause::Other));
             }
             Ok(Box::new(viewer))
         }),

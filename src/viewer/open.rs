@@ -10,7 +10,7 @@ use crate::document::session::{Choices, EXTENSION, Session};
 use crate::document::{History, provenance, session, thumbnail};
 use crate::hub;
 use crate::imaging::codec::{DecodedPicture, Opening, Preview};
-use crate::imaging::{Picture, codec};
+use crate::imaging::{Picture, codec, over_checker};
 
 /// What was opened.
 pub(super) struct Opened {
@@ -30,25 +30,31 @@ pub(super) struct Opened {
 }
 
 impl Opened {
-    pub(super) fn photo(file: Option<PathBuf>, source: Source, picture: Picture) -> Self {
+    pub(super) fn photo(file: Option<PathBuf>, source: Source, picture: Picture, alpha: Option<&Picture>) -> Self {
         picture.prepare_levels();
         let thumbnail = Arc::new(thumbnail(&picture));
-        let history = History::new(source, Arc::new(picture), thumbnail);
+        let shown = alpha.map(|alpha| over_checker(&picture, alpha));
+        let mut history = History::new(source, Arc::new(picture), thumbnail);
+        if let Some(shown) = shown {
+            shown.prepare_levels();
+            history.show_photo_as(Arc::new(shown));
+        }
         Self { file, history, choices: None, session_file: None, restored_from: None, rebuild: None, note: None }
     }
 }
 
-/// What is there of a damaged picture can be looked at.
-fn opening() -> Opening {
-    Opening { allow_truncated: true, ..Opening::default() }
-}
+/// Worth a line where a picture is not opaque.
+const OVER_WHITE: &str = "Transparent parts are shown over a checker; models and exports have them over white";
 
 /// Opens what a path names. `watch` sees large pictures come and answers whether to go on.
 pub(super) fn open(
     file: &Path,
+    keep_location: bool,
     watch: &mut dyn FnMut(Preview) -> bool,
     cancel: &CancelToken,
 ) -> Result<Opened, UserError> {
+    // What is there of a damaged picture can be looked at.
+    let opening = Opening { allow_truncated: true, keep_alpha: true, keep_location, ..Opening::default() };
     let is_session = file.extension().is_some_and(|ending| ending.eq_ignore_ascii_case(EXTENSION));
     if is_session || file.is_dir() {
         return open_session(file, is_session);
@@ -57,11 +63,14 @@ pub(super) fn open(
     if let Some(recipe) = codec::xmp(file).and_then(|xmp| provenance::recipe(&xmp)).filter(|r| !r.steps.is_empty()) {
         match photo_of(&recipe, file) {
             Some(photo) => {
-                let DecodedPicture { picture, exif, .. } = codec::open_watched(&photo, &opening(), watch)?;
+                let DecodedPicture { picture, alpha, exif, .. } = codec::open_watched(&photo, &opening, watch)?;
                 if (picture.width(), picture.height()) == (recipe.width, recipe.height) {
                     let source = Source { file: Some(photo), exif, ..recipe.photo };
                     let rebuild = Some(rebuild(file, recipe.steps));
-                    return Ok(Opened { rebuild, ..Opened::photo(Some(file.to_owned()), source, picture) });
+                    return Ok(Opened {
+                        rebuild,
+                        ..Opened::photo(Some(file.to_owned()), source, picture, alpha.as_ref())
+                    });
                 }
                 note = Some(format!("{} has changed: this picture's chain cannot be made again", photo.display()));
             }
@@ -74,7 +83,7 @@ pub(super) fn open(
     // The digest is made while the pixels are.
     let (digest, picture) = std::thread::scope(|scope| {
         let digest = std::thread::Builder::new().name("coz-digest".into()).spawn_scoped(scope, || sha256(file));
-        let picture = codec::open_watched(file, &opening(), watch);
+        let picture = codec::open_watched(file, &opening, watch);
         if cancel.is_cancelled() {
             return (None, picture);
         }
@@ -83,11 +92,12 @@ pub(super) fn open(
     });
     let name = file.file_name().unwrap_or(file.as_os_str()).to_string_lossy().into_owned();
     let absolute = file.canonicalize().unwrap_or_else(|_| file.to_owned());
-    let DecodedPicture { picture, exif, remarks, .. } = picture?;
+    let DecodedPicture { picture, alpha, exif, mut remarks } = picture?;
+    remarks.extend(alpha.is_some().then(|| OVER_WHITE.to_owned()));
     let source = Source { name, file: Some(absolute), sha256: digest, exif };
     let notes: Vec<String> = note.into_iter().chain(remarks).collect();
     let note = Some(notes.join(". ")).filter(|note| !note.is_empty());
-    Ok(Opened { note, ..Opened::photo(Some(file.to_owned()), source, picture) })
+    Ok(Opened { note, ..Opened::photo(Some(file.to_owned()), source, picture, alpha.as_ref()) })
 }
 
 fn open_session(file: &Path, is_session: bool) -> Result<Opened, UserError> {

@@ -81,6 +81,8 @@ pub struct Settings {
     pub prefetch: bool,
     /// Sessions link to their photo instead of holding it.
     pub link_photo: bool,
+    /// Exports of photos opened from now on say where they were taken.
+    pub keep_location: bool,
     /// Side panels are shown.
     pub panels: bool,
     /// The one on the right too.
@@ -130,6 +132,7 @@ impl Default for Settings {
             picture_memory_mb: None,
             prefetch: true,
             link_photo: false,
+            keep_location: false,
             panels: true,
             info: true,
             panel_widths: [232.0, 264.0],

@@ -192,10 +192,12 @@ pub struct Palette {
 /// A line over the canvas.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Message {
-    /// Something went wrong; stays until it is closed.
-    UserError(UserError),
+    /// Something went wrong; stays until it is closed, or until the same has gone well.
+    UserError(UserError, Cause),
     /// Something was done.
     Done(String),
+    /// Of several files that were given only the first is open: these are not.
+    Waiting(Vec<PathBuf>),
     /// A session was left behind: restore it?
     Offer(RecoverableSession),
     /// Sessions left behind take much room: delete the oldest?
@@ -207,6 +209,21 @@ pub enum Message {
         /// Those that could go.
         oldest: Vec<PathBuf>,
     },
+}
+
+/// What has gone wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// Opening a file.
+    Opening,
+    /// A step or a caption.
+    Job,
+    /// Writing a file.
+    Writing,
+    /// A download.
+    Download,
+    /// Anything else.
+    Other,
 }
 
 /// An open photo with all that was made of it.

@@ -130,7 +130,7 @@ impl Tasks {
         self.sender.clone()
     }
 
-    pub(super) fn open(&self, file: PathBuf, ticket: Ticket) {
+    pub(super) fn open(&self, file: PathBuf, keep_location: bool, ticket: Ticket) {
         let (sender, context) = (self.sender.clone(), self.context.clone());
         let Ticket { generation, cancel } = ticket;
         self.spawn("open", move || {
@@ -140,7 +140,7 @@ impl Tasks {
                 context.request_repaint();
                 !cancel.is_cancelled()
             };
-            let opened = open(&file, &mut watch, &cancel).map(Box::new);
+            let opened = open(&file, keep_location, &mut watch, &cancel).map(Box::new);
             (!cancel.is_cancelled()).then_some(Outcome::Opened { generation, opened })
         });
     }
@@ -165,7 +165,10 @@ impl Tasks {
             let rgb = image.pixels.iter().flat_map(over_white).collect();
             let source = Source { name: "pasted".into(), ..Source::default() };
             let picture = Picture::from_rgb(width, height, rgb)?;
-            let opened = Ok(Box::new(Opened::photo(None, source, picture)));
+            let opacity = image.pixels.iter().flat_map(|pixel| [pixel.a(); 3]).collect();
+            let alpha =
+                Picture::from_rgb(width, height, opacity).filter(|_| !image.pixels.iter().all(|it| it.is_opaque()));
+            let opened = Ok(Box::new(Opened::photo(None, source, picture, alpha.as_ref())));
             Some(Outcome::Opened { generation: ticket.generation, opened })
         });
     }

@@ -66,6 +66,77 @@ fn a_session_is_saved_and_opened_again() {
 }
 
 #[test]
+fn a_message_goes_when_its_cause_is_gone() {
+    let folder = Folder::new();
+    let (bad, good) = (folder.path("bad.png"), folder.photo("good.png", 60, 40));
+    std::fs::write(&bad, b"\x89PNG\r\n\x1a\nand no more").unwrap();
+    let mut harness = app(settings());
+    harness.state_mut().act(Action::OpenFile(bad));
+    until(&mut harness, "the problem", |viewer| !viewer.state.messages.is_empty());
+    harness.state_mut().act(Action::OpenFile(good));
+    until(&mut harness, "the photo", |viewer| viewer.state.document.is_some());
+    assert!(harness.state().state.messages.is_empty(), "{:?}", harness.state().state.messages);
+    // One of a step stays while files are opened.
+    let problem = chain_of_zoom::base::UserError::new("The step failed", "so", "");
+    harness.state_mut().state.messages.push(Message::UserError(problem, Cause::Job));
+    harness.state_mut().act(Command::Close);
+    harness.step();
+    open(&mut harness, &folder);
+    assert_eq!(harness.state().state.messages.len(), 1);
+    harness.state_mut().act(Command::Run);
+    until(&mut harness, "a state", |viewer| count(viewer) == 2 && idle(viewer));
+    assert!(harness.state().state.messages.is_empty());
+}
+
+#[test]
+fn of_several_files_the_first_opens_and_the_others_are_offered() {
+    let folder = Folder::new();
+    let files: Vec<_> = ["a.png", "b.png", "c.png"].map(|name| folder.photo(name, 60, 40)).into();
+    let mut harness = app(settings());
+    let paths: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
+    harness.event(egui::Event::Paste(paths.join("\n")));
+    until(&mut harness, "the first", |viewer| viewer.state.document.is_some());
+    assert_eq!(document(&harness).name, "a.png");
+    assert_eq!(harness.state().state.messages, [Message::Waiting(files[1..].to_vec())]);
+    harness.step();
+    harness.get_by_label("c.png").click();
+    until(&mut harness, "the third", |viewer| viewer.state.document.as_ref().is_some_and(|it| it.name == "c.png"));
+    assert_eq!(harness.state().state.messages, [Message::Waiting(files[1..2].to_vec())]);
+}
+
+#[test]
+fn what_is_transparent_lies_over_a_checker_in_the_window_alone() {
+    let folder = Folder::new();
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases/logo-black-on-transparent.png");
+    let mut harness = app(settings());
+    harness.state_mut().act(Action::OpenFile(file));
+    until(&mut harness, "the logo", |viewer| viewer.state.document.is_some());
+    let is_right = |harness: &Harness<'_, Viewer>| {
+        let photo = document(harness).history.photo();
+        let (picture, shown) = (photo.picture.load().unwrap(), photo.shown.clone().expect("the checker"));
+        assert_eq!((picture.pixel(0, 0), picture.pixel(8, 0)), ([255; 3], [255; 3]), "models have it over white");
+        assert_ne!(shown.pixel(0, 0), shown.pixel(8, 0));
+        assert_eq!(shown.pixel(32, 24), [0; 3]);
+    };
+    is_right(&harness);
+    assert!(matches!(&harness.state().state.messages[..], [Message::Done(line)] if line.contains("checker")));
+    // Pasted it is the same.
+    let opaque = egui::Color32::BLACK;
+    let pixels = (0..64 * 48).map(|i| if i == 24 * 64 + 32 { opaque } else { egui::Color32::TRANSPARENT }).collect();
+    let image = egui::ColorImage::new([64, 48], pixels);
+    harness.event(egui::Event::PasteImage(Arc::new(image)));
+    until(&mut harness, "the pasted one", |viewer| {
+        viewer.state.document.as_ref().is_some_and(|document| document.name == "pasted")
+    });
+    is_right(&harness);
+    // What is opaque has none.
+    harness.state_mut().act(Command::Close);
+    harness.step();
+    open(&mut harness, &folder);
+    assert!(document(&harness).history.photo().shown.is_none());
+}
+
+#[test]
 fn only_the_file_that_was_asked_for_last_is_opened() {
     let folder = Folder::new();
     let (slow, fast) = (folder.photo("slow.png", 5000, 4000), folder.photo("fast.png", 60, 40));
@@ -232,7 +303,7 @@ fn a_vanished_photo_and_a_bad_place_lose_nothing() {
     harness.state_mut().act(Command::Dismiss);
     harness.state_mut().act(Action::SaveTo(folder.path("autosave/x.coz")));
     until(&mut harness, "the message", |viewer| {
-        viewer.state.exporting.is_none() && matches!(viewer.state.messages.last(), Some(Message::UserError(_)))
+        viewer.state.exporting.is_none() && matches!(viewer.state.messages.last(), Some(Message::UserError(_, _)))
     });
     assert_eq!(count(harness.state()), 4);
 }

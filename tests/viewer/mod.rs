@@ -23,7 +23,7 @@ use chain_of_zoom::imaging::codec;
 use chain_of_zoom::viewer::actions::Action;
 use chain_of_zoom::viewer::commands::Command;
 use chain_of_zoom::viewer::settings::Settings;
-use chain_of_zoom::viewer::state::{Document, Message};
+use chain_of_zoom::viewer::state::{Cause, Document, Message};
 use chain_of_zoom::viewer::{Persistence, Viewer};
 
 /// Small states make quick tests; nothing moves by itself.

@@ -169,7 +169,7 @@ fn the_prompt_source_is_chosen_in_the_panel() {
     harness.get_by_label("VLM").click();
     harness.step();
     until(&mut harness, "the message", |viewer| !viewer.state.messages.is_empty());
-    let Some(Message::UserError(error)) = harness.state().state.messages.last() else { panic!("no error") };
+    let Some(Message::UserError(error, _)) = harness.state().state.messages.last() else { panic!("no error") };
     assert!(error.details.contains("vlm") && error.hint.contains("Qwen2.5-VL"), "{error:?}");
     assert_eq!(harness.state().state.settings.prompt_source.spec.id, "vlm");
 }

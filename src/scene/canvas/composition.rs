@@ -36,7 +36,8 @@ impl Layer {
 
     fn of_state(state: &ScaleState, placement: Placement, opacity: f32) -> Self {
         let size = [state.picture.width(), state.picture.height()];
-        let picture = state.picture.in_memory().unwrap_or_else(|| state.thumbnail.clone());
+        let picture = state.shown.clone().or_else(|| state.picture.in_memory());
+        let picture = picture.unwrap_or_else(|| state.thumbnail.clone());
         Self { state: Some(state.id), picture, size, placement, opacity, clip: None }
     }
 

@@ -36,12 +36,14 @@ pub enum FilmError {
     #[error("the photo alone makes no film: choose a state")]
     NoChain,
     /// The size cannot be encoded.
-    #[error("{width} x {height} is no size for a film: sides from 64 to {} pixels, even", LARGEST_SIDE)]
+    #[error("{width} x {height} is no size for a film: sides from 64 to {} pixels{}", LARGEST_SIDE, if *is_gif { "" } else { ", even" })]
     Size {
         /// Asked for.
         width: u32,
         /// Asked for.
         height: u32,
+        /// GIF has odd sides too.
+        is_gif: bool,
     },
     /// The name's ending says no format we write.
     #[error("{} does not end in .mp4 or .gif", .0.display())]
@@ -131,12 +133,11 @@ impl Options {
         self
     }
 
-    fn check(&self) -> Result<(), FilmError> {
-        let side = |length: u32| (64..=LARGEST_SIDE).contains(&length) && length.is_multiple_of(2);
-        if side(self.width) && side(self.height) {
-            Ok(())
-        } else {
-            Err(FilmError::Size { width: self.width, height: self.height })
+    fn check(&self, is_gif: bool) -> Result<(), FilmError> {
+        let side = |length: u32| (64..=LARGEST_SIDE).contains(&length) && (is_gif || length.is_multiple_of(2));
+        match side(self.width) && side(self.height) {
+            true => Ok(()),
+            false => Err(FilmError::Size { width: self.width, height: self.height, is_gif }),
         }
     }
 }
@@ -156,6 +157,15 @@ trait Sink {
     fn frame(&mut self, rgb: &[u8]) -> Result<(), FilmError>;
 }
 
+fn ending(file: &Path) -> String {
+    file.extension().unwrap_or_default().to_string_lossy().to_lowercase()
+}
+
+/// Whether a file of this name is a film.
+pub fn is_film(file: &Path) -> bool {
+    matches!(ending(file).as_str(), "mp4" | "gif")
+}
+
 /// Makes a film of `branch`, a history that is one chain, into `file` (.mp4 or .gif); whole or not at all.
 ///
 /// `on_frame` is called with how many of all frames are done and answers whether to go on.
@@ -165,14 +175,13 @@ pub fn make(
     file: &Path,
     on_frame: &mut dyn FnMut(u32, u32) -> bool,
 ) -> Result<Written, FilmError> {
-    options.check()?;
+    let is_gif = ending(file) == "gif";
+    if !is_film(file) {
+        return Err(FilmError::Ending(file.to_owned()));
+    }
+    options.check(is_gif)?;
     let branch = &branch.in_memory()?;
     let path = ZoomPath::new(branch, options).ok_or(FilmError::NoChain)?;
-    let is_gif = match file.extension().unwrap_or_default().to_string_lossy().to_lowercase().as_str() {
-        "mp4" => false,
-        "gif" => true,
-        _ => return Err(FilmError::Ending(file.to_owned())),
-    };
     let fps = options.fps.clamp(1, if is_gif { 50 } else { 120 });
     let frames = ((path.seconds() * f64::from(fps)).round() as u32).max(1);
     let mut studio = Studio::new(options.width, options.height)?;

@@ -15,7 +15,7 @@ use crate::scene::film;
 use crate::scene::film::path::ZoomPath;
 use crate::viewer::Viewer;
 use crate::viewer::open::Opened;
-use crate::viewer::state::{Document, Examined, Exporting, Message, Opening, Playing};
+use crate::viewer::state::{Cause, Document, Examined, Exporting, Message, Opening, Playing};
 use crate::viewer::tasks::Outcome;
 
 /// What is found out of states takes at most so much memory, those at hand apart.
@@ -35,8 +35,11 @@ impl Viewer {
                 if self.opening.finish(generation) {
                     self.state.opening = None;
                     match opened {
-                        Ok(opened) => self.take_opened(*opened, context),
-                        Err(problem) => self.tell(Message::UserError(problem)),
+                        Ok(opened) => {
+                            self.is_well(Cause::Opening);
+                            self.take_opened(*opened, context);
+                        }
+                        Err(problem) => self.tell(Message::UserError(problem, Cause::Opening)),
                     }
                 }
             }
@@ -57,7 +60,7 @@ impl Viewer {
             }
             Outcome::Loaded(loaded) => {
                 if let Err(problem) = loaded {
-                    self.tell(Message::UserError(problem));
+                    self.tell(Message::UserError(problem, Cause::Other));
                 }
                 self.loaded_pictures += 1;
                 self.evict_pictures();
@@ -101,9 +104,12 @@ impl Viewer {
             Outcome::Downloaded(done) => {
                 self.state.transfer = None;
                 match done {
-                    Ok(()) => self.tell(Message::Done("Downloaded".into())),
+                    Ok(()) => {
+                        self.is_well(Cause::Download);
+                        self.tell(Message::Done("Downloaded".into()));
+                    }
                     Err(HubError::Cancelled) => {}
-                    Err(error) => self.tell(Message::UserError(error.into())),
+                    Err(error) => self.tell(Message::UserError(error.into(), Cause::Download)),
                 }
                 self.look_for_models();
                 self.tasks.look_for_backbones();
@@ -117,13 +123,16 @@ impl Viewer {
                 if self.exports.finish(generation) {
                     self.state.exporting = None;
                     match result {
-                        Ok(Some(line)) => self.tell(Message::Done(line)),
+                        Ok(Some(line)) => {
+                            self.is_well(Cause::Writing);
+                            self.tell(Message::Done(line));
+                        }
                         Ok(None) => {}
-                        Err(problem) => self.tell(Message::UserError(problem)),
+                        Err(problem) => self.tell(Message::UserError(problem, Cause::Writing)),
                     }
                 }
             }
-            Outcome::Failed(problem) => self.tell(Message::UserError(problem)),
+            Outcome::Failed(problem) => self.tell(Message::UserError(problem, Cause::Other)),
         }
     }
 
@@ -203,7 +212,7 @@ impl Viewer {
 
     pub(in crate::viewer) fn open_file(&mut self, file: PathBuf) {
         self.state.opening = Some(Opening { file: file.clone(), preview: None });
-        self.tasks.open(file, self.opening.start());
+        self.tasks.open(file, self.state.settings.keep_location, self.opening.start());
     }
 
     pub(in crate::viewer) fn open_pasted(&mut self, image: Arc<egui::ColorImage>) {
@@ -324,7 +333,7 @@ impl Viewer {
                 document.film = Some(Playing { branch, path, start: Instant::now() });
                 self.state.film_options = false;
             }
-            None => self.tell(Message::UserError(film::FilmError::NoChain.into())),
+            None => self.tell(Message::UserError(film::FilmError::NoChain.into(), Cause::Other)),
         }
     }
 
@@ -344,7 +353,7 @@ impl Viewer {
     fn take_examined(&mut self, id: StateId, examined: Result<Examined, UserError>) {
         let examined = match examined {
             Ok(examined) => examined,
-            Err(problem) => return self.tell(Message::UserError(problem)),
+            Err(problem) => return self.tell(Message::UserError(problem, Cause::Other)),
         };
         let Some(document) = &mut self.state.document else { return };
         document.examined.insert(id, Some(Arc::new(examined)));
@@ -402,7 +411,7 @@ impl Viewer {
         self.state.messages.retain(|message| match message {
             Message::Offer(session) => !folders.contains(&session.folder),
             Message::Surplus { oldest, .. } => !folders.iter().any(|folder| oldest.contains(folder)),
-            Message::UserError(_) | Message::Done(_) => true,
+            Message::UserError(..) | Message::Waiting(_) | Message::Done(_) => true,
         });
         if let Some(all) = self.autosave_folder.clone() {
             self.tasks.discard_recoverable(folders, all);

@@ -11,7 +11,7 @@ use crate::document::StateId;
 use crate::engine::{Event, Job, JobId, JobOutcome, Restorer, StepOutput};
 use crate::scene::canvas::Overlay;
 use crate::viewer::Viewer;
-use crate::viewer::state::{Message, OomRetry, PlacedBox, Queued, Running};
+use crate::viewer::state::{Cause, Message, OomRetry, PlacedBox, Queued, Running};
 
 /// New tokens for each tile of a full image, as in the reference.
 const TILE_TOKENS: usize = 16;
@@ -95,6 +95,9 @@ impl Viewer {
                     self.state.extracted_prompt.clear();
                 }
                 self.state.running = None;
+                if outcome == JobOutcome::Completed {
+                    self.is_well(Cause::Job);
+                }
                 if run {
                     self.run_placed();
                     return;
@@ -105,7 +108,7 @@ impl Viewer {
                         true => OomRetry::Caption,
                         false => OomRetry::Steps(Box::new(Queued { parent, after: None, job: Job { regions, ..job } })),
                     });
-                    self.tell(Message::UserError(problem));
+                    self.tell(Message::UserError(problem, Cause::Job));
                 }
                 self.run_next();
             }
@@ -323,7 +326,7 @@ impl Viewer {
         self.state.settings.memory = memory;
         self.state
             .messages
-            .retain(|message| !matches!(message, Message::UserError(problem) if problem.smaller.is_some()));
+            .retain(|message| !matches!(message, Message::UserError(problem, _) if problem.smaller.is_some()));
         match self.state.oom_retry.take() {
             Some(OomRetry::Steps(mut queued)) => {
                 queued.job.restorer.memory = memory;
@@ -476,7 +479,7 @@ impl Viewer {
         let (Some(job), Some(document)) = (job, &mut self.state.document) else { return };
         document.film = None;
         let looked_from = document.history.current().id;
-        let asked = job.clone();
+        let (asked, stage) = (job.clone(), job.first_stage());
         let job: JobId = if captioning { self.engine.caption(job) } else { self.engine.run(job) };
         self.state.running = Some(Running {
             job,
@@ -486,7 +489,7 @@ impl Viewer {
             parent,
             looked_from,
             step: 0,
-            stage: Stage::Prompting,
+            stage,
             fraction: 0.0,
             loading: None,
             start: Instant::now(),

@@ -13,7 +13,7 @@ use egui::ViewportCommand;
 
 use super::actions::Action;
 use super::bindings::Bindings;
-use super::state::{Document, Edited, Message};
+use super::state::{Cause, Document, Edited, Message};
 use super::{Viewer, bindings, commands, theme};
 use crate::base;
 use crate::document::Direction;
@@ -63,7 +63,7 @@ impl Viewer {
     }
 
     pub(super) fn tell(&mut self, message: Message) {
-        if let Message::UserError(problem) = &message {
+        if let Message::UserError(problem, _) = &message {
             tracing::error!("{problem}");
         }
         // A finished thing makes way for whatever comes next.
@@ -71,6 +71,11 @@ impl Viewer {
         self.state.messages.push(message);
         let surplus = self.state.messages.len().saturating_sub(MESSAGES);
         self.state.messages.drain(..surplus);
+    }
+
+    /// What went wrong before has gone well now: nobody need be told of it any more.
+    pub(super) fn is_well(&mut self, now: Cause) {
+        self.state.messages.retain(|old| !matches!(old, Message::UserError(_, cause) if *cause == now));
     }
 
     /// Does what was asked for, in order.

@@ -12,6 +12,9 @@ use crate::viewer::commands::Command;
 use crate::viewer::state::Message;
 use crate::viewer::{Viewer, theme};
 
+/// Of files that wait.
+const MOST_OFFERED: usize = 6;
+
 fn buttons(viewer: &mut Viewer, ui: &mut egui::Ui, actions: impl IntoIterator<Item = Action>) {
     ui.horizontal(|ui| {
         for action in actions {
@@ -62,7 +65,24 @@ pub(super) fn show(viewer: &mut Viewer, ui: &egui::Ui) {
                         ui.add(Label::new(dim(ui, line)).wrap());
                         buttons(viewer, ui, [Action::DiscardRecoverable(oldest.clone())]);
                     }
-                    Message::UserError(problem) => {
+                    Message::Waiting(files) => {
+                        let line = match files.len() {
+                            1 => "One more file was given".into(),
+                            count => format!("{count} more files were given"),
+                        };
+                        ui.label(RichText::new(line).strong());
+                        ui.add(Label::new(dim(ui, "They are in the menu too, under Open recent.")).wrap());
+                        ui.horizontal_wrapped(|ui| {
+                            for file in files.iter().take(MOST_OFFERED) {
+                                let name = file.file_name().unwrap_or(file.as_os_str()).to_string_lossy();
+                                if ui.button(name).clicked() {
+                                    let others = files.iter().filter(|other| *other != file).cloned();
+                                    viewer.open_all(std::iter::once(file.clone()).chain(others).collect());
+                                }
+                            }
+                        });
+                    }
+                    Message::UserError(problem, _) => {
                         let title = ui.label(RichText::new(&problem.title).color(theme::ERROR).strong());
                         ui.ctx().accesskit_node_builder(title.id, |node| node.set_live(Live::Assertive));
                         ui.add(Label::new(&problem.details).wrap().selectable(true));

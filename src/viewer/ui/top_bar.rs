@@ -86,6 +86,8 @@ fn menu(viewer: &mut Viewer, ui: &mut egui::Ui, has_photo: bool) {
         .on_hover_text("Boxes are prepared while they are being placed");
     ui.checkbox(&mut settings.link_photo, Command::ToggleLinkPhoto.label())
         .on_hover_text("Smaller files, which need the photo beside them");
+    ui.checkbox(&mut settings.keep_location, Command::ToggleKeepLocation.label())
+        .on_hover_text("Of photos opened from now on; all else that the camera wrote is in exports anyway");
     ui.separator();
     items(viewer, ui, true, [Command::TogglePalette, Command::ToggleHelp, Command::Quit]);
 }
