@@ -291,7 +291,7 @@ fn exif_with_place() -> Vec<u8> {
     let mut entry = |tag: u16, kind: u16, count: u32, value: [u8; 4]| {
         exif.extend([&tag.to_be_bytes()[..], &kind.to_be_bytes(), &count.to_be_bytes(), &value].concat());
     };
-    entry(0x010f, 2, 4, *b"Abc\0");
+    entry(0x010f, 2, 4, *b"\xc3\xa9c\0");
     entry(0x0112, 3, 1, [0, 6, 0, 0]);
     entry(0x8825, 4, 1, 50u32.to_be_bytes());
     exif.extend(b"\0\0\0\0\0\x01\0\x01\0\x02\0\0\0\x02N\0\0\0\0\0\0\0");
@@ -323,13 +323,14 @@ fn what_the_camera_wrote_is_in_every_result() {
     let photo = folder.path("photo.jpg");
     let metadata = Metadata { xmp: None, exif: Some(Exif(exif_with_place())) };
     codec::save_with(&Picture::from_fn(20, 10, |_, _| [90; 3]), &photo, &metadata).unwrap();
-    for (more, tells) in [(&[][..], false), (&["--keep-location"], true)] {
+    for (format, tells) in [("png", false), ("png", true), ("tif", false), ("tif", true), ("jpg", true)] {
         let out = folder.path("place");
-        let (done, said) = full(&photo, &out, more);
+        let location = if tells { &["--keep-location"][..] } else { &[] };
+        let (done, said) = full(&photo, &out, &[&["--format", format], location].concat());
         assert!(done, "{said}");
-        let exif = codec::exif(&out.join("per-sample/photo/1.png")).unwrap().0;
-        assert!(exif.windows(4).any(|window| window == b"Abc\0"));
-        assert_eq!(exif.windows(2).any(|window| window == [0x88, 0x25]), tells);
+        let exif = codec::exif(&out.join(format!("per-sample/photo/1.{format}"))).unwrap().0;
+        assert!(exif.windows(4).any(|window| window == b"\xc3\xa9c\0"), "{format}");
+        assert_eq!(exif.windows(2).any(|window| window == [0x88, 0x25]), tells, "{format}");
     }
 }
 
@@ -436,6 +437,16 @@ fn resume_knows_its_work() {
     assert!(out.join("per-sample/pic/2.png").exists() && out.join("per-scale/scale2/pic.png").exists());
     assert!(full(&second, &out, &["--upscale", "2"]).0);
     assert!(!out.join("per-sample/pic/2.png").exists() && !out.join("per-scale/scale2/pic.png").exists());
+    // What cannot be done leaves what is there.
+    let zoomed = coz(["zoom", "-i", first.to_str().unwrap(), "-o", out.to_str().unwrap(), "--device", "cpu"])
+        .args(["--crop-box", "600,0,100,100"])
+        .output()
+        .unwrap();
+    assert!(!zoomed.status.success() && result.exists());
+    // Nor is a result its own photo.
+    let scale = out.join("per-scale/scale1/pic.png");
+    let (done, said) = full(&scale, &out, &[]);
+    assert!(!done && said.contains("would be replaced") && scale.exists(), "{said}");
     std::fs::remove_file(out.join("per-sample/pic/run.json")).unwrap();
     assert!(
         resumed(&second, &["--upscale", "2"]).contains("pictures were finished before"),

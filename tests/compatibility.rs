@@ -459,16 +459,17 @@ fn without_program(mut json: Value) -> Value {
     json
 }
 
+fn name_alone(value: &mut Value) {
+    match value {
+        Value::String(path) if path.starts_with('/') => *path = path.rsplit('/').next().unwrap().to_owned(),
+        Value::Object(parts) => parts.values_mut().for_each(name_alone),
+        _ => {}
+    }
+}
+
 /// What is told to others: names, not places.
 fn told(mut recipe: Value) -> Value {
     recipe["photo"].as_object_mut().unwrap().remove("file");
-    fn name_alone(value: &mut Value) {
-        match value {
-            Value::String(path) if path.starts_with('/') => *path = path.rsplit('/').next().unwrap().to_owned(),
-            Value::Object(parts) => parts.values_mut().for_each(name_alone),
-            _ => {}
-        }
-    }
     for step in recipe["steps"].as_array_mut().unwrap() {
         name_alone(&mut step["model"]);
     }
@@ -513,8 +514,10 @@ fn is_whole(opened: &Session, files: &BTreeMap<String, Vec<u8>>) {
 
     let folder = Folder::new();
     let file = folder.path("again.coz");
-    // With the photo inside, who gets it need not know where it lay.
+    // With the photo inside, who gets it need not know where it lay, nor where models do.
     then["photo"].as_object_mut().unwrap().remove("file");
+    name_alone(&mut then["choices"]["backbone"]);
+    then["states"].as_array_mut().unwrap().iter_mut().for_each(|state| name_alone(&mut state["model"]));
     session::save(opened, &file, false, &mut |_| true).unwrap();
     let again = unzipped(&file);
     assert_eq!(described(&again["chain.json"]), then);

@@ -184,7 +184,12 @@ proptest! {
         let (before, after) = (written.history.outline(), read.history.outline());
         prop_assert_eq!(before.len(), after.len());
         for ((depth, state), (depth_read, state_read)) in before.iter().zip(&after) {
-            prop_assert_eq!((depth, &state.record), (depth_read, &state_read.record));
+            let mut record = state.record.clone();
+            // Who gets the file need not know where models lie.
+            if let Some(model) = record.as_mut().and_then(|record| record.model.as_mut()) {
+                model.backbone = model.backbone.without_places();
+            }
+            prop_assert_eq!((depth, &record), (depth_read, &state_read.record));
             prop_assert!(state.picture.load().unwrap() == state_read.picture.load().unwrap());
         }
         let at = |history: &History| history.outline().iter().position(|(_, state)| state.id == history.current().id);
@@ -197,7 +202,8 @@ proptest! {
             .collect();
         let pinned_read = read.history.all_pinned().map(|(id, prompt)| (id.0, prompt.to_owned()));
         prop_assert_eq!(pinned_read.collect::<BTreeMap<_, _>>(), pinned);
-        prop_assert_eq!(read.choices, written.choices);
+        let backbone = written.choices.backbone.without_places();
+        prop_assert_eq!(read.choices, Choices { backbone, ..written.choices });
         prop_assert_eq!(read.lost_photo, None);
     }
 }

@@ -203,8 +203,8 @@ impl Backbone {
         let mut named = Self::from(self.spec);
         named.precision = self.precision;
         for spec in self.spec.files {
-            if let Some(name) = self.files.get(spec.role).and_then(Path::file_name) {
-                named.files.set(spec, name.into());
+            if let Some(file) = self.files.get(spec.role) {
+                named.files.set(spec, file.file_name().unwrap_or("unnamed".as_ref()).into());
             }
         }
         named

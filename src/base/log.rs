@@ -50,11 +50,10 @@ pub fn start() -> io::Result<()> {
 
 /// A source file, from its crate's folder on: where it lay when it was compiled helps nobody.
 fn within_crate(file: &str) -> &str {
-    let is_part = |part: &str| part == "src" || part == "library";
-    let before = file.split_inclusive(['/', '\\']).take_while(|part| !is_part(part.trim_end_matches(['/', '\\'])));
-    let (count, length) = before.fold((0, 0), |(count, length), part| (count + 1, length + part.len()));
-    let crate_name = file[..length].trim_end_matches(['/', '\\']).rfind(['/', '\\']).map_or(0, |at| at + 1);
-    if count > 1 { &file[crate_name..] } else { file }
+    let starts = |part: &str| file.rfind(part).map(|at| at + 1);
+    let source = ["/src/", "\\src\\", "/library/", "\\library\\"].into_iter().filter_map(starts).max();
+    let Some(source) = source else { return file };
+    &file[file[..source - 1].rfind(['/', '\\']).map_or(0, |at| at + 1)..]
 }
 
 fn write_to(file: &Path) -> io::Result<impl SubscriberInitExt + tracing::Subscriber> {
@@ -84,7 +83,7 @@ mod tests {
     fn places_begin_with_the_crate() {
         assert_eq!(within_crate("src/base/log.rs"), "src/base/log.rs");
         assert_eq!(
-            within_crate("/home/x/registry/index/tiff-0.11.3/src/decoder/mod.rs"),
+            within_crate("/home/x/src/registry/src/index-1949/tiff-0.11.3/src/decoder/mod.rs"),
             "tiff-0.11.3/src/decoder/mod.rs"
         );
         assert_eq!(within_crate("C:\\x\\png-0.18\\src\\a.rs"), "png-0.18\\src\\a.rs");

@@ -20,7 +20,7 @@ use super::inputs::{Input, inputs};
 use super::interruption::Interruption;
 use super::run_record::{RunOptions, RunRecord};
 use crate::base;
-use crate::base::{DeviceChoice, Exif, PROGRAM, Recipe, RecipeStep, Region, Source, TileProgress, UserError};
+use crate::base::{DeviceChoice, Exif, Folders, PROGRAM, Recipe, RecipeStep, Region, Source, TileProgress, UserError};
 use crate::document::export::tree::Tree;
 use crate::document::provenance;
 use crate::engine::{Engine, Event, Job, JobOutcome, StepOutput};
@@ -152,9 +152,10 @@ pub(super) fn run(arguments: &BatchArguments, task: &Task) -> anyhow::Result<Exi
         files = files.into_iter().skip(i - 1).step_by(n).collect();
     }
     let all = files.len();
+    let output = arguments.output.canonicalize().unwrap_or_else(|_| arguments.output.clone());
     let tree = |input: &Input| {
         let ResultArguments { format, quality } = arguments.results;
-        Tree::new(&arguments.output, &input.stem).in_format(format, quality)
+        Tree::new(&output, &input.stem).in_format(format, quality)
     };
     let record = |file: &Path| RunRecord::of(file, task.options, task.models.clone(), task.steps);
     if arguments.resume {
@@ -184,6 +185,11 @@ pub(super) fn run(arguments: &BatchArguments, task: &Task) -> anyhow::Result<Exi
                     worker.bar.set_message(input.stem.clone());
                     let (file, tree) = (&input.file, tree(input));
                     let done = alone(&tree, || {
+                        if tree.would_remove(file) {
+                            let details = format!("{} is where its own results belong", file.display());
+                            let hint = "Choose another folder for the results.";
+                            return Err(UserError::new("The picture would be replaced", details, hint));
+                        }
                         let opened = |source| ImageError::Open { file: file.clone(), source };
                         worker.record = Some(record(file).map_err(opened)?);
                         (task.each)(&mut worker, file, &tree)
@@ -261,12 +267,12 @@ fn is_finished(tree: &Tree, input: &Input, wanted: Option<&RunRecord>, steps: u3
 /// Works on one picture's results while no other run does.
 fn alone(tree: &Tree, work: impl FnOnce() -> Result<(), UserError>) -> Result<(), UserError> {
     let folder = tree.sample_folder();
-    let place = std::path::absolute(&folder).unwrap_or_else(|_| folder.clone());
-    let name = format!("coz-{}.lock", &base::sha256_of(place.as_os_str().as_encoded_bytes())[..16]);
-    // Not beside the results, where it would be in the way.
-    let lock = std::fs::File::create(std::env::temp_dir().join(name));
+    let lock = lock_file(&folder).and_then(|file| {
+        let lock = std::fs::OpenOptions::new().create(true).write(true).truncate(false).open(&file)?;
+        Ok((lock, file))
+    });
     let taken = match &lock {
-        Ok(lock) => lock.try_lock(),
+        Ok((lock, _)) => lock.try_lock(),
         Err(error) => {
             tracing::warn!("other runs cannot be told of this one: {error}");
             Ok(())
@@ -285,8 +291,21 @@ fn alone(tree: &Tree, work: impl FnOnce() -> Result<(), UserError>) -> Result<()
             tracing::warn!("other runs cannot be told of this one: {error}");
             work()
         }
-        Ok(()) => work(),
+        Ok(()) => {
+            let done = work();
+            // Another run may hold it already: then it stays.
+            _ = lock.map(|(_, file)| std::fs::remove_file(file));
+            done
+        }
     }
+}
+
+/// The file by which runs know of each other: one for each folder of results, in the user's own folder, where it is in nobody's way.
+fn lock_file(folder: &Path) -> std::io::Result<PathBuf> {
+    let locks = Folders::of_user().map_or_else(std::env::temp_dir, |folders| folders.data.join("locks"));
+    std::fs::create_dir_all(&locks)?;
+    let place = base::sha256_of(folder.as_os_str().as_encoded_bytes());
+    Ok(locks.join(&place[..16]))
 }
 
 /// Works through pictures one after another, with models of its own.
@@ -347,8 +366,8 @@ impl Worker {
         exif: Option<Exif>,
         kind: ChainKind,
     ) -> Result<Chain<'a>, UserError> {
-        RunRecord::remove(&tree.sample_folder()).map_err(ImageError::from)?;
         tree.clear()?;
+        RunRecord::remove(&tree.sample_folder()).map_err(ImageError::from)?;
         tree.state(0, &first, None, None, &Metadata { xmp: None, exif: exif.clone() })?;
         let photo = tree.state_file(0);
         let name = photo.file_name().unwrap_or_default().to_string_lossy().into_owned();

@@ -17,7 +17,7 @@ use crate::base::{
     Tiling, UserError,
 };
 use crate::document::export::tree::Tree;
-use crate::engine::{Job, Restorer};
+use crate::engine::{Job, LARGEST, Restorer};
 use crate::hub;
 use crate::imaging::Picture;
 use crate::imaging::codec::{DecodedPicture, MAX_PIXELS, Opening};
@@ -255,6 +255,12 @@ impl Run<'_> {
         let DecodedPicture { picture, alpha, exif, .. } = worker.open(file)?;
         let first = Arc::new(picture);
         let restores = !matches!(arguments.rec_type, RecursionType::Nearest | RecursionType::Bicubic);
+        let largest = f64::from(first.width().max(first.height())) * self.factor.powi(arguments.rec_num as i32);
+        if largest >= f64::from(LARGEST) + 1.0 {
+            let scaled = |side: u32| (f64::from(side) * largest / f64::from(first.width().max(first.height()))) as u32;
+            let (width, height) = (scaled(first.width()), scaled(first.height()));
+            return Err(PipelineError::TooLarge { width, height, most: LARGEST }.into());
+        }
         let kind = ChainKind { is_recursive: true, has_inputs: restores };
         let mut chain = worker.begin(tree, first.clone(), exif, kind)?;
         let (width, height) = (first.width(), first.height());

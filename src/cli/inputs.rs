@@ -59,7 +59,9 @@ fn listed(paths: &[PathBuf]) -> Result<Vec<PathBuf>, UserError> {
     let mut all = Vec::new();
     for path in paths {
         if path.as_os_str() != LIST {
-            all.push(path.to_str().map_or_else(|| path.clone(), path_of));
+            // As it is, where that exists: names may begin with a quote.
+            let named = || path.to_str().map_or_else(|| path.clone(), path_of);
+            all.push(if path.exists() { path.clone() } else { named() });
             continue;
         }
         for line in std::io::stdin().lines() {
@@ -82,8 +84,11 @@ fn walk(
     files: &mut Vec<PathBuf>,
     passed_over: &mut BTreeMap<String, usize>,
 ) -> Result<(), UserError> {
-    let results = results.canonicalize().ok();
-    let is_result = |entry: &DirEntry| results.is_some() && entry.path().canonicalize().ok() == results;
+    let folders = ["", "per-sample", "per-scale", "recursive"].map(|name| results.join(name).canonicalize().ok());
+    let is_result = |entry: &DirEntry| {
+        let found = entry.path().canonicalize().ok();
+        found.is_some() && folders.contains(&found)
+    };
     let depth = if subfolders { usize::MAX } else { 1 };
     let walk = WalkDir::new(folder).min_depth(1).max_depth(depth).sort_by_file_name();
     for entry in walk.into_iter().filter_entry(|entry| entry.depth() == 0 || !is_result(entry)) {

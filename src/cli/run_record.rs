@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::{ArgMatches, Command};
 use serde::{Deserialize, Serialize};
 
-use crate::base::{ModelFiles, PROGRAM, WriteError, sha256, write_atomic};
+use crate::base::{BACKBONES, ModelFiles, PROGRAM, PROMPT_SOURCES, WriteError, sha256, write_atomic};
 
 /// Its name.
 const FILE: &str = "run.json";
@@ -58,15 +58,16 @@ pub(super) struct RunOptions(BTreeMap<String, String>);
 impl RunOptions {
     /// Of a command, with what was given and what is so where nothing was.
     pub(super) fn of(command: &Command, matches: &ArgMatches) -> Self {
-        let told = |value: &OsStr| match Path::new(value) {
-            // Files are told by their names: where they lie is nobody's business.
-            file if file.is_absolute() => file.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-            file => file.to_string_lossy().into_owned(),
-        };
+        let told = |value: &OsStr| value.to_string_lossy().into_owned();
+        // Told by what is in them; where they lie is nobody's business.
+        let of_models = BACKBONES.iter().flat_map(|spec| spec.files);
+        let is_file =
+            |id: &str| of_models.clone().chain(PROMPT_SOURCES.iter().flat_map(|it| it.files)).any(|it| it.option == id);
         let mut options: BTreeMap<String, String> = BTreeMap::new();
         for id in command.get_arguments().map(|argument| argument.get_id().as_str()) {
             if let Ok(Some(values)) = matches.try_get_raw(id)
                 && !WITHOUT_EFFECT.contains(&id)
+                && !is_file(id)
             {
                 options.insert(id.to_owned(), values.map(told).collect::<Vec<_>>().join(" "));
             }

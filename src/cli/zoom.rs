@@ -168,8 +168,9 @@ fn zoom(
     // Without a model there is no input to it, nor a prompt for it.
     let restores = !matches!(arguments.rec_type, RecursionType::Nearest | RecursionType::Bicubic);
     let kind = ChainKind { is_recursive: arguments.is_recursive(), has_inputs: restores };
+    let boxes = regions(arguments, &first)?;
     let mut chain = worker.begin(tree, first.clone(), exif, kind)?;
-    for regions in regions(arguments, &first)? {
+    for regions in boxes {
         let job = Job {
             source: first.clone().into(),
             regions,

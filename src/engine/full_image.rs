@@ -16,7 +16,7 @@ use crate::pipelines::{FullImageInput, PartialResult, PipelineError};
 /// The full image is shown beside each tile with its short side of this length.
 const SHOWN: u32 = 512;
 /// And no picture is enlarged beyond this.
-const LARGEST: u32 = 16384;
+pub const LARGEST: u32 = 16384;
 
 impl Worker {
     /// All of `source` at the job's size.

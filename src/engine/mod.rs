@@ -12,6 +12,7 @@ mod worker;
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender};
+pub use full_image::LARGEST;
 use message::Command;
 pub use message::{Event, Job, JobId, JobOutcome, Restorer, StepOutput};
 

@@ -34,8 +34,16 @@ impl ColourModel {
 /// The profile that says sRGB, for files that are written.
 pub(super) fn srgb() -> &'static [u8] {
     static SRGB: OnceLock<Vec<u8>> = OnceLock::new();
-    // Writing into memory does not fail.
-    SRGB.get_or_init(|| Profile::new_srgb_context(ThreadContext::new()).icc().unwrap_or_default())
+    let made = || {
+        // Writing into memory does not fail.
+        let mut icc = Profile::new_srgb_context(ThreadContext::new()).icc().unwrap_or_default();
+        // When it was made: the same picture is to be the same file at any time.
+        if let Some(date) = icc.get_mut(24..36) {
+            date.copy_from_slice(&[7, 0xe6, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0]);
+        }
+        icc
+    };
+    SRGB.get_or_init(made)
 }
 
 /// What a file says of its colours.

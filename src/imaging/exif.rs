@@ -11,6 +11,9 @@ use crate::base::Exif;
 
 /// Of one field, in bytes: comments may be long.
 const LONGEST_FIELD: usize = 8 << 10;
+/// Of all that is looked at.
+const MOST_READ: usize = 4 << 20;
+const MOST_FIELDS: usize = 1000;
 /// Of all that is kept.
 const LONGEST_KEPT: usize = 60 << 10;
 
@@ -35,7 +38,7 @@ pub(super) fn kept(raw: Vec<u8>, with_location: bool, author: Option<&str>, copy
     let is_wanted = |field: &Field| with_location || field.tag.context() != Context::Gps;
     let mut kept: Vec<Field> = fields(raw).into_iter().filter(|field| is_kept(field) && is_wanted(field)).collect();
     for (tag, text) in [(Tag::Artist, author), (Tag::Copyright, copyright)] {
-        if let Some(text) = text
+        if let Some(text) = text.filter(|text| text.len() < LONGEST_FIELD)
             && !kept.iter().any(|field| field.tag == tag)
         {
             kept.push(Field { tag, ifd_num: In::PRIMARY, value: Value::Ascii(vec![text.as_bytes().to_vec()]) });
@@ -48,6 +51,11 @@ pub(super) fn kept(raw: Vec<u8>, with_location: bool, author: Option<&str>, copy
     kept.push(number(Tag::Orientation, 1));
     kept.push(number(Tag::ColorSpace, 1));
     written(&kept)
+}
+
+/// What a file of ours says of a camera, as far as it can be believed.
+pub fn checked(exif: &Exif) -> Option<Exif> {
+    kept(exif.0.clone(), true, None, None)
 }
 
 /// What XMP has properties for too, by their names there.
@@ -88,11 +96,33 @@ pub(super) fn fields(raw: Vec<u8>) -> Vec<Field> {
     let read = Reader::new().continue_on_error(true).read_raw(raw);
     let read = read.or_else(|error: Error| error.distill_partial_result(|_| ()));
     match read {
-        Ok(exif) => exif.fields().map(|field| Field { value: field.value.clone(), ..*field }).collect(),
+        Ok(exif) => {
+            // Values may lie over each other in the file, and be much more than it.
+            let mut room = MOST_READ;
+            let within = exif.fields().take(MOST_FIELDS).take_while(|field| {
+                room = room.saturating_sub(bytes_of(&field.value));
+                room > 0
+            });
+            let kept = within.filter(|field| bytes_of(&field.value) < LONGEST_FIELD);
+            kept.map(|field| Field { value: field.value.clone(), ..*field }).collect()
+        }
         Err(error) => {
             tracing::info!("EXIF that cannot be read: {error}");
             Vec::new()
         }
+    }
+}
+
+fn bytes_of(value: &Value) -> usize {
+    match value {
+        Value::Byte(bytes) => bytes.len(),
+        Value::Undefined(bytes, _) => bytes.len(),
+        Value::Ascii(texts) => texts.iter().map(|text| text.len() + 1).sum(),
+        Value::Short(numbers) => numbers.len() * 2,
+        Value::Long(numbers) => numbers.len() * 4,
+        Value::Rational(numbers) => numbers.len() * 8,
+        Value::SRational(numbers) => numbers.len() * 8,
+        _ => LONGEST_FIELD,
     }
 }
 
@@ -103,16 +133,7 @@ fn is_kept(field: &Field) -> bool {
         Context::Gps => true,
         _ => false,
     };
-    let bytes = match &field.value {
-        Value::Byte(bytes) => bytes.len(),
-        Value::Undefined(bytes, _) => bytes.len(),
-        Value::Ascii(texts) => texts.iter().map(|text| text.len() + 1).sum(),
-        Value::Short(numbers) => numbers.len() * 2,
-        Value::Long(numbers) => numbers.len() * 4,
-        Value::Rational(numbers) => numbers.len() * 8,
-        Value::SRational(numbers) => numbers.len() * 8,
-        _ => LONGEST_FIELD,
-    };
+    let bytes = bytes_of(&field.value);
     is_named && field.ifd_num == In::PRIMARY && (1..LONGEST_FIELD).contains(&bytes)
 }
 

@@ -140,31 +140,40 @@ impl Tree {
     }
 
     /// Removes what an earlier run has left of this photo, so that nothing of it stands beside what is made now: files that
-    /// bear our names, and no others.
+    /// bear our names, and no others; what tells that it is finished first.
     ///
     /// # Errors
     /// Where one of them cannot be removed.
     pub fn clear(&self) -> Result<(), ImageError> {
-        let folder = self.sample_folder();
         let gone = |file: PathBuf| match std::fs::remove_file(&file) {
-            Err(error) if file.symlink_metadata().is_ok() => Err(ImageError::Write(base::WriteError {
-                file,
-                details: format!("what was there cannot be removed: {error}"),
-            })),
+            Err(error) if file.symlink_metadata().is_ok() => {
+                let details = format!("what was there cannot be removed: {error}");
+                Err(ImageError::Write(base::WriteError { file, details }))
+            }
             _ => Ok(()),
         };
+        self.own_files().into_iter().try_for_each(gone)
+    }
+
+    /// Whether a file is one of those that [`Tree::clear`] removes.
+    pub fn would_remove(&self, file: &Path) -> bool {
+        let file = file.canonicalize().ok();
+        file.is_some() && self.own_files().iter().any(|own| own.canonicalize().ok() == file)
+    }
+
+    fn own_files(&self) -> Vec<PathBuf> {
+        let (mut files, folder) = (Vec::new(), self.sample_folder());
         for format in Format::all() {
             let tree = Self { format, out: self.out.clone(), stem: self.stem.clone(), quality: self.quality };
-            gone(tree.strip_file())?;
-            gone(folder.join(tree.named(&tree.stem)))?;
+            files.extend([tree.strip_file(), folder.join(tree.named(&tree.stem))]);
             for i in 0..=MOST_STATES {
-                gone(tree.state_file(i))?;
-                gone(tree.scale_file(i))?;
-                gone(folder.join(tree.named(&format!("{i}_input"))))?;
+                let input = folder.join(tree.named(&format!("{i}_input")));
+                files.extend([tree.state_file(i), tree.scale_file(i), input]);
             }
         }
         let texts = std::fs::read_dir(folder.join("txt")).into_iter().flatten().flatten().map(|entry| entry.path());
-        texts.filter(|file| is_prompt(file)).try_for_each(gone)
+        files.extend(texts.filter(|file| is_prompt(file)));
+        files
     }
 
     /// Writes all states side by side at `height`, with what they say of themselves.

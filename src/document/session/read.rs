@@ -12,7 +12,7 @@ use super::manifest::{FORMAT, LARGEST_MANIFEST, MANIFEST, Manifest, PHOTO, Saved
 use super::{MOST_PIXELS, Session, SessionError};
 use crate::base::{Folders, Source};
 use crate::document::{CachedPicture, History};
-use crate::imaging::{Filter, Picture, codec, resize};
+use crate::imaging::{Filter, Picture, codec, exif, resize};
 use crate::{base, document};
 
 /// No picture needs more bytes a pixel than this, whatever its PNG's header says.
@@ -85,6 +85,7 @@ fn read(files: &mut dyn Files, path: &Path) -> Result<Session, SessionError> {
     check(&manifest).map_err(|found| damaged(path, found))?;
 
     let mut source = manifest.photo.clone();
+    source.exif = source.exif.as_ref().and_then(exif::checked);
     let mut lost_photo = None;
     let photo = if manifest.photo_inside {
         picture(files, PHOTO, manifest.width, manifest.height).map_err(|found| damaged(path, found))?

@@ -23,9 +23,14 @@ pub fn save(
     let history = &session.history;
     let linked = link_photo && history.source().file.as_ref().is_some_and(|photo| photo.is_file());
     let mut manifest = Manifest::of(session, !linked);
+    // Who gets it need not know where its files lay, but for a photo that it needs.
     if !linked {
-        // Who gets it need not know where it lay.
         manifest.photo = manifest.photo.without_place();
+    }
+    let choices = &mut manifest.choices.choices;
+    choices.backbone = choices.backbone.without_places();
+    for model in manifest.states.iter_mut().filter_map(|state| state.step.record.model.as_mut()) {
+        model.backbone = model.backbone.without_places();
     }
     let pixels: u64 = manifest.states.iter().map(|it| u64::from(it.step.width) * u64::from(it.step.height)).sum();
     if pixels > MOST_PIXELS {

@@ -88,6 +88,7 @@ fn finish(
     let mut image = DynamicImage::from_decoder(decoder).map_err(|error| failed(job, &error))?;
     if !matches!(light, Light::Encoded) {
         let peak = tone::map(&mut image, matches!(light, Light::LinearAssociated));
+        let peak = peak.min(9999.0);
         job.remarks.push(match peak > 1.0 {
             true => {
                 format!("It is a high dynamic range picture (up to {peak:.1} times white), tone-mapped for the screen")

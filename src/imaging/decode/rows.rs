@@ -1,6 +1,7 @@
 //! From a file's pixels to RGB, on all processors: rows as they are decoded, and pictures that come whole. Large ones can be
 //! looked at meanwhile.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use image::metadata::Orientation;
@@ -18,7 +19,7 @@ const WORTH_A_PREVIEW: u64 = 24_000_000;
 /// Pixels that are handed to another thread at once.
 const BATCH: usize = 1 << 16;
 /// Batches that wait at most: a decoder may be faster than all processors.
-const MOST_WAITING: usize = 64;
+const MOST_WAITING: usize = 32;
 
 /// A picture's pixels, row by row.
 #[derive(Default)]
@@ -88,27 +89,27 @@ impl Rows<'_> {
         let Self { samples, width, height, .. } = self;
         let mut pixels = Pixels::sized(samples, width, height)?;
         let rows = if samples.is_slow() { BATCH.div_ceil(width as usize).max(1) } else { 1 };
-        let mut done = 0;
+        let (mut done, waiting) = (0, AtomicUsize::new(0));
         let outcome = {
             let (rgb, opacity) = pixels.batches(samples, rows * width as usize);
             let mut places = rgb.zip(opacity);
             let mut growing = Growing::new(self);
             rayon::in_place_scope(|scope| {
                 let mut batch = Vec::new();
-                let (waiting, room) = crossbeam_channel::bounded(MOST_WAITING);
+                let waiting = &waiting;
                 let mut hand_on = |batch: Vec<u8>| {
                     let Some((rgb, opacity)) = places.next() else { return };
-                    if !samples.is_slow() {
-                        samples.convert(&batch, &mut rgb[..batch.len() / samples.bytes_a_pixel() * 3], opacity);
-                        return;
+                    let count = batch.len() / samples.bytes_a_pixel();
+                    let opacity = if opacity.is_empty() { opacity } else { &mut opacity[..count] };
+                    let mut convert = move || samples.convert(&batch, &mut rgb[..count * 3], opacity);
+                    // Where the others have enough to do, here: nothing ever waits for them.
+                    if !samples.is_slow() || waiting.load(Ordering::Relaxed) >= MOST_WAITING {
+                        return convert();
                     }
-                    _ = waiting.send(());
-                    let room = room.clone();
+                    waiting.fetch_add(1, Ordering::Relaxed);
                     scope.spawn(move |_| {
-                        let count = batch.len() / samples.bytes_a_pixel();
-                        let opacity = if opacity.is_empty() { opacity } else { &mut opacity[..count] };
-                        samples.convert(&batch, &mut rgb[..count * 3], opacity);
-                        _ = room.recv();
+                        convert();
+                        waiting.fetch_sub(1, Ordering::Relaxed);
                     });
                 };
                 let outcome = decode(&mut |row: &[u8]| {
@@ -126,6 +127,9 @@ impl Rows<'_> {
             })
         };
         pixels.rgb[(done * width as usize * 3).min(width as usize * height as usize * 3)..].fill(GREY);
+        if samples.has_opacity() {
+            pixels.opacity[(done * width as usize).min(width as usize * height as usize)..].fill(255);
+        }
         Ok((outcome, pixels))
     }
 }

@@ -5,6 +5,7 @@ mod directory;
 use std::fs::File;
 use std::io::{BufReader, Read, Seek};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 
 use image::metadata::Orientation;
 use tiff::decoder::ifd::Value;
@@ -63,8 +64,8 @@ enum Meaning {
 }
 
 fn decode(job: &mut Job, file: BufReader<File>) -> Result<Decoded, ImageError> {
-    let file_name = job.file;
-    let io = |error: std::io::Error| ImageError::Damaged { file: file_name.to_owned(), details: error.to_string() };
+    let name = job.file;
+    let io = |error: std::io::Error| damaged(name, error.to_string());
     let mut directory = directory::File::open(file).map_err(io)?;
     job.xmp = directory.xmp();
     if directory.is_of_a_camera() {
@@ -86,16 +87,21 @@ fn decode(job: &mut Job, file: BufReader<File>) -> Result<Decoded, ImageError> {
     }
 }
 
-fn decode_as(job: &Job, file: impl Read + Seek, meaning: Meaning) -> Result<Decoded, ImageError> {
+fn decode_as(job: &mut Job, file: impl Read + Seek, meaning: Meaning) -> Result<Decoded, ImageError> {
+    let name = job.file;
     let failed = |error: TiffError| match error {
-        TiffError::UnsupportedError(kind) => not_read(job, format!("a TIFF of a kind ({kind})")),
-        TiffError::LimitsExceeded => job.damaged("it claims more than there can be"),
-        error => job.damaged(error.to_string()),
+        TiffError::UnsupportedError(kind) => not_read(name, format!("a TIFF of a kind ({kind})")),
+        TiffError::LimitsExceeded => damaged(name, "it claims more than there can be"),
+        error => damaged(name, error.to_string()),
     };
     let mut decoder = Decoder::new(file).map_err(failed)?.with_limits(Limits::unlimited());
     let (width, height) = decoder.dimensions().map_err(failed)?;
     job.check_size(width, height)?;
     let colour = decoder.colortype().map_err(failed)?;
+    let bits = colour.bit_depth();
+    if !matches!(bits, 1 | 2 | 4 | 8 | 16 | 32 | 64) {
+        return Err(not_read(name, format!("a TIFF of a kind ({bits} bits a sample)")));
+    }
     let number = |decoder: &mut Decoder<_>, tag| decoder.find_tag_unsigned::<u16>(tag).ok().flatten();
     let orientation = number(&mut decoder, Tag::Orientation).and_then(|value| Orientation::from_exif(value as u8));
     let extra = decoder.find_tag_unsigned_vec::<u16>(Tag::ExtraSamples).ok().flatten().unwrap_or_default();
@@ -108,15 +114,21 @@ fn decode_as(job: &Job, file: impl Read + Seek, meaning: Meaning) -> Result<Deco
         ColorType::RGBA(_) => (ColourModel::Rgb, alpha, 4),
         ColorType::CMYK(_) => (ColourModel::Cmyk, AlphaKind::None, 4),
         ColorType::CMYKA(_) => (ColourModel::Cmyk, alpha, 5),
-        other => return Err(not_read(job, format!("a TIFF of a kind ({other:?})"))),
+        other => return Err(not_read(name, format!("a TIFF of a kind ({other:?})"))),
     };
     let count = width as usize * height as usize * channels;
     let is_planar = channels > 1 && number(&mut decoder, Tag::PlanarConfiguration) == Some(PLANAR);
     let mut samples = DecodingResult::U8(Vec::new());
-    decoder.read_image_to_buffer(&mut samples).map_err(failed)?;
+    match decoder.read_image_to_buffer(&mut samples) {
+        // The strips or tiles before are there.
+        Err(TiffError::IoError(error)) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+            job.cut_short(0, height)?;
+        }
+        outcome => outcome.map(|_| ()).map_err(failed)?,
+    }
     let row = width as usize * if is_planar { 1 } else { channels };
     let is_palette = matches!(meaning, Meaning::Palette(_));
-    let (mut bytes, depth) = samples_of(samples, colour.bit_depth(), row, !is_palette);
+    let (mut bytes, depth) = samples_of(samples, bits, row, !is_palette);
     if is_planar {
         bytes = interleaved(&bytes, channels, if depth == Depth::Eight { 1 } else { 2 });
     }
@@ -134,7 +146,7 @@ fn decode_as(job: &Job, file: impl Read + Seek, meaning: Meaning) -> Result<Deco
         Meaning::Lab { is_signed } if layout.alpha == AlphaKind::None && channels == 3 => {
             layout.take_for_lab(is_signed)
         }
-        Meaning::Lab { .. } => return Err(not_read(job, "an L*a*b* TIFF with transparency".into())),
+        Meaning::Lab { .. } => return Err(not_read(name, "an L*a*b* TIFF with transparency".into())),
     }
     let space = icc.map_or(ColourSpace::Srgb, ColourSpace::Icc);
     let orientation = orientation.unwrap_or(Orientation::NoTransforms);
@@ -183,8 +195,12 @@ impl Layout {
     }
 }
 
-fn not_read(job: &Job, kind: String) -> ImageError {
-    ImageError::NotRead { file: job.file.to_owned(), kind, hint: "Save it as an ordinary RGB TIFF, or as PNG." }
+fn damaged(file: &Path, details: impl Into<String>) -> ImageError {
+    ImageError::Damaged { file: file.to_owned(), details: details.into() }
+}
+
+fn not_read(file: &Path, kind: String) -> ImageError {
+    ImageError::NotRead { file: file.to_owned(), kind, hint: "Save it as an ordinary RGB TIFF, or as PNG." }
 }
 
 fn bytes_of(value: Value) -> Vec<u8> {

@@ -26,6 +26,8 @@ pub(super) static TIFF: FormatSpec = FormatSpec {
     has_alpha: true,
 };
 
+type Directory<'a, 'b> = DirectoryEncoder<'a, &'b mut Cursor<Vec<u8>>, TiffKindStandard>;
+
 const XMP: Tag = Tag::Unknown(700);
 
 fn encode(content: &Content, out: &mut Cursor<Vec<u8>>) -> TiffResult<()> {
@@ -68,10 +70,11 @@ fn write_image<C: ColorType<Inner = u8>>(
     image.write_data(&content.samples())
 }
 
-fn write(directory: &mut DirectoryEncoder<&mut Cursor<Vec<u8>>, TiffKindStandard>, field: &Field) -> TiffResult<()> {
+fn write(directory: &mut Directory<'_, '_>, field: &Field) -> TiffResult<()> {
     let tag = Tag::from_u16_exhaustive(field.tag.number());
     match &field.value {
-        Value::Ascii(texts) => directory.write_tag(tag, &*String::from_utf8_lossy(&texts.join(&b' '))),
+        // Cameras write UTF-8 too.
+        Value::Ascii(texts) => write_bytes(directory, tag, Type::ASCII, &[&texts.join(&b' ')[..], &[0]].concat()),
         Value::Byte(bytes) => directory.write_tag(tag, bytes.as_slice()),
         Value::Short(numbers) => directory.write_tag(tag, numbers.as_slice()),
         Value::Long(numbers) => directory.write_tag(tag, numbers.as_slice()),
@@ -83,11 +86,13 @@ fn write(directory: &mut DirectoryEncoder<&mut Cursor<Vec<u8>>, TiffKindStandard
             let numbers: Vec<SRational> = numbers.iter().map(|it| SRational { n: it.num, d: it.denom }).collect();
             directory.write_tag(tag, numbers.as_slice())
         }
-        Value::Undefined(bytes, _) => {
-            let entry = directory.write_entry_bytes(Type::UNDEFINED, bytes)?;
-            directory.extend_from(&[(tag, entry)].into_iter().collect());
-            Ok(())
-        }
+        Value::Undefined(bytes, _) => write_bytes(directory, tag, Type::UNDEFINED, bytes),
         _ => Ok(()),
     }
+}
+
+fn write_bytes(directory: &mut Directory<'_, '_>, tag: Tag, kind: Type, bytes: &[u8]) -> TiffResult<()> {
+    let entry = directory.write_entry_bytes(kind, bytes)?;
+    directory.extend_from(&[(tag, entry)].into_iter().collect());
+    Ok(())
 }

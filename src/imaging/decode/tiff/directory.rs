@@ -6,6 +6,8 @@ use std::io::{self, Cursor, Read, Seek, SeekFrom};
 
 use tiff::tags::Tag;
 
+use crate::imaging::codec::MAX_PIXELS;
+
 /// More are no picture.
 const MOST_PAGES: usize = 256;
 const MOST_ENTRIES: u64 = 4096;
@@ -21,6 +23,7 @@ const RAW: [u64; 2] = [32803, 34892];
 const NOT_PACKED: u64 = 1;
 pub(super) const LZMA: u64 = 34925;
 const IS_REDUCED: u64 = 1;
+const IS_PAGE: u64 = 2;
 const IS_MASK: u64 = 4;
 
 const XMP: Tag = Tag::Unknown(700);
@@ -199,6 +202,7 @@ impl<R: Read + Seek> File<R> {
         let mut i = 0;
         while i < pages.len() {
             let mut further = self.numbers_of(&pages[i], Tag::SubIfd).unwrap_or_default();
+            further.truncate(MOST_PAGES);
             further.push(pages[i].next);
             for at in further {
                 if at == 0 || pages.len() >= MOST_PAGES || pages.iter().any(|page| page.at == at) {
@@ -224,14 +228,17 @@ impl<R: Read + Seek> File<R> {
             if let Some((width, height)) = size
                 && (known.is_empty() || (kind & (IS_REDUCED | IS_MASK) == 0 && !is_raw))
             {
-                known.push((page, width as f64, height as f64, kind & IS_REDUCED != 0));
+                known.push((page, width as f64, height as f64, kind));
             }
         }
         let (width, height, is_reduced) =
-            known.first().map(|(_, width, height, is_reduced)| (*width, *height, *is_reduced))?;
+            known.first().map(|(_, width, height, kind)| (*width, *height, kind & IS_REDUCED != 0))?;
         let is_copy_of =
             |w: f64, h: f64| w >= 2.0 * width && h >= 2.0 * height && (w * height / (h * width) - 1.0).abs() < 0.03;
-        let larger = known.into_iter().skip(1).filter(|(_, w, h, _)| is_reduced || is_copy_of(*w, *h));
+        let larger = known
+            .into_iter()
+            .skip(1)
+            .filter(|(_, w, h, kind)| is_reduced || (kind & IS_PAGE == 0 && is_copy_of(*w, *h)));
         larger.max_by(|(_, w, h, _), (_, other_w, other_h, _)| (w * h).total_cmp(&(other_w * other_h))).map(|it| it.0)
     }
 
@@ -299,11 +306,15 @@ impl File<Cursor<Vec<u8>>> {
         }
         let (offsets, counts) = (self.numbers(strips.0)?, self.numbers(strips.1)?);
         let (mut new_offsets, mut new_counts) = (Vec::new(), Vec::new());
+        let mut of = |tag| Ok::<_, io::Error>(self.number(tag)?.unwrap_or(1));
+        let pixels = of(Tag::ImageWidth)?.saturating_mul(of(Tag::ImageLength)?).min(MAX_PIXELS);
+        // Tiles reach beyond the picture's edges; nothing else is to be more than the picture.
+        let mut room = (pixels * of(Tag::SamplesPerPixel)?.min(8) * 8).max(1 << 20) * 2;
         for (at, count) in offsets.into_iter().zip(counts) {
             let packed = self.read(at, usize::try_from(count).unwrap_or(usize::MAX))?;
             let mut bytes = Vec::new();
-            let most = super::super::MAX_PIXELS * 8;
-            liblzma::read::XzDecoder::new(packed.as_slice()).take(most).read_to_end(&mut bytes)?;
+            liblzma::read::XzDecoder::new(packed.as_slice()).take(room).read_to_end(&mut bytes)?;
+            room -= bytes.len() as u64;
             new_offsets.push(self.append(&bytes));
             new_counts.push(bytes.len() as u64);
         }
