@@ -176,10 +176,7 @@ pub(super) fn run(arguments: &Arguments, options: &RunOptions) -> anyhow::Result
     let task = Task {
         steps: arguments.rec_num,
         model: model.name(),
-        models: models("model", &model.name(), &model.files)
-            .into_iter()
-            .chain(models("prompt source", prompt_source.spec.id, &prompt_source.files))
-            .collect(),
+        models: models(&model, &prompt_source),
         opening: Opening {
             keep_alpha: arguments.keep_alpha,
             most_pixels: (MAX_PIXELS as f64 / factor.max(1.0).powi(2 * arguments.rec_num as i32)) as u64,

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use clap::{ArgMatches, Command};
 use serde::{Deserialize, Serialize};
 
-use crate::base::{BACKBONES, ModelFiles, PROGRAM, PROMPT_SOURCES, WriteError, sha256, write_atomic};
+use crate::base::{
+    BACKBONES, Backbone, ModelFiles, PROGRAM, PROMPT_SOURCES, PromptSource, WriteError, sha256, write_atomic,
+};
 
 /// Its name.
 const FILE: &str = "run.json";
@@ -147,10 +149,15 @@ impl RunRecord {
     }
 }
 
-/// A model and its files, told by what is in them, not by where they lie.
-pub(super) fn models(role: &str, id: &str, files: &ModelFiles) -> BTreeMap<String, String> {
-    let files = files.iter().map(|(part, path)| (format!("{role}, {part}"), identity(path)));
-    std::iter::once((role.to_owned(), id.to_owned())).chain(files).collect()
+/// Models and their files, told by what is in them, not by where they lie.
+pub(super) fn models(backbone: &Backbone, prompt_source: &PromptSource) -> BTreeMap<String, String> {
+    let of = |role: &'static str, id: String, files: &ModelFiles| {
+        let files: Vec<_> = files.iter().map(|(part, path)| (format!("{role}, {part}"), identity(path))).collect();
+        std::iter::once((role.to_owned(), id)).chain(files)
+    };
+    of("model", backbone.name(), &backbone.files)
+        .chain(of("prompt source", prompt_source.spec.id.into(), &prompt_source.files))
+        .collect()
 }
 
 /// A file's name, and what tells its content from another one's.

@@ -137,10 +137,7 @@ pub(super) fn run(arguments: &Arguments, options: &RunOptions) -> anyhow::Result
     let task = Task {
         steps: steps(arguments),
         model: model.name(),
-        models: models("model", &model.name(), &model.files)
-            .into_iter()
-            .chain(models("prompt source", prompt_source.spec.id, &prompt_source.files))
-            .collect(),
+        models: models(&model, &prompt_source),
         opening: arguments.batch.opening.opening(),
         options,
         idle: arguments.idle.given(),
