@@ -11,6 +11,22 @@ use crate::networks::single_image::ARCHITECTURES;
 use crate::runtime::device::NoDevice;
 use crate::runtime::weights::WeightsError;
 
+/// What libtorch and NVIDIA's libraries say where memory is missing.
+const OUT_OF_MEMORY: [&str; 8] = [
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED",
+    "valid cuDNN algorithm",
+];
+
+/// What they say after which a device computes nothing any more for this process.
+const DEVICE_LOST: [&str; 5] =
+    ["illegal memory access", "launch failure", "device-side assert", "launch timed out", "device is lost"];
+
 /// Why a pipeline did not succeed.
 #[derive(Debug, thiserror::Error)]
 pub enum PipelineError {
@@ -167,7 +183,7 @@ impl PipelineError {
             Self::OutOfMemory { .. } => true,
             Self::Torch(error) | Self::Weights(WeightsError::Torch(error)) => {
                 let text = error.to_string();
-                ["out of memory", "can't allocate memory", "not enough memory"].iter().any(|words| text.contains(words))
+                OUT_OF_MEMORY.iter().any(|words| text.contains(words))
             }
             _ => false,
         }
@@ -175,6 +191,17 @@ impl PipelineError {
 }
 
 impl PipelineError {
+    /// Whether the device computes nothing any more for this process, so that all else fails too.
+    pub fn is_device_lost(&self) -> bool {
+        match self {
+            Self::Torch(error) | Self::Weights(WeightsError::Torch(error)) => {
+                let text = error.to_string();
+                DEVICE_LOST.iter().any(|words| text.contains(words))
+            }
+            _ => false,
+        }
+    }
+
     /// In words, where a step was not begun and something smaller would fit.
     fn what_fits(&self) -> Option<String> {
         let Self::WillNotFit { plan, side, .. } = self else { return None };
@@ -194,7 +221,7 @@ const SMALLER: &str = "Close other programs, or use a smaller size, a smaller mo
 
 impl From<PipelineError> for UserError {
     fn from(error: PipelineError) -> Self {
-        let out_of_memory = error.is_out_of_memory();
+        let (out_of_memory, is_lost) = (error.is_out_of_memory(), error.is_device_lost());
         let (title, hint) = match &error {
             PipelineError::Cancelled | PipelineError::Weights(WeightsError::Cancelled) => ("Cancelled", ""),
             PipelineError::OutOfMemory { plan: MemoryPlan::Auto | MemoryPlan::Resident, .. } => {
@@ -203,6 +230,10 @@ impl From<PipelineError> for UserError {
             PipelineError::OutOfMemory { plan: MemoryPlan::Staged, .. } => {
                 ("Out of memory", "Choose the memory plan \"streamed\" (--memory streamed) and try again.")
             }
+            PipelineError::Torch(_) | PipelineError::Weights(WeightsError::Torch(_)) if is_lost => (
+                "The graphics card has stopped",
+                "Save your work and start the program again; --device cpu works without the card.",
+            ),
             PipelineError::Torch(_) | PipelineError::Weights(WeightsError::Torch(_)) if out_of_memory => {
                 ("Out of memory", SMALLER)
             }
@@ -266,5 +297,24 @@ impl From<PipelineError> for UserError {
         };
         let hint = error.what_fits().unwrap_or_else(|| hint.to_owned());
         Self { smaller, ..Self::new(title, error.to_string(), &hint) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_libraries_say_is_told_in_words() {
+        for (said, title) in [
+            ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", "Out of memory"),
+            ("Unable to find a valid cuDNN algorithm to run convolution", "Out of memory"),
+            ("CUDA error: an illegal memory access was encountered", "The graphics card has stopped"),
+            ("CUDA error: unspecified launch failure", "The graphics card has stopped"),
+            ("CUDA error: invalid argument", "The model failed"),
+        ] {
+            let error = UserError::from(PipelineError::from(TchError::Torch(said.into())));
+            assert_eq!(error.title, title, "{said}");
+        }
     }
 }

@@ -1,10 +1,12 @@
 //! What libtorch knows of a CUDA device and its bindings do not tell: memory, capability, streams. `shim.cpp` calls
 //! libtorch's own interface for accelerators (`ATen/DeviceAccelerator.h`), which exists in builds without CUDA too.
 
-use std::ffi::{CStr, c_char};
+use std::ffi::c_char;
 use std::sync::OnceLock;
 
-use tch::{Cuda, Device};
+use tch::{Device, TchError};
+
+use super::message::{checked, reason};
 
 /// Bytes on a device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,6 +34,8 @@ unsafe extern "C" {
     fn coz_accelerator_memory(device: i32, memory: *mut [u64; 2]) -> bool;
     fn coz_accelerator_trim();
     fn coz_accelerator_compute_beside(device: i32) -> bool;
+    fn coz_accelerator_choose_kernels();
+    fn coz_accelerator_wait(device: i32, error: *mut c_char, length: usize) -> bool;
 }
 
 fn number(device: Device) -> Option<i32> {
@@ -50,7 +54,11 @@ pub fn cuda_support() -> &'static CudaSupport {
         if !unsafe { coz_accelerator_has_driver() } {
             return CudaSupport::NoDriver;
         }
-        load_cuda().map_or_else(CudaSupport::NoLibraries, |()| CudaSupport::Loaded)
+        load_cuda().map_or_else(CudaSupport::NoLibraries, |()| {
+            // SAFETY: sets a preference, before anything is computed.
+            unsafe { coz_accelerator_choose_kernels() };
+            CudaSupport::Loaded
+        })
     })
 }
 
@@ -59,13 +67,10 @@ pub fn cuda_support() -> &'static CudaSupport {
 /// # Errors
 /// What the system says.
 pub fn load_cuda() -> Result<(), String> {
-    let mut error: [c_char; 512] = [0; 512];
-    // SAFETY: at most so many bytes are written, the last one a zero; loading the library only registers its kernels.
-    if unsafe { coz_accelerator_load_cuda(error.as_mut_ptr(), error.len()) } {
-        return Ok(());
-    }
-    // SAFETY: it ends with a zero, see above.
-    Err(unsafe { CStr::from_ptr(error.as_ptr()) }.to_string_lossy().into_owned())
+    let mut is_loaded = false;
+    // SAFETY: loading the library only registers its kernels.
+    let reason = reason(|error, length| is_loaded = unsafe { coz_accelerator_load_cuda(error, length) });
+    if is_loaded { Ok(()) } else { Err(reason) }
 }
 
 /// The device's memory; `None` for the processor and where the device does not tell.
@@ -93,10 +98,13 @@ pub(super) fn compute_beside(device: Device) {
 }
 
 /// Waits until the device has done all it was given.
-pub fn wait(device: Device) {
-    if let Device::Cuda(number) = device {
-        Cuda::synchronize(number as i64);
-    }
+///
+/// # Errors
+/// What went wrong there since: only now is it known.
+pub fn wait(device: Device) -> Result<(), TchError> {
+    let Some(number) = number(device) else { return Ok(()) };
+    // SAFETY: waits, and changes nothing.
+    checked(|error, length| unsafe { coz_accelerator_wait(number, error, length) })
 }
 
 /// Whether the processor multiplies in bfloat16; without that it is slower than float32.
@@ -107,4 +115,20 @@ pub fn processor_has_bf16() -> bool {
     return std::arch::is_aarch64_feature_detected!("bf16");
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     return false;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_that_is_not_there_is_told_and_ends_nothing() {
+        assert!(wait(Device::Cpu).is_ok());
+        if super::super::device::cuda_devices() == 0 {
+            let error = wait(Device::Cuda(7)).expect_err("there is none").to_string();
+            assert!(error.len() > 10, "{error}");
+            assert_eq!(memory(Device::Cuda(7)), None);
+            compute_beside(Device::Cuda(7));
+        }
+    }
 }

@@ -71,7 +71,8 @@ impl<L: Send> Layers<L> {
                     let layer = (source.read)(&mut loader, i);
                     last = loader.reuse(last);
                     // What was copied beside the computation is whole when it is handed over.
-                    accelerator::wait(device);
+                    let waited = accelerator::wait(device).map_err(WeightsError::from);
+                    let layer = layer.and_then(|layer| waited.map(|()| layer));
                     // Nobody waits for it any more: the visit before has failed.
                     if sender.send((layer, device)).is_err() {
                         return;
@@ -82,7 +83,7 @@ impl<L: Send> Layers<L> {
                 let layer = layer?;
                 visit(i as i64, &layer)?;
                 // Its memory may be taken by the next but one, which knows nothing of what still computes here.
-                accelerator::wait(device);
+                accelerator::wait(device)?;
             }
             Ok(())
         })

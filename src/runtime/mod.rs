@@ -6,6 +6,7 @@ pub mod device;
 mod layers;
 mod lazy_model;
 pub mod memory;
+mod message;
 pub mod precision;
 pub mod rng;
 pub mod speed;

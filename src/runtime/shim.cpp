@@ -1,7 +1,12 @@
-// libtorch's interface for accelerators, as plain functions. No CUDA header is needed, so this also builds with a
-// libtorch without CUDA; there, and wherever libtorch throws, the functions answer that they could not.
+// libtorch's interface for accelerators, and random numbers from a generator of one's own, as plain functions. No CUDA header
+// is needed, so this also builds with a libtorch without CUDA; there, and wherever libtorch throws, the functions answer that
+// they could not, or why.
 
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/Context.h>
 #include <ATen/DeviceAccelerator.h>
+#include <ATen/ops/multinomial.h>
+#include <ATen/ops/randn.h>
 #include <c10/core/Allocator.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <c10/util/Exception.h>
@@ -9,7 +14,9 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
+#include <map>
 #include <memory>
+#include <mutex>
 
 #ifdef __linux__
 #include <dlfcn.h>
@@ -27,6 +34,24 @@ bool succeeds(F&& call) {
   } catch (...) {
     return false;
   }
+}
+
+// What `call` returns; where it throws nothing, with the reason in at most `length` bytes of `error`.
+template <typename F>
+auto reported(char* error, size_t length, F&& call) -> decltype(call()) {
+  try {
+    return call();
+  } catch (const c10::Error& e) {
+    std::snprintf(error, length, "%s", e.what_without_backtrace());
+  } catch (const std::exception& e) {
+    std::snprintf(error, length, "%s", e.what());
+  }
+  return {};
+}
+
+// Before anything is asked of a device: its allocator knows nothing until CUDA has begun.
+void begin() {
+  at::globalContext().lazyInitDevice(at::kCUDA);
 }
 
 class Warnings : public c10::WarningHandler {
@@ -103,6 +128,7 @@ bool coz_accelerator_load_cuda(char* error, size_t length) {
 // Bytes that are free, and the most that tensors have used.
 bool coz_accelerator_memory(int32_t device, uint64_t memory[2]) {
   return succeeds([&] {
+    begin();
     const auto free = at::accelerator::getMemoryInfo(device).first;
     const auto stats = at::accelerator::getDeviceStats(device);
     const auto used = stats.allocated_bytes[ALL];
@@ -115,13 +141,51 @@ void coz_accelerator_trim() {
   succeeds([] { at::accelerator::emptyCache(); });
 }
 
-// Gives the calling thread a stream of its own on the device.
+// Gives the calling thread a stream beside the usual one, the same at every call: the allocator reuses memory only within
+// a stream.
 bool coz_accelerator_compute_beside(int32_t device) {
+  static std::mutex mutex;
+  static std::map<int32_t, c10::Stream> streams;
   return succeeds([&] {
-    const auto type = at::accelerator::getAccelerator(true).value();
-    const c10::impl::VirtualGuardImpl guard(type);
-    const c10::Device place(type, static_cast<c10::DeviceIndex>(device));
-    at::accelerator::setCurrentStream(guard.getStreamFromGlobalPool(place, false));
+    begin();
+    const std::lock_guard<std::mutex> lock(mutex);
+    auto known = streams.find(device);
+    if (known == streams.end()) {
+      const auto type = at::accelerator::getAccelerator(true).value();
+      const c10::impl::VirtualGuardImpl guard(type);
+      const c10::Device place(type, static_cast<c10::DeviceIndex>(device));
+      known = streams.emplace(device, guard.getStreamFromGlobalPool(place, false)).first;
+    }
+    at::accelerator::setCurrentStream(known->second);
+  });
+}
+
+// cuDNN's attention makes a plan for every shape, which takes longer than it gains where shapes differ.
+void coz_accelerator_choose_kernels() {
+  at::globalContext().setSDPUseCuDNN(false);
+}
+
+// Waits until the device has done all it was given.
+bool coz_accelerator_wait(int32_t device, char* error, size_t length) {
+  return reported(error, length, [&] {
+    at::accelerator::synchronizeDevice(static_cast<c10::DeviceIndex>(device));
+    return true;
+  });
+}
+
+// Normally distributed numbers of 32 bits on the CPU, as after `torch.manual_seed(seed)`.
+at::Tensor* coz_rng_randn(uint64_t seed, const int64_t* sizes, size_t count, char* error, size_t length) {
+  return reported(error, length, [&] {
+    const auto generator = at::detail::createCPUGenerator(seed);
+    return new at::Tensor(at::randn(at::IntArrayRef(sizes, count), generator, at::TensorOptions(at::kFloat)));
+  });
+}
+
+// One index, drawn from shares on the CPU, as after `torch.manual_seed(seed)`.
+at::Tensor* coz_rng_multinomial(uint64_t seed, const at::Tensor* shares, char* error, size_t length) {
+  return reported(error, length, [&] {
+    const auto generator = at::detail::createCPUGenerator(seed);
+    return new at::Tensor(at::multinomial(*shares, 1, false, generator));
   });
 }
 

@@ -45,7 +45,7 @@ impl Sampler {
             let shares =
                 scores.f_div_scalar(self.params.temperature)?.f_softmax(0, Kind::Float)?.f_to_device(Device::Cpu)?;
             let seed = self.params.seed.wrapping_add(self.filled.cast_unsigned());
-            rng::seeded(seed, || shares.f_multinomial(1, false))?.f_to_device(logits.device())?
+            rng::multinomial(seed, &shares)?.f_to_device(logits.device())?
         } else {
             scores.f_argmax(0, true)?
         };

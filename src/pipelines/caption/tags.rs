@@ -102,9 +102,9 @@ impl Captioner for Tagger {
     ) -> Result<String, PipelineError> {
         progress.at(Stage::Prompting, 0.0)?;
         let tags = self.tags(&input.enlarged, progress);
-        accelerator::wait(self.device);
+        let waited = accelerator::wait(self.device).map_err(PipelineError::from);
         self.network.unload_unless_kept();
-        let tags = tags.map_err(|error| error.with_plan(self.plan))?;
+        let tags = tags.and_then(|tags| waited.map(|()| tags)).map_err(|error| error.with_plan(self.plan))?;
         on_text(&tags);
         Ok(tags)
     }

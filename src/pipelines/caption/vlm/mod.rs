@@ -188,9 +188,9 @@ impl Captioner for Vlm {
     ) -> Result<String, PipelineError> {
         progress.at(Stage::Prompting, 0.0)?;
         let answer = self.answer(input, progress, on_text);
-        accelerator::wait(self.device);
+        let waited = accelerator::wait(self.device).map_err(PipelineError::from);
         self.networks.unload_unless_kept();
-        answer.map_err(|error| error.with_plan(self.plan))
+        answer.and_then(|answer| waited.map(|()| answer)).map_err(|error| error.with_plan(self.plan))
     }
 
     fn bytes(&self) -> u64 {

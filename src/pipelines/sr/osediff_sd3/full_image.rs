@@ -118,7 +118,7 @@ impl OsediffSd3 {
         on_progress(0.0)?;
         let place = (self.devices.picture, self.vae_kind);
         let encoded = vae.encoder.forward_tiled(&pixels, place, tiles, &mut on_progress)?;
-        self.offload_vae();
+        self.offload_vae()?;
         let posterior = Posterior::of(&encoded)?;
         self.full_image = Some(EncodedFullImage { enlarged: picture.clone(), tiling: input.tiling, posterior });
         Ok(())
@@ -162,7 +162,7 @@ impl OsediffSd3 {
             pictures.push(Arc::new(shown.picture));
             progress.tiles(n + 1, of);
         }
-        self.offload_vae();
+        self.offload_vae()?;
         Ok(pictures)
     }
 
@@ -219,7 +219,7 @@ impl OsediffSd3 {
             }
             self.mmdit.unload_unless_kept();
         }
-        accelerator::wait(self.devices.picture);
+        accelerator::wait(self.devices.picture)?;
         let z = sum.f_div(&weight.f_add_scalar(EPSILON)?)?.f_to_kind(Kind::Float)?;
         self.decoded(input, &z, progress, on_partial)
     }
@@ -251,7 +251,7 @@ impl OsediffSd3 {
             Ok(())
         };
         vae.decoder.forward_tiled(&latent, kind, tiles, &mut on_progress, &mut on_piece)?;
-        self.offload_vae();
+        self.offload_vae()?;
         // Too large to be kept for a second time that may never come.
         self.full_image = None;
         Ok(result.picture)

@@ -60,7 +60,7 @@ impl Posterior {
 /// A sample of the latents.
 fn sample(posterior: &Posterior, seed: u64, device: Device) -> Result<Tensor, PipelineError> {
     // Drawn in 32 bits on the CPU, so that a seed means the same everywhere.
-    let noise = rng::seeded(seed, || Tensor::f_randn(posterior.mean.size(), (Kind::Float, Device::Cpu)))?;
+    let noise = rng::randn(seed, &posterior.mean.size())?;
     let noise = noise.f_to_device(device)?;
     Ok(posterior.mean.f_add(&posterior.deviation.f_mul(&noise)?)?)
 }
@@ -276,7 +276,7 @@ impl OsediffSd3 {
         // Zeros up to T5's width; where that is less, what is beyond it is cut off, as the reference's padding does.
         let clip = both(|encoded| &encoded.penultimate)?;
         let clip = clip.f_constant_pad_nd([0, long.size()[2] - clip.size()[2]])?;
-        accelerator::wait(device);
+        accelerator::wait(device)?;
         let prompt = Tensor::f_cat(&[&clip, &long], 1)?.f_to_device(self.devices.picture)?;
         let pooled = both(|encoded| &encoded.pooled)?.f_to_device(self.devices.picture)?;
         let each = |i: i64| -> Result<Embeds, PipelineError> {
@@ -330,19 +330,20 @@ impl OsediffSd3 {
         on_progress(0.0)?;
         let pixels = tensor_from_picture(picture, self.devices.picture)?.f_mul_scalar(2)?.f_sub_scalar(1)?;
         let encoded = vae.encoder.forward(&pixels.f_to_kind(self.vae_kind)?, &mut on_progress)?;
-        self.offload_vae();
+        self.offload_vae()?;
         self.encoded = Some((picture.clone(), Posterior::of(&encoded)?));
         Ok(())
     }
 
     /// The VAE is not needed for now.
-    fn offload_vae(&mut self) {
-        accelerator::wait(self.devices.picture);
+    fn offload_vae(&mut self) -> Result<(), TchError> {
+        accelerator::wait(self.devices.picture)?;
         self.vae.unload_unless_kept();
         if self.plan == MemoryPlan::Streamed {
             allocator::trim();
             accelerator::trim();
         }
+        Ok(())
     }
 
     fn restored(&mut self, input: &StepInput, progress: &mut Progress) -> Result<Picture, PipelineError> {
@@ -361,14 +362,14 @@ impl OsediffSd3 {
         self.mmdit.unload_unless_kept();
         let z = z.f_sub(&velocity.f_to_kind(Kind::Float)?)?;
 
-        accelerator::wait(self.devices.picture);
+        accelerator::wait(self.devices.picture)?;
         progress.at(Stage::Decoding, 0.0)?;
         let shift = self.vae_config.shift_factor.unwrap_or(0.0);
         let latent = z.f_div_scalar(self.vae_config.scaling_factor)?.f_add_scalar(shift)?;
         let vae = self.vae.get(progress)?;
         let mut on_progress = |fraction: f32| progress.at(Stage::Decoding, fraction).map_err(PipelineError::from);
         let decoded = vae.decoder.forward(&latent.f_to_kind(self.vae_kind)?, &mut on_progress)?;
-        self.offload_vae();
+        self.offload_vae()?;
         if !decoded.f_isfinite()?.f_all()?.f_double_value(&[])?.eq(&1.0) {
             return Err(match self.kind {
                 Kind::Half => PipelineError::Overflow { model: MODEL.into() },
