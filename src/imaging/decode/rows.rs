@@ -17,7 +17,7 @@ const INTERVAL: Duration = Duration::from_millis(80);
 /// Pictures of fewer pixels are decoded before anybody could look at a preview.
 const WORTH_A_PREVIEW: u64 = 24_000_000;
 /// Pixels that are handed to another thread at once.
-const BATCH: usize = 1 << 16;
+const BATCH: usize = 1 << 15;
 /// Batches that wait at most: a decoder may be faster than all processors.
 const MOST_WAITING: usize = 32;
 
