@@ -159,11 +159,17 @@ pub(super) fn run(arguments: &BatchArguments, task: &Task) -> anyhow::Result<Exi
     };
     let record = |file: &Path| RunRecord::of(file, task.options, task.models.clone(), task.steps);
     if arguments.resume {
-        files.retain(|input| !is_finished(&tree(input), input, record(&input.file).ok().as_ref(), task.steps));
+        files.retain(|input| {
+            let found = finished(&tree(input), record(&input.file).ok().as_ref(), task.steps);
+            if let Err(reason) = &found {
+                eprintln!("{}: made again: {reason}", input.file.display());
+            }
+            found != Ok(true)
+        });
     }
-    let finished = all - files.len();
-    if finished > 0 {
-        eprintln!("{finished} of {all} pictures were finished before");
+    let done_before = all - files.len();
+    if done_before > 0 {
+        eprintln!("{done_before} of {all} pictures were finished before");
     }
     let bar = progress_bar(arguments, files.len() as u64 * u64::from(task.steps));
     let jobs = (arguments.jobs as usize).clamp(1, files.len().max(1));
@@ -191,7 +197,12 @@ pub(super) fn run(arguments: &BatchArguments, task: &Task) -> anyhow::Result<Exi
                             return Err(UserError::new("The picture would be replaced", details, hint));
                         }
                         let opened = |source| ImageError::Open { file: file.clone(), source };
-                        worker.record = Some(record(file).map_err(opened)?);
+                        let record = record(file).map_err(opened)?;
+                        // Another run may have done it meanwhile.
+                        if arguments.resume && finished(&tree, Some(&record), task.steps) == Ok(true) {
+                            return Ok(());
+                        }
+                        worker.record = Some(record);
                         (task.each)(&mut worker, file, &tree)
                     });
                     if let Err(problem) = &done {
@@ -250,18 +261,17 @@ fn progress_bar(arguments: &BatchArguments, steps: u64) -> ProgressBar {
     bar
 }
 
-/// Whether results that are there are those that are wanted; says why not. Those of earlier versions, which do not say how they
-/// were made, are taken for it.
-fn is_finished(tree: &Tree, input: &Input, wanted: Option<&RunRecord>, steps: u32) -> bool {
+/// Whether results that are there are those that are wanted. Those of earlier versions, which do not say how they were made, are
+/// taken for it.
+///
+/// # Errors
+/// What is other about results that are there.
+fn finished(tree: &Tree, wanted: Option<&RunRecord>, steps: u32) -> Result<bool, String> {
     if !tree.is_finished(steps as usize) {
-        return false;
+        return Ok(false);
     }
     let there = RunRecord::read(&tree.sample_folder());
-    let difference = wanted.zip(there).and_then(|(wanted, there)| wanted.difference(&there));
-    if let Some(difference) = &difference {
-        eprintln!("{}: made again: {difference}", input.file.display());
-    }
-    difference.is_none()
+    wanted.zip(there).and_then(|(wanted, there)| wanted.difference(&there)).map_or(Ok(true), Err)
 }
 
 /// Works on one picture's results while no other run does.
@@ -274,7 +284,7 @@ fn alone(tree: &Tree, work: impl FnOnce() -> Result<(), UserError>) -> Result<()
     let taken = match &lock {
         Ok((lock, _)) => lock.try_lock(),
         Err(error) => {
-            tracing::warn!("other runs cannot be told of this one: {error}");
+            tracing::warn!("other runs will not see this one: {error}");
             Ok(())
         }
     };
@@ -288,7 +298,7 @@ fn alone(tree: &Tree, work: impl FnOnce() -> Result<(), UserError>) -> Result<()
             ))
         }
         Err(std::fs::TryLockError::Error(error)) => {
-            tracing::warn!("other runs cannot be told of this one: {error}");
+            tracing::warn!("other runs will not see this one: {error}");
             work()
         }
         Ok(()) => {

@@ -8,7 +8,7 @@ use clap::{ArgMatches, Command};
 use serde::{Deserialize, Serialize};
 
 use crate::base::{
-    BACKBONES, Backbone, ModelFiles, PROGRAM, PROMPT_SOURCES, PromptSource, WriteError, sha256, write_atomic,
+    BACKBONES, Backbone, ModelFiles, PROGRAM, PROMPT_SOURCES, PromptSource, WriteError, sha256, sha256_of, write_atomic,
 };
 
 /// Its name.
@@ -28,13 +28,16 @@ const WITHOUT_EFFECT: [&str; 14] = [
     "efficient_memory",
     "merge_and_unload_lora",
     "lora_rank",
-    // Told by what is in their files.
+    // Known by what is in their files.
     "backbone",
     "prompt_type",
 ];
 
 /// Model files of more bytes are told apart by name, size and date.
 const WORTH_HASHING: u64 = 1 << 30;
+
+/// Between the name of a model's file and what tells its content.
+const DIGEST: &str = " #";
 
 /// The record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,8 +63,8 @@ pub(super) struct RunOptions(BTreeMap<String, String>);
 impl RunOptions {
     /// Of a command, with what was given and what is so where nothing was.
     pub(super) fn of(command: &Command, matches: &ArgMatches) -> Self {
-        let told = |value: &OsStr| value.to_string_lossy().into_owned();
-        // Told by what is in them; where they lie is nobody's business.
+        let text = |value: &OsStr| value.to_string_lossy().into_owned();
+        // Known by what is in them; where they lie is nobody's business.
         let of_models = BACKBONES.iter().flat_map(|spec| spec.files);
         let is_file =
             |id: &str| of_models.clone().chain(PROMPT_SOURCES.iter().flat_map(|it| it.files)).any(|it| it.option == id);
@@ -71,7 +74,7 @@ impl RunOptions {
                 && !WITHOUT_EFFECT.contains(&id)
                 && !is_file(id)
             {
-                options.insert(id.to_owned(), values.map(told).collect::<Vec<_>>().join(" "));
+                options.insert(id.to_owned(), values.map(text).collect::<Vec<_>>().join(" "));
             }
         }
         options.insert("command".into(), command.get_name().into());
@@ -132,11 +135,11 @@ impl RunRecord {
         let differing = |ours: &BTreeMap<String, String>, theirs: &BTreeMap<String, String>| {
             let names: std::collections::BTreeSet<&String> = ours.keys().chain(theirs.keys()).collect();
             let name = names.into_iter().find(|name| ours.get(*name) != theirs.get(*name))?;
-            let told = |value: Option<&String>| value.map_or("nothing".into(), |value| value.clone());
-            Some((name.clone(), told(theirs.get(name)), told(ours.get(name))))
+            let value = |value: Option<&String>| value.cloned().unwrap_or_else(|| "nothing".into());
+            Some((name.clone(), value(theirs.get(name)), value(ours.get(name))))
         };
         if let Some((role, then, now)) = differing(&self.models, &other.models) {
-            let label = |text: &str| text.split(' ').next().unwrap_or_default().to_owned();
+            let label = |text: &str| text.rsplit_once(DIGEST).map_or(text, |(name, _)| name).to_owned();
             return Some(match label(&then) == label(&now) {
                 true => format!("the file of the {role} is another one"),
                 false => format!("the {role} was {}, it is {} now", label(&then), label(&now)),
@@ -149,7 +152,7 @@ impl RunRecord {
     }
 }
 
-/// Models and their files, told by what is in them, not by where they lie.
+/// Models and their files, known by what is in them, not by where they lie.
 pub(super) fn models(backbone: &Backbone, prompt_source: &PromptSource) -> BTreeMap<String, String> {
     let of = |role: &'static str, id: String, files: &ModelFiles| {
         let files: Vec<_> = files.iter().map(|(part, path)| (format!("{role}, {part}"), identity(path))).collect();
@@ -177,13 +180,13 @@ fn identity(path: &Path) -> String {
         }
         false => vec![path.to_owned()],
     };
-    let told: Vec<String> = all
+    let digests: Vec<String> = all
         .iter()
         .filter(|file| file.is_file())
         .map(|file| of_file(file).unwrap_or_else(|error| error.to_string()))
         .collect();
-    match told.as_slice() {
-        [only] => format!("{name} {only}"),
-        all => format!("{name} {}", crate::base::sha256_of(all.join("\n").as_bytes())),
+    match digests.as_slice() {
+        [only] => format!("{name}{DIGEST}{only}"),
+        all => format!("{name}{DIGEST}{}", sha256_of(all.join("\n").as_bytes())),
     }
 }

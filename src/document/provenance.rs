@@ -27,7 +27,7 @@ const SHORT: usize = 2000;
 
 /// The XMP packet of the last state of a chain.
 pub fn packet(recipe: &Recipe) -> String {
-    packet_with(recipe, &serde_json::to_string(&told(recipe)).unwrap_or_default())
+    packet_with(recipe, &serde_json::to_string(&shareable(recipe)).unwrap_or_default())
 }
 
 /// What files say of the last state of a chain.
@@ -36,19 +36,19 @@ pub fn metadata(recipe: &Recipe) -> Metadata {
 }
 
 /// What may be told to others: names and hashes instead of places. The camera's words stand by themselves.
-fn told(recipe: &Recipe) -> Recipe {
-    let mut told = recipe.clone();
-    (told.photo.file, told.photo.exif) = (None, None);
-    for model in told.steps.iter_mut().filter_map(|step| step.record.model.as_mut()) {
+fn shareable(recipe: &Recipe) -> Recipe {
+    let mut shareable = recipe.clone();
+    (shareable.photo.file, shareable.photo.exif) = (None, None);
+    for model in shareable.steps.iter_mut().filter_map(|step| step.record.model.as_mut()) {
         model.backbone = model.backbone.without_places();
     }
-    told
+    shareable
 }
 
 /// For picture files. Where a format holds less, first what was extracted for tiles is left out, then the chain: what the last
 /// state is always stays.
 fn xmp(recipe: &Recipe) -> Xmp {
-    let mut shorter = told(recipe);
+    let mut shorter = shareable(recipe);
     shorter.photo.exif = recipe.photo.exif.clone();
     for full_image in shorter.steps.iter_mut().filter_map(|step| step.record.full_image.as_mut()) {
         full_image.prompts.clear();

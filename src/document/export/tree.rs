@@ -157,8 +157,9 @@ impl Tree {
 
     /// Whether a file is one of those that [`Tree::clear`] removes.
     pub fn would_remove(&self, file: &Path) -> bool {
-        let file = file.canonicalize().ok();
-        file.is_some() && self.own_files().iter().any(|own| own.canonicalize().ok() == file)
+        // Most lie elsewhere.
+        let (Ok(file), Ok(out)) = (file.canonicalize(), self.out.canonicalize()) else { return false };
+        file.starts_with(out) && self.own_files().iter().any(|own| own.canonicalize().is_ok_and(|own| own == file))
     }
 
     fn own_files(&self) -> Vec<PathBuf> {

@@ -109,16 +109,16 @@ fn heif() -> Option<&'static Heif> {
     HEIF.get_or_init(load).as_ref()
 }
 
-/// Something of libheif's that is given back in the end.
+/// Something of libheif's that is released in the end.
 struct Owned {
     it: *mut c_void,
-    give_back: unsafe extern "C" fn(*mut c_void),
+    release: unsafe extern "C" fn(*mut c_void),
 }
 
 impl Drop for Owned {
     fn drop(&mut self) {
         // SAFETY: it came from libheif, which takes back nothing as well.
-        unsafe { (self.give_back)(self.it) };
+        unsafe { (self.release)(self.it) };
     }
 }
 
@@ -188,12 +188,12 @@ fn decode(
 ) -> Result<Decoded, Failure> {
     // SAFETY: called as the header says; `bytes` outlive the context, and each pointer is given back once.
     unsafe {
-        let context = Owned { it: (heif.heif_context_alloc)(), give_back: heif.heif_context_free };
+        let context = Owned { it: (heif.heif_context_alloc)(), release: heif.heif_context_free };
         let null = std::ptr::null();
         check(&(heif.heif_context_read_from_memory_without_copy)(context.it, bytes.as_ptr(), bytes.len(), null))?;
         let mut it = std::ptr::null_mut();
         check(&(heif.heif_context_get_primary_image_handle)(context.it, &mut it))?;
-        let handle = Owned { it, give_back: heif.heif_image_handle_release };
+        let handle = Owned { it, release: heif.heif_image_handle_release };
         let side = |length: c_int| u32::try_from(length).unwrap_or(0);
         check_size(
             side((heif.heif_image_handle_get_width)(handle.it)),
@@ -213,7 +213,7 @@ fn decode(
         };
         let mut it = std::ptr::null_mut();
         check(&(heif.heif_decode_image)(handle.it, &mut it, COLOURSPACE_RGB, chroma, null))?;
-        let image = Owned { it, give_back: heif.heif_image_release };
+        let image = Owned { it, release: heif.heif_image_release };
         let width = side((heif.heif_image_get_width)(image.it, INTERLEAVED));
         let height = side((heif.heif_image_get_height)(image.it, INTERLEAVED));
         check_size(width, height)?;

@@ -22,7 +22,6 @@ const BATCH: usize = 1 << 15;
 const MOST_WAITING: usize = 32;
 
 /// A picture's pixels, row by row.
-#[derive(Default)]
 pub(super) struct Pixels {
     /// Three bytes each.
     pub rgb: Vec<u8>,

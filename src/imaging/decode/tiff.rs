@@ -16,6 +16,7 @@ use tiff::{ColorType, TiffError};
 use directory::Rewritten;
 
 use super::{AlphaKind, ColourModel, ColourSpace, Depth, ImageError, Job, Picture};
+use crate::imaging::exif;
 
 /// ExtraSamples: the colours are multiplied by the opacity already.
 const ASSOCIATED: u16 = 1;
@@ -70,7 +71,8 @@ fn decode(job: &mut Job, file: BufReader<File>) -> Result<Decoded, ImageError> {
     job.xmp = directory.xmp();
     if directory.is_of_a_camera() {
         // EXIF is a TIFF without a picture; what is more than a picture's is passed over.
-        job.exif = Some(std::fs::read(job.file).map_err(io)?);
+        // All of the file is not to be held while it is decoded.
+        job.exif = exif::kept(std::fs::read(job.file).map_err(io)?, true, None, None).map(|exif| exif.0);
     }
     let meaning = match directory.number(Tag::PhotometricInterpretation).map_err(io)? {
         Some(directory::PALETTE) => Meaning::Palette(directory.numbers(Tag::ColorMap).map_err(io)?),

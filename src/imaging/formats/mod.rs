@@ -125,8 +125,6 @@ impl Format {
     pub const JPEG: Self = Self(&jpeg::JPEG);
     /// Lossless.
     pub const WEBP: Self = Self(&webp::WEBP);
-    /// Lossless.
-    pub const TIFF: Self = Self(&tiff::TIFF);
 
     /// All of them, the default first.
     pub fn all() -> impl Iterator<Item = Self> {
