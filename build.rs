@@ -15,9 +15,12 @@ fn main() {
         println!("cargo:warning=libtorch is not at {}: run `cargo xtask setup` once", libtorch.display());
         return;
     };
-    let version = std::fs::read_to_string(libtorch.join("version.py")).unwrap_or_default();
-    let version = version.lines().find_map(|line| line.strip_prefix("__version__ = ")).unwrap_or("unknown");
-    println!("cargo:rustc-env=COZ_LIBTORCH_VERSION={}", version.trim_matches(['\'', '"']));
+    let about = std::fs::read_to_string(libtorch.join("version.py")).unwrap_or_default();
+    let said = |start: &str| about.lines().find_map(|line| line.strip_prefix(start)).map(|it| it.trim_matches(['\'', '"']));
+    println!("cargo:rustc-env=COZ_LIBTORCH_VERSION={}", said("__version__ = ").unwrap_or("unknown"));
+    if let Some(cuda) = said("cuda: Optional[str] = ").filter(|&cuda| cuda != "None") {
+        println!("cargo:rustc-env=COZ_LIBTORCH_CUDA={cuda}");
+    }
     let shim = "src/runtime/shim.cpp";
     println!("cargo:rerun-if-changed={shim}");
     cc::Build::new()

@@ -12,7 +12,8 @@ use super::names;
 #[serde(rename_all = "lowercase")]
 #[strum(serialize_all = "lowercase", parse_err_ty = String, parse_err_fn = names::unknown::<Precision>)]
 pub enum Precision {
-    /// Bf16 where the weights are stored in 16 bits and the device is fast in it, else Fp32.
+    /// Where the weights are stored in 16 bits, Bf16 on a device that multiplies in it and Fp16 on older CUDA devices; else
+    /// Fp32.
     #[default]
     Auto,
     /// 32 bits.

@@ -142,10 +142,10 @@ fn measure(arguments: &Arguments) -> Result<Figures, UserError> {
             };
             if let Some(resolver) = &mut resolver {
                 spent.extend(timed(|progress| resolver.prepare(&enlarged, progress))?);
-                resolver.offload();
+                resolver.offload(captioner.bytes_to_load());
             }
             let (times, written) = captioned(&mut **captioner, &input)?;
-            captioner.offload();
+            captioner.offload(resolver.as_ref().map_or(0, |resolver| resolver.bytes_to_load()));
             spent.extend(times);
             tokens = Some(written);
             prompt += &format!(", {number}");
@@ -182,7 +182,7 @@ fn measure(arguments: &Arguments) -> Result<Figures, UserError> {
         tokens,
         pass_seconds: median(passes.iter().map(|(_, seconds)| *seconds).collect()),
         peak_memory: base::memory::peak_resident(),
-        peak_device_memory: memory::peak_on_device(device),
+        peak_device_memory: memory::on_device(device).map(|memory| memory.peak),
         memory_after,
     })
 }

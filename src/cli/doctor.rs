@@ -1,11 +1,13 @@
 //! `coz doctor`: what a bug report needs, in plain lines.
 
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use crate::base::{BACKBONES, Folders, Precision, Published};
 use crate::hub::ModelPaths;
 use crate::runtime::accelerator::{CudaSupport, cuda_support};
 use crate::runtime::device;
+use crate::runtime::driver::{CudaDevice, driver};
+use crate::runtime::memory::free_memory;
 use crate::{base, hub};
 
 /// Lines of the log that a report needs.
@@ -21,21 +23,7 @@ pub(super) fn run() -> anyhow::Result<ExitCode> {
     if let Some(free) = base::memory::available() {
         line("memory", &format!("{:.1} GB free", free as f64 / 1e9));
     }
-    match cuda_support() {
-        CudaSupport::NoDriver => line("cuda", "0 devices usable (no NVIDIA driver)"),
-        CudaSupport::NoLibraries(error) => {
-            line("cuda", "0 devices usable: there is an NVIDIA driver, but libtorch's CUDA half is not here");
-            line("", &format!("({error})"));
-            line(
-                "",
-                "`cargo xtask setup` adds it (an installed program: `coz --fetch-libtorch`); CUDA 13 needs a driver 580 or later",
-            );
-        }
-        CudaSupport::Loaded => line("cuda", &format!("{} devices usable", device::cuda_devices())),
-    }
-    for device in cuda_memory() {
-        line("", &device);
-    }
+    cuda().iter().enumerate().for_each(|(i, text)| line(if i == 0 { "cuda" } else { "" }, text));
     for adapter in adapters() {
         line("graphics", &adapter);
     }
@@ -82,21 +70,29 @@ pub(super) fn run() -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Name and memory of each device, as the driver's own tool tells them; libtorch's bindings have no call for it.
-fn cuda_memory() -> Vec<String> {
-    let query = ["--query-gpu=index,name,memory.free,memory.total,driver_version", "--format=csv,noheader"];
-    match Command::new("nvidia-smi").args(query).output() {
-        Ok(output) if output.status.success() => String::from_utf8_lossy(&output.stdout)
-            .lines()
-            .filter_map(|line| match line.split(", ").collect::<Vec<_>>()[..] {
-                [index, name, free, total, driver] => {
-                    Some(format!("cuda:{index} {name}, {free} free of {total}, driver {driver}"))
-                }
-                _ => None,
-            })
-            .collect(),
-        _ => vec!["no NVIDIA driver found (nvidia-smi)".into()],
+/// The NVIDIA driver and its devices, numbered as libtorch does, and why those are not used that are not.
+fn cuda() -> Vec<String> {
+    let Some(driver) = driver() else { return vec!["no NVIDIA driver".into()] };
+    let mut lines = vec![format!("a driver for CUDA {}.{}", driver.cuda.0, driver.cuda.1)];
+    let why_none = device::why_none();
+    if let Some(reason) = &why_none {
+        lines.push(format!("not used: {reason}"));
     }
+    if let CudaSupport::NoLibraries(_) = cuda_support() {
+        lines.push("`cargo xtask setup` adds it (an installed program: `coz --fetch-libtorch`)".into());
+    }
+    let gigabytes = |bytes: u64| bytes as f64 / 1e9;
+    for (number, CudaDevice { name, capability: (major, minor), memory }) in driver.devices.iter().flatten().enumerate() {
+        let state = match why_none.is_none().then(|| device::usable(number)) {
+            None => String::new(),
+            Some(Err(reason)) => format!(", not used: {reason}"),
+            Some(Ok(())) => free_memory(tch::Device::Cuda(number))
+                .map_or_else(String::new, |free| format!(", {:.1} GB of it free", gigabytes(free))),
+        };
+        let memory = gigabytes(*memory);
+        lines.push(format!("cuda:{number} {name}, compute capability {major}.{minor}, {memory:.1} GB{state}"));
+    }
+    lines
 }
 
 fn adapters() -> Vec<String> {

@@ -63,10 +63,10 @@ impl Worker {
         let mut prompts = full_image.prompts.clone();
         if let Some(captioner) = captioner.filter(|_| prompts.is_empty()) {
             let tiles = loaded.resolver.tiles(&input, &mut progress)?;
-            loaded.resolver.offload();
+            loaded.resolver.offload(captioner.bytes_to_load());
             let mut on_text = |text: &str| outbox.send(Event::Captioning { job: id, step, text: text.to_owned() });
             prompts = captions(captioner.as_mut(), job, source, tiles, &mut progress, &mut on_text)?;
-            captioner.offload();
+            captioner.offload(loaded.resolver.bytes_to_load());
         }
         let each_has_its_own = !prompts.is_empty();
         if !each_has_its_own {

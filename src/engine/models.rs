@@ -116,6 +116,25 @@ impl Models {
     }
 }
 
+impl Opened<'_> {
+    /// As [`Loaded::check_step_fits`]; the captioner follows where that changes the plan.
+    pub(super) fn check_step_fits(
+        &mut self,
+        cut: (u32, u32),
+        result: (u32, u32),
+        outbox: &Outbox,
+    ) -> Result<(), PipelineError> {
+        self.loaded.check_step_fits(cut, result, outbox)?;
+        if let Some(plan) = self.loaded.resolver.plan() {
+            self.together = plan == MemoryPlan::Resident;
+            if let Some(captioner) = &mut self.captioner {
+                captioner.set_plan(plan);
+            }
+        }
+        Ok(())
+    }
+}
+
 impl LoadedCaptioner {
     fn open(job: &Job) -> Result<Self, PipelineError> {
         let (device, memory) = (job.restorer.device, job.restorer.memory);
@@ -140,14 +159,23 @@ impl Loaded {
         Ok(Self { resolved, backbone, device, memory, other_model_bytes, digest, estimated: None, resolver })
     }
 
-    /// Refuses what will not fit into the memory that is free now.
+    /// Refuses what will not fit into the memory that is free now; where the plan was left to the program, it follows a
+    /// smaller one first.
     pub(super) fn check_fits(
         &mut self,
         cut: (u32, u32),
         result: (u32, u32),
     ) -> Result<Option<StepEstimate>, PipelineError> {
-        let free = free_memory(device::resolve(self.device)?.picture);
-        fitting(self.resolver.as_mut(), &self.backbone.name(), cut, result, free)
+        let device = device::resolve(self.device)?.picture;
+        loop {
+            let free = free_memory(device);
+            match fitting(self.resolver.as_mut(), &self.backbone.name(), cut, result, free) {
+                Err(PipelineError::WillNotFit { plan: Some(plan), .. }) if self.memory == MemoryPlan::Auto => {
+                    self.resolver.set_plan(plan);
+                }
+                fits => return fits,
+            }
+        }
     }
 
     /// The same for a step; its estimate is sent before the first to results of that size.
@@ -157,7 +185,11 @@ impl Loaded {
         result: (u32, u32),
         outbox: &Outbox,
     ) -> Result<(), PipelineError> {
+        let plan = self.resolver.plan();
         let estimate = self.check_fits(cut, result)?;
+        if self.resolver.plan() != plan {
+            outbox.send(Event::Loaded { backbone: self.backbone.clone(), plan: self.resolver.plan() });
+        }
         if let Some(estimate) = estimate.filter(|_| self.estimated != Some(result)) {
             self.estimated = Some(result);
             outbox.send(Event::Estimated { backbone: self.backbone.clone(), estimate });

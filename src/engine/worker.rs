@@ -9,7 +9,7 @@ use crossbeam_channel::Receiver;
 use super::message::{Command, Event, Job, JobId, JobOutcome, Restorer, StepOutput};
 use super::models::{Loaded, Models, Opened};
 use super::outbox::Outbox;
-use crate::base::{BUILT_IN, BackboneKind, MAX_FACTOR, Progress, Region, Stage, StepRecord, Ticket, joined};
+use crate::base::{BUILT_IN, BackboneKind, DeviceChoice, MAX_FACTOR, Progress, Region, Stage, StepRecord, Ticket, joined};
 use crate::document;
 use crate::imaging::metrics::luma_psnr;
 use crate::imaging::{Filter, Picture, colour, resize};
@@ -71,8 +71,8 @@ impl Worker {
         while let Ok(command) = inbox.recv() {
             match command {
                 Command::Quit => return,
-                Command::Run(ticket, job) => self.guarded(&ticket, |worker| worker.chain(&ticket, &job)),
-                Command::Caption(ticket, job) => self.guarded(&ticket, |worker| worker.caption(&ticket, &job)),
+                Command::Run(ticket, job) => self.guarded(&ticket, &job, Self::chain),
+                Command::Caption(ticket, job) => self.guarded(&ticket, &job, Self::caption),
                 Command::Prepare(ticket, job) => self.guarded_prefetch(&ticket, &job),
                 Command::Forget => self.prefetched = None,
                 Command::Estimate(restorer, size) => self.guarded_estimate(&restorer, size),
@@ -81,16 +81,16 @@ impl Worker {
     }
 
     /// Runs one job and reports how it ended; not even a panic in it ends the thread.
-    fn guarded(&mut self, ticket: &Ticket, work: impl FnOnce(&mut Self) -> Result<(), PipelineError>) {
-        let outcome = catch_unwind(AssertUnwindSafe(|| work(self))).unwrap_or_else(|panic| {
+    fn guarded(&mut self, ticket: &Ticket, job: &Job, work: fn(&mut Self, &Ticket, &Job) -> Result<(), PipelineError>) {
+        let outcome = catch_unwind(AssertUnwindSafe(|| work(self, ticket, job))).unwrap_or_else(|panic| {
             // A model that panicked half-way is not trusted again.
             self.free();
             let text = panic.downcast_ref::<String>().map(String::as_str);
             let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("unknown");
             Err(PipelineError::Internal(text.lines().next().unwrap_or_default().to_owned()))
         });
-        if outcome.as_ref().is_err_and(PipelineError::is_out_of_memory) {
-            self.free();
+        if let Err(error) = &outcome {
+            self.clear_after(error, job.restorer.device);
         }
         let outcome = match outcome {
             Ok(()) => JobOutcome::Completed,
@@ -105,7 +105,7 @@ impl Worker {
         let outcome = catch_unwind(AssertUnwindSafe(|| self.prepare(ticket, job)));
         match outcome {
             Ok(Ok(true)) => self.outbox.send(Event::Prepared { job: ticket.into() }),
-            Ok(outcome) => self.log_failure("prefetching", outcome.err()),
+            Ok(outcome) => self.log_failure("prefetching", outcome.err(), job.restorer.device),
             Err(_) => self.free(),
         }
     }
@@ -117,21 +117,32 @@ impl Worker {
             loaded.check_step_fits((width / MAX_FACTOR, height / MAX_FACTOR), (width, height), &self.outbox)
         }));
         match outcome {
-            Ok(outcome) => self.log_failure("the estimate", outcome.err()),
+            Ok(outcome) => self.log_failure("the estimate", outcome.err(), restorer.device),
             Err(_) => self.free(),
         }
     }
 
     /// What failed and is not reported to anybody.
-    fn log_failure(&mut self, work: &str, error: Option<PipelineError>) {
+    fn log_failure(&mut self, work: &str, error: Option<PipelineError>, device: DeviceChoice) {
         match error {
             None | Some(PipelineError::Cancelled) => {}
             Some(error) => {
                 tracing::warn!("{work}: {error}");
-                if error.is_out_of_memory() {
-                    self.free();
-                }
+                self.clear_after(&error, device);
             }
+        }
+    }
+
+    /// Gives up what cannot be used after an error: the models' memory where there was too little, and a device that has
+    /// stopped; with `auto` the next job runs without it.
+    fn clear_after(&mut self, error: &PipelineError, device: DeviceChoice) {
+        let is_lost = error.is_device_lost();
+        if is_lost && let Ok(devices) = device::resolve(device) {
+            device::give_up(devices.text);
+            device::give_up(devices.picture);
+        }
+        if is_lost || error.is_out_of_memory() {
+            self.free();
         }
     }
 
@@ -160,13 +171,15 @@ impl Worker {
         let mut network = match self.preview.take() {
             Some(network) => network,
             None => {
-                Upscaler::built_in(tch::Device::Cpu).map_err(|error| self.log_failure("preview", Some(error))).ok()?
+                let log = |error| self.log_failure("preview", Some(error), DeviceChoice::Cpu);
+                Upscaler::built_in(tch::Device::Cpu).map_err(log).ok()?
             }
         };
         let input = StepInput { cut: cut.clone(), enlarged: enlarged.clone(), prompt: String::new(), seed: 0 };
         let preview = network.restore(&input, &mut Progress::new(&mut |_, _| is_active()));
         self.preview = Some(network);
-        preview.map_err(|error| self.log_failure("preview", Some(error))).ok().map(Arc::new)
+        let log = |error| self.log_failure("preview", Some(error), DeviceChoice::Cpu);
+        preview.map_err(log).ok().map(Arc::new)
     }
 
     /// Gives up the models: makes room for another try.
@@ -283,8 +296,8 @@ impl Worker {
             if !are_open {
                 progress.at(Stage::Loading, 0.0)?;
             }
-            let opened = self.models.open(job, &self.outbox)?;
-            opened.loaded.check_step_fits((region.width, region.height), job.size, &self.outbox)?;
+            let mut opened = self.models.open(job, &self.outbox)?;
+            opened.check_step_fits((region.width, region.height), job.size, &self.outbox)?;
             if !are_open {
                 start = Instant::now();
             }
@@ -381,9 +394,9 @@ fn encode_and_caption<'a>(
         })
     } else {
         resolver.prepare(&enlarged, progress)?;
-        resolver.offload();
+        resolver.offload(captioner.bytes_to_load());
         let extracted = captioner.caption(&input, progress, on_text);
-        captioner.offload();
+        captioner.offload(resolver.bytes_to_load());
         extracted
     };
     prepared.extracted_prompt = Some(extracted?);

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use tch::TchError;
+use tch::{Kind, TchError};
 
 use crate::base::{Cancelled, MemoryPlan, Region, UserError, bytes_label, names};
 use crate::checkpoint::CheckpointError;
@@ -45,7 +45,7 @@ pub enum PipelineError {
         first_key: String,
     },
     /// The model makes no numbers.
-    #[error("{model} made pixels that are no numbers (NaN): its weights are damaged")]
+    #[error("{model} made what are no numbers (NaN): its weights are damaged")]
     NotFinite {
         /// Which model.
         model: String,
@@ -169,6 +169,12 @@ impl From<WeightsError> for PipelineError {
 }
 
 impl PipelineError {
+    /// A model of this dtype made what are no numbers.
+    pub(crate) fn not_finite(model: &str, kind: Kind) -> Self {
+        let model = model.to_owned();
+        if kind == Kind::Half { Self::Overflow { model } } else { Self::NotFinite { model } }
+    }
+
     /// The same, with the memory plan in it where the memory ran out.
     pub(crate) fn with_plan(self, plan: MemoryPlan) -> Self {
         match self.is_out_of_memory() {
@@ -188,9 +194,7 @@ impl PipelineError {
             _ => false,
         }
     }
-}
 
-impl PipelineError {
     /// Whether the device computes nothing any more for this process, so that all else fails too.
     pub fn is_device_lost(&self) -> bool {
         match self {
@@ -232,7 +236,7 @@ impl From<PipelineError> for UserError {
             }
             PipelineError::Torch(_) | PipelineError::Weights(WeightsError::Torch(_)) if is_lost => (
                 "The graphics card has stopped",
-                "Save your work and start the program again; --device cpu works without the card.",
+                "Try again: with the device \"auto\" the processor goes on. To use the card, start the program again.",
             ),
             PipelineError::Torch(_) | PipelineError::Weights(WeightsError::Torch(_)) if out_of_memory => {
                 ("Out of memory", SMALLER)
@@ -274,7 +278,9 @@ impl From<PipelineError> for UserError {
             PipelineError::Sides { .. } => {
                 ("The state's size does not suit the model", "Use 512, or another multiple.")
             }
-            PipelineError::NoDevice(_) => ("The device is not there", "Use --device auto, or another number."),
+            PipelineError::NoDevice(_) => {
+                ("The device is not there", "Use --device auto, or another number; `coz doctor` lists them.")
+            }
             PipelineError::Outside { .. } => {
                 ("The box is outside the picture", "Give X,Y,W,H inside the picture it is cut from.")
             }

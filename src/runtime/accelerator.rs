@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 
 use tch::{Device, TchError};
 
+use super::driver::driver;
 use super::message::{checked, reason};
 
 /// Bytes on a device.
@@ -15,6 +16,8 @@ pub struct Memory {
     pub free: u64,
     /// The most that was used by tensors so far.
     pub peak: u64,
+    /// What this program has taken, used or kept.
+    pub reserved: u64,
 }
 
 /// What there is to compute on NVIDIA devices with.
@@ -29,12 +32,12 @@ pub enum CudaSupport {
 }
 
 unsafe extern "C" {
-    fn coz_accelerator_has_driver() -> bool;
     fn coz_accelerator_load_cuda(error: *mut c_char, length: usize) -> bool;
-    fn coz_accelerator_memory(device: i32, memory: *mut [u64; 2]) -> bool;
+    fn coz_accelerator_memory(device: i32, memory: *mut [u64; 3]) -> bool;
     fn coz_accelerator_trim();
     fn coz_accelerator_compute_beside(device: i32) -> bool;
     fn coz_accelerator_choose_kernels();
+    fn coz_accelerator_allow_tf32(allowed: bool);
     fn coz_accelerator_wait(device: i32, error: *mut c_char, length: usize) -> bool;
 }
 
@@ -50,8 +53,8 @@ fn number(device: Device) -> Option<i32> {
 pub fn cuda_support() -> &'static CudaSupport {
     static SUPPORT: OnceLock<CudaSupport> = OnceLock::new();
     SUPPORT.get_or_init(|| {
-        // SAFETY: loads the driver's library where there is one, whose own start-up code touches nothing of ours; it stays.
-        if !unsafe { coz_accelerator_has_driver() } {
+        // Elsewhere than on Linux libtorch's CUDA half is linked, and asks the driver itself.
+        if cfg!(target_os = "linux") && driver().is_none() {
             return CudaSupport::NoDriver;
         }
         load_cuda().map_or_else(CudaSupport::NoLibraries, |()| {
@@ -75,11 +78,18 @@ pub fn load_cuda() -> Result<(), String> {
 
 /// The device's memory; `None` for the processor and where the device does not tell.
 pub fn memory(device: Device) -> Option<Memory> {
-    let mut memory = [0; 2];
-    // SAFETY: two numbers are written, and nothing else is touched.
+    let mut memory = [0; 3];
+    // SAFETY: three numbers are written, and nothing else is touched.
     let is_known = unsafe { coz_accelerator_memory(number(device)?, &mut memory) };
-    let [free, peak] = memory;
-    is_known.then_some(Memory { free, peak })
+    let [free, peak, reserved] = memory;
+    is_known.then_some(Memory { free, peak, reserved })
+}
+
+/// Whether convolutions in float32 may round their numbers to 10 bits (TF32), which CUDA devices multiply faster. They may
+/// not before this is called: 32 bits mean 32 bits.
+pub fn allow_tf32(allowed: bool) {
+    // SAFETY: sets a preference.
+    unsafe { coz_accelerator_allow_tf32(allowed) };
 }
 
 /// Gives back to the device what is kept for later tensors.
@@ -89,7 +99,7 @@ pub fn trim() {
 }
 
 /// What this thread computes on the device from now on does not wait for what other threads compute there, nor they for
-/// it; [`wait`] does.
+/// it.
 pub(super) fn compute_beside(device: Device) {
     if let Some(number) = number(device) {
         // SAFETY: sets this thread's current stream. Where that fails all is done in one row, as usual.
@@ -97,7 +107,7 @@ pub(super) fn compute_beside(device: Device) {
     }
 }
 
-/// Waits until the device has done all it was given.
+/// Waits until the device has done all that this thread gave it; after [`compute_beside`] not what others did.
 ///
 /// # Errors
 /// What went wrong there since: only now is it known.

@@ -1,8 +1,12 @@
 //! The devices that libtorch computes on.
 
-use tch::{Cuda, Device};
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 
-use super::accelerator;
+use tch::{Cuda, Device, Kind, TchError, Tensor};
+
+use super::accelerator::{self, CudaSupport, cuda_support};
+use super::driver::{CudaDevice, Driver, driver};
 use crate::base::DeviceChoice;
 
 /// Where the parts of a model run.
@@ -14,39 +18,138 @@ pub struct Devices {
     pub picture: Device,
 }
 
-/// A device that is not there was asked for.
-#[derive(Debug, thiserror::Error)]
-#[error("no device {device}: this machine has {}", match available { 0 => "no CUDA device".to_owned(), n => format!("{n} CUDA devices, cuda:0 to cuda:{}", n - 1) })]
+/// A device was asked for that is not there, or does not compute.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("no device {device}: {reason}")]
 pub struct NoDevice {
     /// As asked for.
     pub device: String,
-    /// How many CUDA devices there are.
-    pub available: usize,
+    /// What there is instead, or what is wrong with it.
+    pub reason: String,
 }
 
-/// The devices behind a choice.
+/// The devices behind a choice. `auto` is the first CUDA device that works, else the processor.
 ///
 /// # Errors
-/// Where one of them is not there.
+/// Where one of them is not there or does not work.
 pub fn resolve(choice: DeviceChoice) -> Result<Devices, NoDevice> {
-    let available = cuda_devices();
-    let cuda = |number: usize| match number < available {
-        true => Ok(Device::Cuda(number)),
-        false => Err(NoDevice { device: format!("cuda:{number}"), available }),
+    let cuda = |number: usize| match usable(number) {
+        Ok(()) => Ok(Device::Cuda(number)),
+        Err(reason) => Err(NoDevice { device: format!("cuda:{number}"), reason }),
     };
     let (text, picture) = match choice {
         DeviceChoice::TwoCuda(first, second) => (cuda(first)?, cuda(second)?),
         DeviceChoice::Cuda(number) => (cuda(number)?, cuda(number)?),
-        DeviceChoice::Auto if available > 0 => (Device::Cuda(0), Device::Cuda(0)),
-        DeviceChoice::Auto | DeviceChoice::Cpu => (Device::Cpu, Device::Cpu),
+        DeviceChoice::Auto => {
+            let first = (0..cuda_devices()).find(|&number| usable(number).is_ok());
+            let device = first.map_or(Device::Cpu, Device::Cuda);
+            (device, device)
+        }
+        DeviceChoice::Cpu => (Device::Cpu, Device::Cpu),
     };
     Ok(Devices { text, picture })
 }
 
-/// How many CUDA devices libtorch can use.
+/// How many CUDA devices libtorch sees; not all of them need work.
 pub fn cuda_devices() -> usize {
-    accelerator::cuda_support();
-    if Cuda::is_available() { usize::try_from(Cuda::device_count()).unwrap_or(0) } else { 0 }
+    match cuda_support() {
+        CudaSupport::Loaded if Cuda::is_available() => usize::try_from(Cuda::device_count()).unwrap_or(0),
+        _ => 0,
+    }
+}
+
+/// What is known of the devices that were tried: why they do not work.
+static TRIED: Mutex<BTreeMap<usize, Result<(), String>>> = Mutex::new(BTreeMap::new());
+
+/// Whether a CUDA device computes: tried once.
+///
+/// # Errors
+/// Why not, in words.
+pub fn usable(number: usize) -> Result<(), String> {
+    let available = cuda_devices();
+    if number >= available {
+        return Err(match (available, why_none()) {
+            (0, Some(reason)) => reason,
+            (0, None) => "this machine has no CUDA device".into(),
+            (1, _) => "this machine has 1 CUDA device, cuda:0".into(),
+            (count, _) => format!("this machine has {count} CUDA devices, cuda:0 to cuda:{}", count - 1),
+        });
+    }
+    let mut tried = TRIED.lock().unwrap_or_else(PoisonError::into_inner);
+    tried.entry(number).or_insert_with(|| try_device(number)).clone()
+}
+
+/// A device that failed in a way after which it computes nothing more for this process is not used any more.
+pub fn give_up(device: Device) {
+    if let Device::Cuda(number) = device {
+        let reason = "it has stopped; start the program again to use it".to_owned();
+        TRIED.lock().unwrap_or_else(PoisonError::into_inner).insert(number, Err(reason));
+    }
+}
+
+fn try_device(number: usize) -> Result<(), String> {
+    let device = Device::Cuda(number);
+    let sum = || -> Result<f64, TchError> {
+        let sum = Tensor::f_ones([1], (Kind::Float, device))?.f_add_scalar(1.0)?;
+        accelerator::wait(device)?;
+        sum.f_double_value(&[])
+    };
+    let reason = match sum() {
+        Ok(2.0) => return Ok(()),
+        Ok(other) => format!("it computes 1 + 1 = {other}"),
+        Err(error) => in_words(&error.to_string(), known(number)),
+    };
+    tracing::warn!("cuda:{number} is not used: {reason}");
+    Err(reason)
+}
+
+/// What the driver tells of a device.
+fn known(number: usize) -> Option<&'static CudaDevice> {
+    driver()?.devices.as_ref().ok()?.get(number)
+}
+
+/// What libtorch says of a device that it could not compute on, so that one knows what to do.
+fn in_words(said: &str, device: Option<&CudaDevice>) -> String {
+    if said.contains("no kernel image") {
+        let (major, minor) = device.map_or((0, 0), |device| device.capability);
+        let name = device.map_or("the card", |device| device.name.as_str());
+        return format!("{name} (compute capability {major}.{minor}) is not among those that this libtorch was built for");
+    }
+    if said.contains("out of memory") {
+        return "other programs have taken all of its memory".into();
+    }
+    said.lines().next().unwrap_or_default().to_owned()
+}
+
+/// Why libtorch sees no CUDA device, where there is a driver.
+pub fn why_none() -> Option<String> {
+    let driver = driver()?;
+    match cuda_support() {
+        CudaSupport::NoDriver => None,
+        CudaSupport::NoLibraries(said) => Some(format!("libtorch's CUDA half is not here ({said})")),
+        CudaSupport::Loaded => too_old(driver, option_env!("COZ_LIBTORCH_CUDA")).or_else(|| {
+            let said = driver.devices.as_ref().err()?;
+            Some(format!("the NVIDIA driver does not work: {said}"))
+        }),
+    }
+}
+
+/// Whether the driver is older than libtorch's CUDA, such as "13.0".
+fn too_old(driver: &Driver, needed: Option<&str>) -> Option<String> {
+    let (major, minor) = driver.cuda;
+    let needed = needed?;
+    let needed_major: i32 = needed.split('.').next()?.parse().ok()?;
+    (major < needed_major).then(|| {
+        format!("the NVIDIA driver is too old: it is for CUDA {major}.{minor}, this libtorch needs one for CUDA {needed}")
+    })
+}
+
+/// Whether a device multiplies in bfloat16: CUDA devices from compute capability 8 on do, older ones only pretend to.
+pub fn has_bf16(device: Device) -> bool {
+    match device {
+        Device::Cuda(number) => known(number).is_none_or(|device| device.capability.0 >= 8),
+        _ => accelerator::processor_has_bf16(),
+    }
 }
 
 /// The libtorch the program was built with.
@@ -57,4 +160,35 @@ pub fn libtorch_version() -> &'static str {
 /// Threads that models use on the processor.
 pub fn cpu_threads() -> usize {
     usize::try_from(tch::get_num_threads()).unwrap_or(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_with_a_device_is_told_in_words() {
+        let card = CudaDevice { name: "GTX 1080".into(), capability: (6, 1), memory: 8 << 30 };
+        let said = "CUDA error: no kernel image is available for execution on the device\nmore";
+        let told = in_words(said, Some(&card));
+        assert_eq!(told, "GTX 1080 (compute capability 6.1) is not among those that this libtorch was built for");
+        assert!(in_words("CUDA error: out of memory", None).contains("other programs"));
+        assert_eq!(in_words("something else\nand a trace", None), "something else");
+
+        let driver = |cuda| Driver { cuda, devices: Ok(vec![card.clone()]) };
+        assert!(too_old(&driver((12, 4)), Some("13.0")).is_some_and(|told| told.contains("CUDA 12.4")));
+        assert_eq!(too_old(&driver((13, 0)), Some("13.2")), None, "newer ones of the same number do");
+        assert_eq!(too_old(&driver((12, 4)), None), None, "without CUDA nothing is needed");
+    }
+
+    #[test]
+    fn a_device_that_has_stopped_is_not_used_again() {
+        let error = resolve(DeviceChoice::Cuda(7)).expect_err("there is none").to_string();
+        assert!(error.contains("no device cuda:7: this machine has"), "{error}");
+        assert_eq!(resolve(DeviceChoice::Auto).expect("there is the processor").text, Device::Cpu);
+        give_up(Device::Cpu);
+        give_up(Device::Cuda(7));
+        assert!(TRIED.lock().expect("nobody panicked")[&7].as_ref().is_err_and(|told| told.contains("stopped")));
+        assert_eq!(resolve(DeviceChoice::Cpu).expect("it is still there").text, Device::Cpu);
+    }
 }

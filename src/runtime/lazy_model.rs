@@ -35,7 +35,9 @@ impl<N> LazyModel<N> {
 
     /// Kept whole between uses, or read layer by layer for each.
     pub fn set_keep(&mut self, keep: bool) {
-        self.keep = keep;
+        if std::mem::replace(&mut self.keep, keep) != keep {
+            self.unload();
+        }
         self.mode = if keep { LoadMode::Mmap } else { LoadMode::Stream };
     }
 

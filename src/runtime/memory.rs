@@ -5,6 +5,7 @@ use std::ffi::c_void;
 
 use tch::Device;
 
+use super::accelerator::Memory;
 use super::device::NoDevice;
 use super::{accelerator, device};
 use crate::base;
@@ -19,6 +20,12 @@ unsafe extern "C" {
 const ACTIVATIONS: u64 = 1_500_000_000;
 /// The largest piece of a text encoder that is read at once, the embedding of its tokens among them.
 const TEXT_PIECES: u64 = 800_000_000;
+
+/// Whether a device has room for weights of so many bytes, and for what a step needs beside them, while all that is there
+/// stays. Never of the system's own memory, in which other programs live.
+pub fn has_room(device: Device, bytes: u64) -> bool {
+    device != Device::Cpu && free_memory(device).is_some_and(|free| bytes + ACTIVATIONS <= free)
+}
 
 /// The plan of a captioner of so many bytes, beside a super-resolution model that has no plan.
 ///
@@ -103,9 +110,9 @@ pub fn free_memory(device: Device) -> Option<u64> {
     }
 }
 
-/// The most that tensors have occupied on the CUDA device that sees the picture.
-pub fn peak_on_device(choice: DeviceChoice) -> Option<u64> {
-    accelerator::memory(device::resolve(choice).ok()?.picture).map(|memory| memory.peak)
+/// Of the CUDA device that sees the picture.
+pub fn on_device(choice: DeviceChoice) -> Option<Memory> {
+    accelerator::memory(device::resolve(choice).ok()?.picture)
 }
 
 #[cfg(test)]

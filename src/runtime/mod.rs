@@ -3,6 +3,7 @@
 pub mod accelerator;
 pub mod allocator;
 pub mod device;
+pub mod driver;
 mod layers;
 mod lazy_model;
 pub mod memory;

@@ -2,15 +2,16 @@
 
 use tch::{Device, Kind};
 
-use super::accelerator;
+use super::device;
 use super::weights::Weights;
 use crate::base::Precision;
 
 /// The precision that `auto` stands for on a device.
 pub fn resolved(precision: Precision, device: Device) -> Precision {
     match precision {
-        Precision::Auto if device != Device::Cpu || accelerator::processor_has_bf16() => Precision::Bf16,
-        Precision::Auto => Precision::Fp32,
+        Precision::Auto if device::has_bf16(device) => Precision::Bf16,
+        Precision::Auto if device == Device::Cpu => Precision::Fp32,
+        Precision::Auto => Precision::Fp16,
         explicit => explicit,
     }
 }

@@ -104,15 +104,6 @@ void coz_take_warnings(void (*take)(const char*, size_t)) {
   c10::WarningUtils::set_warning_handler(&warnings);
 }
 
-// Whether an NVIDIA driver is installed; elsewhere than on Linux libtorch itself finds out.
-bool coz_accelerator_has_driver() {
-#ifdef __linux__
-  return dlopen("libcuda.so.1", RTLD_LAZY) != nullptr;
-#else
-  return true;
-#endif
-}
-
 // Loads the CUDA half of libtorch, which registers itself with the other. `error` holds what went wrong, in at most
 // `length` bytes. Elsewhere than on Linux it is linked.
 bool coz_accelerator_load_cuda(char* error, size_t length) {
@@ -125,15 +116,17 @@ bool coz_accelerator_load_cuda(char* error, size_t length) {
   return true;
 }
 
-// Bytes that are free, and the most that tensors have used.
-bool coz_accelerator_memory(int32_t device, uint64_t memory[2]) {
+// Bytes that are free, the most that tensors have used, and those that the allocator has taken.
+bool coz_accelerator_memory(int32_t device, uint64_t memory[3]) {
   return succeeds([&] {
     begin();
     const auto free = at::accelerator::getMemoryInfo(device).first;
     const auto stats = at::accelerator::getDeviceStats(device);
     const auto used = stats.allocated_bytes[ALL];
-    memory[0] = free + (stats.reserved_bytes[ALL].current - used.current);
+    const auto reserved = stats.reserved_bytes[ALL].current;
+    memory[0] = free + (reserved - used.current);
     memory[1] = used.peak;
+    memory[2] = reserved;
   });
 }
 
@@ -163,12 +156,18 @@ bool coz_accelerator_compute_beside(int32_t device) {
 // cuDNN's attention makes a plan for every shape, which takes longer than it gains where shapes differ.
 void coz_accelerator_choose_kernels() {
   at::globalContext().setSDPUseCuDNN(false);
+  at::globalContext().setAllowTF32CuDNN(false);
 }
 
-// Waits until the device has done all it was given.
+// Convolutions may round float32 to TF32; products never do.
+void coz_accelerator_allow_tf32(bool allowed) {
+  at::globalContext().setAllowTF32CuDNN(allowed);
+}
+
+// Waits until the device has done all that was given to the calling thread's stream.
 bool coz_accelerator_wait(int32_t device, char* error, size_t length) {
   return reported(error, length, [&] {
-    at::accelerator::synchronizeDevice(static_cast<c10::DeviceIndex>(device));
+    at::accelerator::getCurrentStream(static_cast<c10::DeviceIndex>(device)).synchronize();
     return true;
   });
 }

@@ -32,8 +32,8 @@ fn picture_from_levels(tensor: &Tensor) -> Result<Picture, TchError> {
         .f_permute([1, 2, 0])?
         .f_clamp(0.0, 255.0)?
         .f_to_kind(Kind::Uint8)?
-        .f_to_device(Device::Cpu)?
-        .f_contiguous()?;
+        .f_contiguous()?
+        .f_to_device(Device::Cpu)?;
     let [height, width, channels] = bytes.size()[..] else {
         return Err(TchError::Shape(format!("expected [1, 3, H, W], found {:?}", tensor.size())));
     };

@@ -104,6 +104,43 @@ fn images_are_encoded_and_tokens_follow_as_in_the_reference() {
     }
 }
 
+/// Published models have layers whose output half precision cannot hold.
+#[test]
+fn half_precision_holds_sums_that_leave_its_range() {
+    let _no_grad = tch::no_grad_guard();
+    let cases: BTreeMap<String, Tensor> =
+        Tensor::read_safetensors(fixture("qwen/cases.safetensors")).unwrap().into_iter().collect();
+    let folder = fixture("qwen/tied");
+    let config = Config::parse(&std::fs::read(folder.join("config.json")).unwrap()).unwrap();
+    let large = |name: &str| name.ends_with(".0.mlp.up_proj.weight") || name.ends_with(".0.mlp.down_proj.weight");
+    let tensors = Tensor::read_safetensors(folder.join("model.safetensors")).unwrap().into_iter();
+    let tensors = tensors.map(|(name, tensor)| match large(&name) {
+        true => (name, tensor * 2000.0),
+        false => (name, tensor),
+    });
+    let weights = Weights::from_tensors(tensors.collect());
+    let computed = |kind: Kind| {
+        let loader = &mut Loader::new(&weights, "", Device::Cpu, kind);
+        let vision = VisionTower::load(loader, &config.vision).unwrap();
+        let language = LanguageModel::load(loader, &config.language, &Adapter::default()).unwrap();
+        let grid = numbers(&cases["tied.0.grids"]);
+        let grid = Grid { rows: grid[1], columns: grid[2] };
+        let patches = cases["tied.0.patches"].narrow(0, 0, grid.rows * grid.columns);
+        let features = vision.forward::<WeightsError>(&patches, grid, &mut |_| Ok(())).unwrap();
+        let ids = &cases["adapter.ids"];
+        let positions = Tensor::arange(ids.numel() as i64, (Kind::Int64, Device::Cpu)).expand([3, -1], false);
+        let mut cache = language.cache(ids.numel() as i64).unwrap();
+        let embedded = language.embed(ids).unwrap();
+        let logits = language.forward::<WeightsError>(&embedded, &positions, &mut cache, &mut |_| Ok(())).unwrap();
+        [features, logits].map(|x| x.to_kind(Kind::Float))
+    };
+    let norm = |x: &Tensor| x.square().sum(Kind::Float).sqrt().double_value(&[]);
+    for (wide, half) in computed(Kind::Float).iter().zip(computed(Kind::Half)) {
+        let off = norm(&(&half - wide)) / norm(wide);
+        assert!(off < 0.02, "{off}");
+    }
+}
+
 #[test]
 fn an_adapter_changes_the_language_model_as_in_peft() {
     let _no_grad = tch::no_grad_guard();

@@ -210,6 +210,17 @@ impl RmsNorm {
         let scale = square.f_add_scalar(self.epsilon)?.f_rsqrt()?;
         wide.f_mul(&scale)?.f_to_kind(x.kind())?.f_mul(&self.weight)
     }
+
+    /// The same in the weight's own dtype, of a sum that may be kept in a wider one.
+    pub fn forward_narrowed(&self, x: &Tensor) -> Result<Tensor, TchError> {
+        self.forward(x)?.f_to_kind(self.weight.kind())
+    }
+}
+
+/// The dtype in which the sum of all layers of a transformer stays within range: that of the weights, but for half precision
+/// float32. What layers see of the sum is normalised.
+pub fn residual_kind(weights: Kind) -> Kind {
+    if weights == Kind::Half { Kind::Float } else { weights }
 }
 
 /// `softmax(q k^T / sqrt(head_dim)) v` for `[B, heads, N, head_dim]`; `causal`: none sees what comes after it.

@@ -1,12 +1,12 @@
 //! The language model (`Qwen2_5_VLTextModel` with its output layer): grouped-query attention, positions in three axes, a
 //! cache of keys and values that is allocated once.
 
-use tch::{Kind, TchError, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
 use super::adapter::Adapter;
 use super::config::Language;
 use super::{GatedMlp, LANGUAGE, prefix, rotated};
-use crate::networks::layers::{Linear, RmsNorm, join_heads, split_heads};
+use crate::networks::layers::{Linear, RmsNorm, join_heads, residual_kind, split_heads};
 use crate::runtime::Layers;
 use crate::runtime::weights::{Loader, WeightsError};
 
@@ -94,7 +94,7 @@ impl Layer {
         config: &Language,
     ) -> Result<Tensor, TchError> {
         let (heads, shared) = (config.num_attention_heads, config.num_key_value_heads);
-        let h = self.norm1.forward(x)?;
+        let h = self.norm1.forward_narrowed(x)?;
         let length = h.size()[1];
         let wanted_of = |x: &Tensor, axis: i64| x.f_narrow(axis, length - wanted, wanted);
         let (cos, sin) = (wanted_of(&turns.cos, 0)?, wanted_of(&turns.sin, 0)?);
@@ -119,7 +119,7 @@ impl Layer {
             heads != shared,
         )?;
         let x = wanted_of(x, 1)?.f_add(&self.out.forward(&join_heads(&attended)?)?)?;
-        x.f_add(&self.mlp.forward(&self.norm2.forward(&x)?)?)
+        x.f_add(&self.mlp.forward(&self.norm2.forward_narrowed(&x)?, x.kind())?)
     }
 }
 
@@ -175,7 +175,7 @@ impl LanguageModel {
         Tensor::f_embedding(&self.tokens, ids, -1, false, false)?.f_unsqueeze(0)
     }
 
-    /// Reads tokens, `[1, N, D]` at the positions `[3, N]` (time, row, column), after what is in the cache -> the logits of
+    /// Reads tokens, `[1, N, D]` at the positions `[3, N]` (time, row, column; on the CPU), after what is in the cache -> the logits of
     /// what follows the last one, `[vocabulary]` in float32.
     pub fn forward<E: From<TchError> + From<WeightsError>>(
         &self,
@@ -193,7 +193,7 @@ impl LanguageModel {
             return Err(TchError::Shape("after the prompt tokens come one by one".into()).into());
         }
         let turns = self.turns(positions)?;
-        let mut x = embedded.shallow_clone();
+        let mut x = embedded.f_to_kind(residual_kind(self.tokens.kind()))?;
         let layers = self.config.num_hidden_layers;
         self.layers.each(|i, layer| {
             on_progress(i as f32 / layers as f32)?;
@@ -203,7 +203,7 @@ impl LanguageModel {
             Ok::<(), E>(())
         })?;
         cache.filled += length;
-        let last = self.norm.forward(&x)?;
+        let last = self.norm.forward_narrowed(&x)?;
         let logits = match &self.output {
             Some(output) => output.forward(&last)?,
             None => last.f_linear(&self.tokens, None::<&Tensor>)?,
@@ -211,12 +211,13 @@ impl LanguageModel {
         Ok(logits.f_view([-1])?.f_to_kind(Kind::Float)?)
     }
 
-    /// Each section of a head's channels turns with its own axis.
+    /// Each section of a head's channels turns with its own axis. Computed on the CPU: so little costs more to begin on a
+    /// device, and comes out the same everywhere.
     fn turns(&self, positions: &Tensor) -> Result<Turns, TchError> {
-        let (device, head) = (self.tokens.device(), self.config.head_dim());
-        let steps = Tensor::f_arange_start_step(0, head, 2, (Kind::Float, device))?.f_div_scalar(head)?;
+        let head = self.config.head_dim();
+        let steps = Tensor::f_arange_start_step(0, head, 2, (Kind::Float, Device::Cpu))?.f_div_scalar(head)?;
         let frequencies = Tensor::f_pow_scalar(self.config.rope_theta, &steps)?.f_reciprocal()?;
-        let angles = positions.f_to_device(device)?.f_to_kind(Kind::Float)?.f_unsqueeze(2)?.f_mul(&frequencies)?;
+        let angles = positions.f_to_kind(Kind::Float)?.f_unsqueeze(2)?.f_mul(&frequencies)?;
         let mut at = 0;
         let mut sections = Vec::new();
         for (axis, &length) in self.config.sections.iter().enumerate() {
@@ -225,7 +226,7 @@ impl LanguageModel {
         }
         let half = Tensor::f_cat(&sections, 1)?;
         let angles = Tensor::f_cat(&[&half, &half], 1)?;
-        let kind = self.tokens.kind();
-        Ok(Turns { cos: angles.f_cos()?.f_to_kind(kind)?, sin: angles.f_sin()?.f_to_kind(kind)? })
+        let moved = |x: Tensor| x.f_to_kind(self.tokens.kind())?.f_to_device(self.tokens.device());
+        Ok(Turns { cos: moved(angles.f_cos()?)?, sin: moved(angles.f_sin()?)? })
     }
 }

@@ -8,7 +8,7 @@ pub mod language;
 pub mod positions;
 pub mod vision;
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use self::adapter::Adapter;
 use self::config::Config;
@@ -64,9 +64,12 @@ impl GatedMlp {
         })
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor, tch::TchError> {
+    /// In the dtype of the sum that the result is added to: in half precision the product and what is made of it leave the
+    /// range (as in T5).
+    fn forward(&self, x: &Tensor, sum: Kind) -> Result<Tensor, tch::TchError> {
         // In place: these are the widest tensors, and only needed here.
-        self.down.forward(&self.gate.forward(x)?.f_silu_()?.f_mul_(&self.up.forward(x)?)?)
+        let inner = self.gate.forward(x)?.f_silu_()?.f_to_kind(sum)?.f_mul_(&self.up.forward(x)?)?;
+        self.down.forward_as(&inner, sum)
     }
 }
 

@@ -1,6 +1,8 @@
 //! Where tokens and patches are: time, row and column of each token for the language model (`get_rope_index`), the order
 //! of patches by attention windows for the vision tower (`get_vision_window_index`).
 
+use std::collections::BTreeMap;
+
 /// Rows and columns of an image's patches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Grid {
@@ -68,21 +70,21 @@ pub fn of_patches(grid: Grid, merge: i64) -> (Vec<i64>, Vec<i64>) {
     (rows, columns)
 }
 
-/// The merged squares in the order of their windows, and how many squares each window holds. `side`: of a window, in
-/// squares.
-pub fn windows(grid: Grid, merge: i64, side: i64) -> (Vec<i64>, Vec<i64>) {
+/// The merged squares window by window, and how many windows there are of how many squares. Those of the same size lie one
+/// after the other, so that they can be one batch: the reference has them from left to right, but nothing depends on it.
+/// `side`: of a window, in squares.
+pub fn windows(grid: Grid, merge: i64, side: i64) -> (Vec<i64>, Vec<(i64, i64)>) {
     let (rows, columns) = (grid.rows / merge, grid.columns / merge);
-    let (mut order, mut lengths) = (Vec::new(), Vec::new());
+    let mut by_size = BTreeMap::<i64, Vec<i64>>::new();
     for top in (0..rows).step_by(side.max(1) as usize) {
         for left in (0..columns).step_by(side.max(1) as usize) {
-            let before = order.len();
-            for row in top..(top + side).min(rows) {
-                order.extend((left..(left + side).min(columns)).map(|column| row * columns + column));
-            }
-            lengths.push((order.len() - before) as i64);
+            let (bottom, right) = ((top + side).min(rows), (left + side).min(columns));
+            let squares = by_size.entry((bottom - top) * (right - left)).or_default();
+            squares.extend((top..bottom).flat_map(|row| (left..right).map(move |column| row * columns + column)));
         }
     }
-    (order, lengths)
+    let counts = by_size.iter().map(|(&squares, all)| (all.len() as i64 / squares, squares)).collect();
+    (by_size.into_values().flatten().collect(), counts)
 }
 
 #[cfg(test)]
@@ -104,8 +106,8 @@ mod tests {
 
     #[test]
     fn windows_hold_neighbours() {
-        let (order, lengths) = windows(Grid { rows: 6, columns: 4 }, 2, 2);
-        assert_eq!(order, [0, 1, 2, 3, 4, 5]);
-        assert_eq!(lengths, [4, 2]);
+        let (order, windows) = windows(Grid { rows: 6, columns: 10 }, 2, 2);
+        assert_eq!(order, [14, 4, 9, 10, 11, 12, 13, 0, 1, 5, 6, 2, 3, 7, 8]);
+        assert_eq!(windows, [(1, 1), (3, 2), (2, 4)], "a corner; an edge on the right, two below; whole ones");
     }
 }

@@ -1,11 +1,11 @@
 //! The vision tower (`Qwen2_5_VisionTransformerPretrainedModel`): patches to features, most blocks within windows.
 
-use tch::{Kind, TchError, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
 use super::config::Vision;
 use super::positions::{Grid, of_patches, windows};
 use super::{GatedMlp, VISION, prefix, rotated};
-use crate::networks::layers::{Linear, RmsNorm, attention};
+use crate::networks::layers::{Linear, RmsNorm, attention, join_heads, residual_kind};
 use crate::runtime::Layers;
 use crate::runtime::weights::{Loader, WeightsError};
 
@@ -42,27 +42,27 @@ impl Block {
         })
     }
 
-    /// `[N, D] -> [N, D]`; patches attend within runs of `lengths`.
-    fn forward(&self, x: &Tensor, turns: &Turns, lengths: &[i64], heads: i64) -> Result<Tensor, TchError> {
+    /// `[N, D] -> [N, D]`; patches attend within windows, which lie one after the other: so many of so many patches, and again.
+    fn forward(&self, x: &Tensor, turns: &Turns, windows: &[(i64, i64)], heads: i64) -> Result<Tensor, TchError> {
         let (count, width) = x.size2()?;
-        let qkv = self.qkv.forward(&self.norm1.forward(x)?)?.f_view([count, 3, heads, width / heads])?;
+        let qkv = self.qkv.forward(&self.norm1.forward_narrowed(x)?)?.f_view([count, 3, heads, width / heads])?;
         let part = |i: i64| qkv.f_select(1, i);
         // Turned in float32, as the reference does.
         let turned = |i: i64| -> Result<Tensor, TchError> {
-            rotated(&part(i)?.f_to_kind(Kind::Float)?, &turns.cos, &turns.sin)?.f_to_kind(x.kind())
+            rotated(&part(i)?.f_to_kind(Kind::Float)?, &turns.cos, &turns.sin)?.f_to_kind(qkv.kind())
         };
-        let [q, k, v] = [turned(0)?, turned(1)?, part(2)?].map(|x| x.f_transpose(0, 1)); // [heads, N, head_dim]
-        let (q, k, v) = (q?.f_unsqueeze(0)?, k?.f_unsqueeze(0)?, v?.f_unsqueeze(0)?);
+        let (q, k, v) = (turned(0)?, turned(1)?, part(2)?); // [N, heads, head_dim]
         let mut at = 0;
-        let mut attended = Vec::with_capacity(lengths.len());
-        for &length in lengths {
-            let run = |x: &Tensor| x.f_narrow(2, at, length);
-            attended.push(attention(&run(&q)?, &run(&k)?, &run(&v)?, false)?);
-            at += length;
+        let mut attended = Vec::with_capacity(windows.len());
+        for &(equal, length) in windows {
+            let batch = |x: &Tensor| -> Result<Tensor, TchError> {
+                x.f_narrow(0, at, equal * length)?.f_view([equal, length, heads, width / heads])?.f_transpose(1, 2)
+            };
+            attended.push(join_heads(&attention(&batch(&q)?, &batch(&k)?, &batch(&v)?, false)?)?.f_view([-1, width])?);
+            at += equal * length;
         }
-        let attended = Tensor::f_cat(&attended, 2)?.f_squeeze_dim(0)?.f_transpose(0, 1)?.f_reshape([count, width])?;
-        let x = x.f_add(&self.out.forward(&attended)?)?;
-        x.f_add(&self.mlp.forward(&self.norm2.forward(&x)?)?)
+        let x = x.f_add(&self.out.forward(&Tensor::f_cat(&attended, 0)?)?)?;
+        x.f_add(&self.mlp.forward(&self.norm2.forward_narrowed(&x)?, x.kind())?)
     }
 }
 
@@ -108,38 +108,40 @@ impl VisionTower {
         let config = &self.config;
         let merge = config.spatial_merge_size;
         let square = merge * merge;
-        let (order, lengths) = windows(grid, merge, config.window_size / merge / config.patch_size);
+        let (order, windows) = windows(grid, merge, config.window_size / merge / config.patch_size);
         let order = Tensor::f_from_slice(&order)?.f_to_device(self.patches.device())?;
         // Squares of patches that will be one token stay together.
         let by_window = |x: &Tensor| -> Result<Tensor, TchError> {
             let (count, width) = x.size2()?;
             x.f_view([count / square, square, width])?.f_index_select(0, &order)?.f_reshape([count, width])
         };
-        let lengths: Vec<i64> = lengths.iter().map(|length| length * square).collect();
-        let all = [grid.rows * grid.columns];
-        let mut x = by_window(&patches.f_to_kind(self.patches.kind())?.f_linear(&self.patches, None::<&Tensor>)?)?;
-        let angles = by_window(&self.angles(grid)?)?;
-        let turns = Turns { cos: angles.f_cos()?.f_unsqueeze(1)?, sin: angles.f_sin()?.f_unsqueeze(1)? };
+        let windows: Vec<(i64, i64)> = windows.iter().map(|(equal, squares)| (*equal, squares * square)).collect();
+        let all = [(1, grid.rows * grid.columns)];
+        let embedded = patches.f_to_kind(self.patches.kind())?.f_linear(&self.patches, None::<&Tensor>)?;
+        let mut x = by_window(&embedded.f_to_kind(residual_kind(embedded.kind()))?)?;
+        let angles = self.angles(grid)?;
+        let turned = |x: Tensor| by_window(&x.f_to_device(self.patches.device())?)?.f_unsqueeze(1);
+        let turns = Turns { cos: turned(angles.f_cos()?)?, sin: turned(angles.f_sin()?)? };
         self.blocks.each(|i, block| {
             on_progress(i as f32 / config.depth as f32)?;
-            let lengths = if config.fullatt_block_indexes.contains(&i) { &all[..] } else { &lengths };
-            x = block.forward(&x, &turns, lengths, config.num_heads)?;
+            let windows = if config.fullatt_block_indexes.contains(&i) { &all[..] } else { &windows };
+            x = block.forward(&x, &turns, windows, config.num_heads)?;
             Ok::<(), E>(())
         })?;
-        let merged = self.norm.forward(&x)?.f_view([-1, square * config.hidden_size])?;
+        let merged = self.norm.forward_narrowed(&x)?.f_view([-1, square * config.hidden_size])?;
         let features = self.merge[1].forward(&self.merge[0].forward(&merged)?.f_gelu("none")?)?;
         Ok(features.f_index_select(0, &order.f_argsort(0, false)?)?)
     }
 
-    /// By how much each pair of channels turns: rows, columns, and both again: `[N, head_dim]`, float32.
+    /// By how much each pair of channels turns: rows, columns, and both again: `[N, head_dim]`, float32 on the CPU, where it
+    /// comes out the same whatever the device.
     fn angles(&self, grid: Grid) -> Result<Tensor, TchError> {
-        let device = self.patches.device();
         let half = self.config.hidden_size / self.config.num_heads / 2;
-        let steps = Tensor::f_arange_start_step(0, half, 2, (Kind::Float, device))?.f_div_scalar(half)?;
+        let steps = Tensor::f_arange_start_step(0, half, 2, (Kind::Float, Device::Cpu))?.f_div_scalar(half)?;
         let frequencies = Tensor::f_pow_scalar(THETA, &steps)?.f_reciprocal()?;
         let (rows, columns) = of_patches(grid, self.config.spatial_merge_size);
         let along = |positions: &[i64]| -> Result<Tensor, TchError> {
-            let positions = Tensor::f_from_slice(positions)?.f_to_device(device)?.f_to_kind(Kind::Float)?;
+            let positions = Tensor::f_from_slice(positions)?.f_to_kind(Kind::Float)?;
             positions.f_unsqueeze(1)?.f_mul(&frequencies)
         };
         let both = Tensor::f_cat(&[along(&rows)?, along(&columns)?], 1)?;

@@ -1,9 +1,9 @@
 //! T5's encoder (transformers' `T5EncoderModel`), the version with gated GELU (v1.1, XXL in Stable Diffusion 3).
 
 use serde::Deserialize;
-use tch::{Kind, TchError, Tensor};
+use tch::{TchError, Tensor};
 
-use crate::networks::layers::{Linear, RmsNorm, join_heads, split_heads};
+use crate::networks::layers::{Linear, RmsNorm, join_heads, residual_kind, split_heads};
 use crate::runtime::Layers;
 use crate::runtime::weights::{Loader, WeightsError};
 
@@ -73,14 +73,13 @@ impl Layer {
 
     /// `x` may be wider than the weights: what is added to it then is too.
     fn forward(&self, x: &Tensor, bias: &Tensor, heads: i64) -> Result<Tensor, TchError> {
-        let narrow = bias.kind();
-        let h = self.norm1.forward(x)?.f_to_kind(narrow)?;
+        let h = self.norm1.forward_narrowed(x)?;
         let head = |linear: &Linear| split_heads(&linear.forward(&h)?, heads);
         // T5 does not scale the products. Written out, as transformers does it: the fused kernel rounds otherwise.
         let scores = head(&self.q)?.f_matmul(&head(&self.k)?.f_transpose(2, 3)?)?.f_add(bias)?;
         let attended = scores.f_softmax(-1, None)?.f_matmul(&head(&self.v)?)?;
         let x = x.f_add(&self.out.forward(&join_heads(&attended)?)?)?;
-        let h = self.norm2.forward(&x)?.f_to_kind(narrow)?;
+        let h = self.norm2.forward_narrowed(&x)?;
         let h = self.gate.forward(&h)?.f_gelu("tanh")?.f_mul(&self.expand.forward(&h)?)?;
         // In the width of the sum: in half precision this layer's own output overflows (transformers keeps its weights in
         // 32 bits for that).
@@ -132,18 +131,14 @@ impl T5Encoder {
     ) -> Result<Tensor, E> {
         let (_, length) = ids.size2()?;
         let mut x = Tensor::f_embedding(&self.tokens, ids, -1, false, false)?;
-        let kind = x.kind();
-        if kind == Kind::Half {
-            // The sum of all layers leaves the range of 16 bits; what they see of it is normalised.
-            x = x.f_to_kind(Kind::Float)?;
-        }
+        x = x.f_to_kind(residual_kind(x.kind()))?;
         let bias = self.bias(length)?;
         self.layers.each(|i, layer| {
             on_progress(i as f32 / self.config.num_layers as f32)?;
             x = layer.forward(&x, &bias, self.config.num_heads)?;
             Ok::<(), E>(())
         })?;
-        Ok(self.final_norm.forward(&x)?.f_to_kind(kind)?)
+        Ok(self.final_norm.forward_narrowed(&x)?)
     }
 
     /// What distance adds to attention: `[1, heads, T, T]`.
@@ -193,7 +188,7 @@ mod tests {
             layer_norm_epsilon: 1e-6,
             feed_forward_proj: "gated-gelu".into(),
         };
-        let zeros = |size: &[i64]| Tensor::zeros(size, (Kind::Float, tch::Device::Cpu));
+        let zeros = |size: &[i64]| Tensor::zeros(size, (tch::Kind::Float, tch::Device::Cpu));
         let tensors = [
             ("shared.weight", zeros(&[4, 4])),
             ("encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight", zeros(&[32, 2])),
@@ -201,7 +196,7 @@ mod tests {
         ];
         let tensors = tensors.into_iter().map(|(name, tensor)| (name.to_owned(), tensor)).collect();
         let weights = crate::runtime::weights::Weights::from_tensors(tensors);
-        let mut loader = Loader::new(&weights, "", tch::Device::Cpu, Kind::Float);
+        let mut loader = Loader::new(&weights, "", tch::Device::Cpu, tch::Kind::Float);
         let encoder = T5Encoder::load(&mut loader, &config).expect("all is there");
         let found = [0, 1, -1, 7, 8, -8, 12, 64, 127, 128, 500, -500].map(|distance| encoder.bucket(distance));
         assert_eq!(found, [0, 17, 1, 23, 24, 8, 25, 30, 31, 31, 31, 15]);

@@ -45,8 +45,11 @@ pub trait Captioner: Send {
     /// Follows this plan from now on.
     fn set_plan(&mut self, plan: MemoryPlan);
 
-    /// Makes room for other models, unless its plan is to stay.
-    fn offload(&mut self);
+    /// Bytes that it will still take where it runs; none where it is in memory.
+    fn bytes_to_load(&self) -> u64;
+
+    /// Makes room for so many bytes of other models, unless its plan is to stay or they fit beside it.
+    fn offload(&mut self, needed: u64);
 }
 
 type Open = fn(&PromptSource, Device) -> Result<Box<dyn Captioner>, PipelineError>;

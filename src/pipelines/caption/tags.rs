@@ -11,6 +11,7 @@ use crate::imaging::Picture;
 use crate::networks::ram::Ram;
 use crate::networks::ram::lora::RamLora;
 use crate::pipelines::PipelineError;
+use crate::runtime::memory::has_room;
 use crate::runtime::tensor::tensor_from_picture;
 use crate::runtime::weights::{Loader, Weights};
 use crate::runtime::{LazyModel, accelerator, precision};
@@ -118,8 +119,12 @@ impl Captioner for Tagger {
         self.plan = plan;
     }
 
-    fn offload(&mut self) {
-        if self.plan != MemoryPlan::Resident {
+    fn bytes_to_load(&self) -> u64 {
+        if self.network.is_open() { 0 } else { self.bytes() }
+    }
+
+    fn offload(&mut self, needed: u64) {
+        if self.plan != MemoryPlan::Resident && !has_room(self.device, needed) {
             self.network.unload_and_trim();
         }
     }

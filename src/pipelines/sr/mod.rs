@@ -74,13 +74,21 @@ pub trait SuperResolver: Send {
         Ok(None)
     }
 
-    /// Makes room for another model, unless its plan is to stay.
-    fn offload(&mut self) {}
+    /// Bytes that it will still take where prompts are written.
+    fn bytes_to_load(&self) -> u64 {
+        0
+    }
+
+    /// Makes room for so many bytes of another model, unless its plan is to stay or they fit beside it.
+    fn offload(&mut self, _needed: u64) {}
 
     /// Which of its weights stay in memory, for models that can choose.
     fn plan(&self) -> Option<MemoryPlan> {
         None
     }
+
+    /// Follows this plan from now on, where it can choose.
+    fn set_plan(&mut self, _plan: MemoryPlan) {}
 }
 
 type Open = fn(&Backbone, Devices, MemoryPlan, u64) -> Result<Box<dyn SuperResolver>, PipelineError>;

@@ -41,10 +41,10 @@ impl LoraDelta {
 
     /// The weight with the change in it, in float32 where the weight is.
     pub fn merge(&self, weight: &Tensor) -> Result<Tensor, TchError> {
-        let flat = |half: &Tensor| half.f_to_kind(Kind::Float)?.f_flatten(1, -1);
+        let flat = |half: &Tensor| half.f_to_device(weight.device())?.f_to_kind(Kind::Float)?.f_flatten(1, -1);
         let change =
             flat(&self.up)?.f_mul_scalar(self.scale)?.f_matmul(&flat(&self.down)?)?.f_reshape(weight.size())?;
-        weight.f_to_kind(Kind::Float)?.f_add(&change.f_to_device(weight.device())?)
+        weight.f_to_kind(Kind::Float)?.f_add(&change)
     }
 
     /// `y + scale * up(down(x))`, computed in the halves' own dtype: `y` is what the layer makes of `x` without the change.

@@ -241,10 +241,12 @@ impl Weights {
             let view = unsafe { viewed(bytes, stored) }?;
             match spare {
                 Some(mut spare) => {
-                    spare.f_copy_(&view)?;
+                    spare.f_copy_(&view.f_to_device(device)?)?;
                     Ok(spare)
                 }
-                None => view.f_to_device_(device, kind, false, true)?.f_contiguous(),
+                None if device == Device::Cpu => view.f_to_device_(device, kind, false, true)?.f_contiguous(),
+                // Moved as it is: the device converts it faster.
+                None => view.f_to_device(device)?.f_to_kind(kind)?.f_contiguous(),
             }
         };
         match &*self.source {

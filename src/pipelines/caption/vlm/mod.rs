@@ -22,7 +22,7 @@ use crate::networks::qwen::generation::{Sampler, SamplingParams};
 use crate::networks::qwen::positions::{Grid, of_tokens};
 use crate::pipelines::PipelineError;
 use crate::runtime::weights::{Loader, Weights};
-use crate::runtime::{LazyModel, accelerator, allocator, precision};
+use crate::runtime::{LazyModel, accelerator, allocator, memory, precision};
 
 /// Pictures whose features are kept, a few MB each.
 const CACHED_IMAGES: usize = 16;
@@ -159,6 +159,10 @@ impl Vlm {
             progress.at(Stage::Prompting, ENCODED + (PREFILLED - ENCODED) * fraction).map_err(PipelineError::from)
         };
         let mut logits = language.forward(&embedded, &positions, &mut cache, &mut on_progress)?;
+        // No number is most likely then: all tokens would be the first one.
+        if !bool::try_from(logits.f_isfinite()?.f_all()?)? {
+            return Err(PipelineError::not_finite("Qwen2.5-VL", self.kind));
+        }
         let mut written = Vec::new();
         for i in 0..room {
             let next = sampler.sample(&logits)?;
@@ -172,7 +176,7 @@ impl Vlm {
             }
             let done = PREFILLED + (1.0 - PREFILLED) * (i + 1) as f32 / room as f32;
             let mut on_progress = |_| progress.at(Stage::Prompting, done).map_err(PipelineError::from);
-            let position = Tensor::f_full([3, 1], count + i + delta, (Kind::Int64, self.device))?;
+            let position = Tensor::f_full([3, 1], count + i + delta, (Kind::Int64, Device::Cpu))?;
             logits = language.forward(&language.embed(&next)?, &position, &mut cache, &mut on_progress)?;
         }
         self.chat.text(&written)
@@ -198,14 +202,16 @@ impl Captioner for Vlm {
     }
 
     fn set_plan(&mut self, plan: MemoryPlan) {
-        if std::mem::replace(&mut self.plan, plan) != plan {
-            self.networks.unload();
-            self.networks.set_keep(plan != MemoryPlan::Streamed);
-        }
+        self.plan = plan;
+        self.networks.set_keep(plan != MemoryPlan::Streamed);
     }
 
-    fn offload(&mut self) {
-        if self.plan != MemoryPlan::Resident {
+    fn bytes_to_load(&self) -> u64 {
+        if self.networks.is_open() { 0 } else { memory::weights_in_memory(self.plan, [self.bytes(), 0, 0]) }
+    }
+
+    fn offload(&mut self, needed: u64) {
+        if self.plan != MemoryPlan::Resident && !memory::has_room(self.device, needed) {
             self.networks.unload_and_trim();
         }
     }

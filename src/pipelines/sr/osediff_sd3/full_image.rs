@@ -236,21 +236,18 @@ impl OsediffSd3 {
         let latent = z.f_div_scalar(self.vae_config.scaling_factor)?;
         let tiles = VaeTiles { size: input.tiling.decoder_tile.into(), exact: input.tiling.exact };
         let mut result = Canvas::new([input.enlarged.width(), input.enlarged.height()]);
-        let (half, kind) = (self.kind == Kind::Half, self.vae_kind);
+        let (kind, vae_kind) = (self.kind, self.vae_kind);
         let vae = self.vae.get(progress)?;
         let mut on_progress = |fraction: f32| progress.at(Stage::Decoding, fraction).map_err(PipelineError::from);
         let mut on_piece = |at: [i64; 2], piece: Tensor| {
             if !piece.f_isfinite()?.f_all()?.f_double_value(&[])?.eq(&1.0) {
-                return Err(match half {
-                    true => PipelineError::Overflow { model: MODEL.into() },
-                    false => PipelineError::NotFinite { model: MODEL.into() },
-                });
+                return Err(PipelineError::not_finite(MODEL, kind));
             }
             let piece = result.paste(at, &piece)?;
             on_partial(PartialResult { left: at[0] as u32, top: at[1] as u32, picture: Arc::new(piece) });
             Ok(())
         };
-        vae.decoder.forward_tiled(&latent, kind, tiles, &mut on_progress, &mut on_piece)?;
+        vae.decoder.forward_tiled(&latent, vae_kind, tiles, &mut on_progress, &mut on_piece)?;
         self.offload_vae()?;
         // Too large to be kept for a second time that may never come.
         self.full_image = None;

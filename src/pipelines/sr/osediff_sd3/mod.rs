@@ -178,14 +178,7 @@ impl OsediffSd3 {
             full_image: None,
             speeds: OnceCell::new(),
         };
-        if plan == MemoryPlan::Auto {
-            model.plan = model.fitting_plan(other_model_bytes);
-        }
-        let plan = model.plan;
-        model.clips.iter_mut().for_each(|clip| clip.set_keep(plan == MemoryPlan::Resident));
-        model.t5.set_keep(plan == MemoryPlan::Resident);
-        model.mmdit.set_keep(plan != MemoryPlan::Streamed);
-        model.vae.set_keep(plan != MemoryPlan::Streamed);
+        model.set_plan(if plan == MemoryPlan::Auto { model.fitting_plan(other_model_bytes) } else { plan });
         Ok(model)
     }
 
@@ -197,11 +190,15 @@ impl OsediffSd3 {
             Some(free) => fitting([captioner, text, picture], free, device == Device::Cpu),
             None => MemoryPlan::Staged,
         };
-        match text == picture {
+        match self.is_on_one_device() {
             true => plan(picture, other_model_bytes, text_bytes, picture_bytes),
             // Each has its own: what the tighter one can hold goes for both.
             false => plan(text, other_model_bytes, text_bytes, 0).max(plan(picture, 0, 0, picture_bytes)),
         }
+    }
+
+    fn is_on_one_device(&self) -> bool {
+        self.devices.text == self.devices.picture
     }
 
     /// Bytes of the weights: those for text, those for the picture; `all` of them, or those that are not in memory.
@@ -228,7 +225,6 @@ impl OsediffSd3 {
 
     /// Told from the sizes of the networks and the device's speed.
     fn estimated(&self, (width, height): (u32, u32)) -> Result<StepEstimate, PipelineError> {
-        let Devices { text, picture } = self.devices;
         let pixels = f64::from(width) * f64::from(height);
         let tokens = pixels / f64::from(self.multiple).powi(2) + (CLIP_TOKENS + T5_TOKENS) as f64;
         // A product and a sum for each weight and token; half of the transformer's weights see the picture's tokens, the
@@ -241,10 +237,20 @@ impl OsediffSd3 {
             + 2.0 * of_transformer / picture_speed
             + self.vae_config.operations(pixels) / vae_speed;
 
-        let [text_bytes, picture_bytes] = self.weight_bytes(false);
-        let text_bytes = if text == picture { text_bytes } else { 0 };
+        let here = |[text, picture]: [u64; 2]| [if self.is_on_one_device() { text } else { 0 }, picture];
+        let (all, missing) = (here(self.weight_bytes(true)), here(self.weight_bytes(false)));
         let activations = self.vae_config.activations(pixels) as u64;
-        let bytes = |plan: MemoryPlan| memory::weights_in_memory(plan, [0, text_bytes, picture_bytes]) + activations;
+        let bytes = |plan: MemoryPlan| {
+            // What is open and would not stay is free then. Of the system's memory it is mostly counted as free already:
+            // files that are mapped.
+            let given_up = match plan {
+                MemoryPlan::Auto | MemoryPlan::Resident => 0,
+                _ if self.devices.picture == Device::Cpu => 0,
+                MemoryPlan::Staged => all[0] - missing[0],
+                MemoryPlan::Streamed => all[0] - missing[0] + all[1] - missing[1],
+            };
+            (memory::weights_in_memory(plan, [0, missing[0], missing[1]]) + activations).saturating_sub(given_up)
+        };
         let smaller = std::iter::successors(self.plan.smaller(), |plan| plan.smaller());
         let smaller = smaller.map(|plan| (plan, bytes(plan))).collect();
         Ok(StepEstimate { secs, bytes: bytes(self.plan), smaller })
@@ -371,10 +377,7 @@ impl OsediffSd3 {
         let decoded = vae.decoder.forward(&latent.f_to_kind(self.vae_kind)?, &mut on_progress)?;
         self.offload_vae()?;
         if !decoded.f_isfinite()?.f_all()?.f_double_value(&[])?.eq(&1.0) {
-            return Err(match self.kind {
-                Kind::Half => PipelineError::Overflow { model: MODEL.into() },
-                _ => PipelineError::NotFinite { model: MODEL.into() },
-            });
+            return Err(PipelineError::not_finite(MODEL, self.kind));
         }
         Ok(picture_from_tensor_truncated(&to_unit_range(&decoded)?)?)
     }
@@ -437,13 +440,27 @@ impl SuperResolver for OsediffSd3 {
         self.estimated(result).map(Some)
     }
 
-    fn offload(&mut self) {
-        if self.plan != MemoryPlan::Resident {
+    fn bytes_to_load(&self) -> u64 {
+        let [text, picture] = self.weight_bytes(false);
+        memory::weights_in_memory(self.plan, [0, text, if self.is_on_one_device() { picture } else { 0 }])
+    }
+
+    fn offload(&mut self, needed: u64) {
+        let shares = self.plan != MemoryPlan::Resident && self.is_on_one_device();
+        if shares && !memory::has_room(self.devices.picture, needed) {
             self.mmdit.unload_and_trim();
         }
     }
 
     fn plan(&self) -> Option<MemoryPlan> {
         Some(self.plan)
+    }
+
+    fn set_plan(&mut self, plan: MemoryPlan) {
+        self.plan = plan;
+        self.clips.iter_mut().for_each(|clip| clip.set_keep(plan == MemoryPlan::Resident));
+        self.t5.set_keep(plan == MemoryPlan::Resident);
+        self.mmdit.set_keep(plan != MemoryPlan::Streamed);
+        self.vae.set_keep(plan != MemoryPlan::Streamed);
     }
 }
