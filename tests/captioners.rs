@@ -306,12 +306,21 @@ fn captioning_is_measured() {
     let path = |name: &str| model.join(name).to_str().unwrap().to_owned();
     let run = coz(["bench", "--size", "64", "--runs", "2", "--json", "--device", "cpu", "--prompt-type", "vlm_base"])
         .args(["--vlm-path", &path("vlm"), "--pretrained-model-name-or-path", &path("")])
+        .args(["--trace", folder.path("trace.json").to_str().unwrap()])
         .output()
         .unwrap();
     assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    assert_eq!(String::from_utf8_lossy(&run.stderr), "", "the profiler is silent");
     let figures: Value = serde_json::from_slice(&run.stdout).unwrap();
     assert_eq!(figures["tokens"], 32);
     for stage in ["captioning: images", "captioning: prefill", "captioning: a token", "denoising"] {
+        let spread = |at: &str| figures["spread"][stage][at].as_f64().unwrap();
         assert!(figures["seconds"][stage].as_f64().unwrap() > 0.0, "{stage}: {figures}");
+        assert!(0.0 < spread("min") && spread("min") <= spread("median") && spread("p90") <= spread("max"), "{figures}");
+    }
+    let trace: Value = serde_json::from_slice(&std::fs::read(folder.path("trace.json")).unwrap()).unwrap();
+    let has = |name: &str| trace["traceEvents"].as_array().unwrap().iter().any(|event| event["name"] == name);
+    for name in ["encoding", "captioning", "denoising", "decoding", "aten::scaled_dot_product_attention"] {
+        assert!(has(name), "{name} is missing");
     }
 }

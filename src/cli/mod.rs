@@ -79,6 +79,7 @@ pub fn main() -> ExitCode {
     // SAFETY: this is the program's first act; no other thread runs yet.
     unsafe {
         crate::runtime::allocator::use_large_pages();
+        crate::runtime::trace::silence_profiler();
         silence_mesa();
     }
     let mut all = Arguments::command();

@@ -5,7 +5,6 @@ use std::ffi::c_void;
 
 use tch::Device;
 
-use super::accelerator::Memory;
 use super::device::NoDevice;
 use super::{accelerator, device};
 use crate::base;
@@ -108,11 +107,6 @@ pub fn free_memory(device: Device) -> Option<u64> {
         Device::Cpu => base::memory::available(),
         _ => accelerator::memory(device).map(|memory| memory.free),
     }
-}
-
-/// Of the CUDA device that sees the picture.
-pub fn on_device(choice: DeviceChoice) -> Option<Memory> {
-    accelerator::memory(device::resolve(choice).ok()?.picture)
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ pub mod precision;
 pub mod rng;
 pub mod speed;
 pub mod tensor;
+pub mod trace;
 mod warnings;
 pub mod weights;
 

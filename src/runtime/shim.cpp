@@ -7,9 +7,11 @@
 #include <ATen/DeviceAccelerator.h>
 #include <ATen/ops/multinomial.h>
 #include <ATen/ops/randn.h>
+#include <ATen/record_function.h>
 #include <c10/core/Allocator.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <c10/util/Exception.h>
+#include <torch/csrc/autograd/profiler_kineto.h>
 
 #include <algorithm>
 #include <cstdint>
@@ -17,6 +19,8 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
+#include <string_view>
 
 #ifdef __linux__
 #include <dlfcn.h>
@@ -186,6 +190,44 @@ at::Tensor* coz_rng_multinomial(uint64_t seed, const at::Tensor* shares, char* e
     const auto generator = at::detail::createCPUGenerator(seed);
     return new at::Tensor(at::multinomial(*shares, 1, false, generator));
   });
+}
+
+// Has libtorch's profiler write down what the calling thread computes, and what a CUDA device does, until the end.
+bool coz_trace_begin(bool on_cuda, char* error, size_t length) {
+  return reported(error, length, [&] {
+    namespace impl = torch::profiler::impl;
+    const impl::ProfilerConfig config(impl::ProfilerState::KINETO, /*report_input_shapes=*/true);
+    std::set<impl::ActivityType> activities{impl::ActivityType::CPU};
+    if (on_cuda) {
+      activities.insert(impl::ActivityType::CUDA);
+    }
+    torch::autograd::profiler::prepareProfiler(config, activities);
+    torch::autograd::profiler::enableProfiler(config, activities);
+    return true;
+  });
+}
+
+// Writes it into a file, in Chrome's trace format.
+bool coz_trace_end(const char* file, char* error, size_t length) {
+  return reported(error, length, [&] {
+    torch::autograd::profiler::disableProfiler()->save(file);
+    return true;
+  });
+}
+
+// A span of time in what is written down, until it is ended. Its name is not copied.
+at::RecordFunction* coz_trace_span_begin(const char* name, size_t length) {
+  auto* span = new at::RecordFunction(at::RecordScope::USER_SCOPE);
+  succeeds([&] {
+    if (span->isActive()) {
+      span->before(std::string_view(name, length));
+    }
+  });
+  return span;
+}
+
+void coz_trace_span_end(at::RecordFunction* span) {
+  delete span;
 }
 
 }

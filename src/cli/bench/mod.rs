@@ -1,21 +1,25 @@
 //! `coz bench`: how long each part of a step of Chain-of-Zoom's own model takes, and what it needs in memory.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod clock;
+
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Args;
+use clock::{Clock, Seconds, Spread};
 use serde::Serialize;
 
 use super::args::{BackboneArguments, PromptArguments};
-use crate::base::{DeviceChoice, ENCODED, Progress, Stage, UserError};
+use crate::base::{DeviceChoice, UserError};
 use crate::imaging::{Filter, Picture, codec, resize};
-use crate::pipelines::caption::{CaptionInput, Captioner};
+use crate::pipelines::caption::CaptionInput;
 use crate::pipelines::sr::StepInput;
 use crate::pipelines::{PipelineError, caption, sr};
-use crate::runtime::{device, memory};
+use crate::runtime::trace::TraceError;
+use crate::runtime::{accelerator, device, memory, trace};
 use crate::{base, runtime};
 
 #[derive(Args)]
@@ -53,7 +57,14 @@ pub(super) struct Arguments {
     /// Print the figures as JSON
     #[arg(long)]
     json: bool,
+    /// Record one more pass, operator by operator, for chrome://tracing or ui.perfetto.dev
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
 }
+
+/// Of the times of a pass: the whole of it, and a token.
+const PASS: &str = "whole pass";
+const TOKEN: &str = "captioning: a token";
 
 #[derive(Serialize)]
 struct Figures {
@@ -66,7 +77,9 @@ struct Figures {
     /// The first pass, in which weights are read.
     first_seconds: f64,
     /// Medians over the measured passes, by stage.
-    seconds: BTreeMap<&'static str, f64>,
+    seconds: Seconds,
+    /// How they vary; `captioning: a token` over all tokens.
+    spread: BTreeMap<&'static str, Spread>,
     /// Tokens written in the last pass, where a model writes.
     #[serde(skip_serializing_if = "Option::is_none")]
     tokens: Option<usize>,
@@ -76,6 +89,8 @@ struct Figures {
     peak_memory: Option<u64>,
     /// Of tensors on the device that sees the picture; none on the processor.
     peak_device_memory: Option<u64>,
+    /// What libtorch has taken there, used or kept for later tensors.
+    reserved_device_memory: Option<u64>,
     /// Memory of the process after the first measured pass and after the last.
     memory_after: [Option<u64>; 2],
 }
@@ -95,6 +110,9 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         line(name, *seconds);
     }
     line("whole pass", figures.pass_seconds);
+    if let Some(tokens) = figures.spread.get(TOKEN) {
+        line("slowest token", tokens.max);
+    }
     let memory = |name: &str, bytes: Option<u64>| {
         if let Some(bytes) = bytes {
             println!("{name:<24}{:>9.2} GB", bytes as f64 / 1e9);
@@ -102,6 +120,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     };
     memory("peak memory", figures.peak_memory);
     memory("on the device", figures.peak_device_memory);
+    memory("reserved there", figures.reserved_device_memory);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -127,9 +146,11 @@ fn measure(arguments: &Arguments) -> Result<Figures, UserError> {
         captioner.set_plan(plan);
     }
     let open_seconds = start.elapsed().as_secs_f64();
-    let mut tokens = None;
-    let mut pass = |i: u32| -> Result<(BTreeMap<&'static str, f64>, f64), UserError> {
-        let start = Instant::now();
+    let devices = device::resolve(device).map_err(PipelineError::from)?;
+    let clock = Clock(devices);
+    let mut tokens = Vec::new();
+    let mut pass = |i: u32| -> Result<Seconds, PipelineError> {
+        let start = clock.now()?;
         let enlarged = Arc::new(picture.clone());
         let mut spent = BTreeMap::new();
         let number = if arguments.same_prompt { 0 } else { i };
@@ -141,35 +162,51 @@ fn measure(arguments: &Arguments) -> Result<Figures, UserError> {
                 request: arguments.prompt.request(arguments.include_parent, 32),
             };
             if let Some(resolver) = &mut resolver {
-                spent.extend(timed(|progress| resolver.prepare(&enlarged, progress))?);
+                spent.extend(clock.stages(|progress| resolver.prepare(&enlarged, progress))?);
                 resolver.offload(captioner.bytes_to_load());
             }
-            let (times, written) = captioned(&mut **captioner, &input)?;
+            let (times, each) = clock.captioning(&mut **captioner, &input)?;
             captioner.offload(resolver.as_ref().map_or(0, |resolver| resolver.bytes_to_load()));
             spent.extend(times);
-            tokens = Some(written);
+            tokens.push(each);
             prompt += &format!(", {number}");
         }
         if let Some(resolver) = &mut resolver {
             let input = StepInput { cut: enlarged.clone(), enlarged, prompt, seed: i.into() };
-            for (stage, seconds) in timed(|progress| resolver.restore(&input, progress).map(drop))? {
+            for (stage, seconds) in clock.stages(|progress| resolver.restore(&input, progress).map(drop))? {
                 *spent.entry(stage).or_insert(0.0) += seconds;
             }
         }
-        Ok((spent, start.elapsed().as_secs_f64()))
+        spent.insert(PASS, (clock.now()? - start).as_secs_f64());
+        Ok(spent)
     };
-    let (_, first_seconds) = pass(0)?;
+    let first_seconds = pass(0)?[PASS];
     let mut passes = Vec::new();
     let mut memory_after = [None; 2];
     for i in 1..=arguments.runs {
         passes.push(pass(i)?);
         memory_after[usize::from(i > 1)] = base::memory::resident();
     }
-    let stages: BTreeSet<&str> = passes.iter().flat_map(|(stages, _)| stages.keys().copied()).collect();
-    let seconds = stages.into_iter().map(|stage| {
-        let times = passes.iter().filter_map(|(stages, _)| stages.get(stage).copied());
-        (stage, median(times.collect()))
-    });
+    let peaks = (base::memory::peak_resident(), accelerator::memory(devices.picture));
+    if let Some(file) = &arguments.trace {
+        let failed = |error: TraceError| {
+            let hint = "Choose another file for --trace, or measure without it.";
+            UserError::new("The timeline could not be recorded", error.to_string(), hint)
+        };
+        trace::recorded(file, devices.picture, || pass(arguments.runs + 1)).map_err(failed)??;
+    }
+    let mut times = BTreeMap::<&'static str, Vec<f64>>::new();
+    for (stage, seconds) in passes.into_iter().flatten() {
+        times.entry(stage).or_default().push(seconds);
+    }
+    let mut spread: BTreeMap<_, _> = times.into_iter().map(|(stage, times)| (stage, Spread::of(times))).collect();
+    let pass_seconds = spread.get(PASS).map_or(0.0, |pass| pass.median);
+    let medians = spread.iter().filter(|(stage, _)| **stage != PASS);
+    let seconds = medians.map(|(stage, spread)| (*stage, spread.median)).collect();
+    let measured = tokens.get(1..=arguments.runs as usize).unwrap_or_default();
+    if !measured.is_empty() {
+        spread.insert(TOKEN, Spread::of(measured.concat()));
+    }
     let resolved = backbone.as_ref().map(|backbone| sr::resolved(backbone, device).precision);
     Ok(Figures {
         device: arguments.device.among(device::cuda_devices()),
@@ -178,64 +215,13 @@ fn measure(arguments: &Arguments) -> Result<Figures, UserError> {
         size,
         open_seconds,
         first_seconds,
-        seconds: seconds.collect(),
-        tokens,
-        pass_seconds: median(passes.iter().map(|(_, seconds)| *seconds).collect()),
-        peak_memory: base::memory::peak_resident(),
-        peak_device_memory: memory::on_device(device).map(|memory| memory.peak),
+        seconds,
+        spread,
+        tokens: measured.last().map(|tokens| tokens.len() + 1),
+        pass_seconds,
+        peak_memory: peaks.0,
+        peak_device_memory: peaks.1.map(|memory| memory.peak),
+        reserved_device_memory: peaks.1.map(|memory| memory.reserved),
         memory_after,
     })
-}
-
-/// The time that work spends in each stage.
-fn timed(
-    work: impl FnOnce(&mut Progress) -> Result<(), PipelineError>,
-) -> Result<BTreeMap<&'static str, f64>, UserError> {
-    let mut spent = BTreeMap::new();
-    let mut current = (Stage::Loading, Instant::now());
-    let mut on_progress = |stage: Stage, _: f32| {
-        let now = Instant::now();
-        *spent.entry(current.0.name()).or_insert(0.0) += (now - current.1).as_secs_f64();
-        current = (stage, now);
-        true
-    };
-    work(&mut Progress::new(&mut on_progress))?;
-    on_progress(Stage::Loading, 1.0);
-    Ok(spent)
-}
-
-/// How long it took to write a prompt, by what was done, and how many tokens were written. Reading the question takes until the
-/// first token is there; then the median of all others counts.
-fn captioned(
-    captioner: &mut dyn Captioner,
-    input: &CaptionInput,
-) -> Result<(BTreeMap<&'static str, f64>, usize), UserError> {
-    let start = Instant::now();
-    let (mut loading, mut reading) = (0.0, None);
-    let mut since = start;
-    let mut written = Vec::new();
-    let mut on_progress = |stage: Stage, fraction: f32| {
-        if stage == Stage::Loading {
-            loading += since.elapsed().as_secs_f64();
-        }
-        since = Instant::now();
-        if stage == Stage::Prompting && fraction >= ENCODED {
-            reading.get_or_insert(since);
-        }
-        true
-    };
-    captioner.caption(input, &mut Progress::new(&mut on_progress), &mut |_| written.push(Instant::now()))?;
-    let mut times = BTreeMap::from([("captioning", start.elapsed().as_secs_f64())]);
-    if let (Some(reading), [first, ..]) = (reading, &written[..]) {
-        times.insert("captioning: images", (reading - start).as_secs_f64() - loading);
-        times.insert("captioning: prefill", (*first - reading).as_secs_f64());
-        let tokens = written.windows(2).map(|pair| (pair[1] - pair[0]).as_secs_f64()).collect();
-        times.insert("captioning: a token", median(tokens));
-    }
-    Ok((times, written.len()))
-}
-
-fn median(mut numbers: Vec<f64>) -> f64 {
-    numbers.sort_by(f64::total_cmp);
-    numbers.get(numbers.len() / 2).copied().unwrap_or(0.0)
 }
