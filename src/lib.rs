@@ -4,7 +4,8 @@
 //! [`base`] and [`imaging`], plain data and pixels; [`document`] and [`scene`], what is open and how it is seen;
 //! [`checkpoint`], [`runtime`], [`networks`] and [`pipelines`], from model files to a restored picture; [`hub`], models on
 //! this machine and how to get them; [`engine`], the one thread that owns models; [`train`] and [`synthetic`], how weights
-//! are made; [`viewer`] and [`cli`], the two faces of the program.
+//! are made; [`selftest`], whether all of it computes what it should here; [`viewer`] and [`cli`], the two faces of the
+//! program.
 
 pub mod base;
 pub mod checkpoint;
@@ -17,6 +18,7 @@ pub mod networks;
 pub mod pipelines;
 pub mod runtime;
 pub mod scene;
+pub mod selftest;
 pub mod synthetic;
 pub mod train;
 pub mod viewer;

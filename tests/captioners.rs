@@ -316,7 +316,10 @@ fn captioning_is_measured() {
     for stage in ["captioning: images", "captioning: prefill", "captioning: a token", "denoising"] {
         let spread = |at: &str| figures["spread"][stage][at].as_f64().unwrap();
         assert!(figures["seconds"][stage].as_f64().unwrap() > 0.0, "{stage}: {figures}");
-        assert!(0.0 < spread("min") && spread("min") <= spread("median") && spread("p90") <= spread("max"), "{figures}");
+        assert!(
+            0.0 < spread("min") && spread("min") <= spread("median") && spread("p90") <= spread("max"),
+            "{figures}"
+        );
     }
     let trace: Value = serde_json::from_slice(&std::fs::read(folder.path("trace.json")).unwrap()).unwrap();
     let has = |name: &str| trace["traceEvents"].as_array().unwrap().iter().any(|event| event["name"] == name);

@@ -22,6 +22,7 @@ mod parity;
 mod round_trips;
 mod samples;
 mod sd3;
+mod selftest;
 mod session;
 mod viewer;
 mod window;

@@ -7,7 +7,7 @@ use crate::hub::ModelPaths;
 use crate::runtime::accelerator::{CudaSupport, cuda_support};
 use crate::runtime::device;
 use crate::runtime::driver::{CudaDevice, driver};
-use crate::runtime::memory::free_memory;
+use crate::runtime::memory::free_on_cuda;
 use crate::{base, hub};
 
 /// Lines of the log that a report needs.
@@ -82,12 +82,14 @@ fn cuda() -> Vec<String> {
         lines.push("`cargo xtask setup` adds it (an installed program: `coz --fetch-libtorch`)".into());
     }
     let gigabytes = |bytes: u64| bytes as f64 / 1e9;
-    for (number, CudaDevice { name, capability: (major, minor), memory }) in driver.devices.iter().flatten().enumerate() {
+    for (number, CudaDevice { name, capability: (major, minor), memory }) in driver.devices.iter().flatten().enumerate()
+    {
         let state = match why_none.is_none().then(|| device::usable(number)) {
             None => String::new(),
             Some(Err(reason)) => format!(", not used: {reason}"),
-            Some(Ok(())) => free_memory(tch::Device::Cuda(number))
-                .map_or_else(String::new, |free| format!(", {:.1} GB of it free", gigabytes(free))),
+            Some(Ok(())) => {
+                free_on_cuda(number).map_or_else(String::new, |free| format!(", {:.1} GB of it free", gigabytes(free)))
+            }
         };
         let memory = gigabytes(*memory);
         lines.push(format!("cuda:{number} {name}, compute capability {major}.{minor}, {memory:.1} GB{state}"));

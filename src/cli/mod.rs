@@ -13,6 +13,7 @@ mod models;
 mod random_models;
 mod replay;
 mod run_record;
+mod selftest;
 mod train;
 mod zoom;
 
@@ -36,6 +37,7 @@ use crate::runtime::log_warnings;
     coz export --video -i out/per-sample/photo -o film.mp4\n  \
     coz replay session.coz                     does it come out the same?\n  \
     coz models list                            what there is to download, and what is there\n  \
+    coz selftest                               does this machine compute what it should?\n  \
     coz doctor                                 what a bug report needs")]
 struct Arguments {
     #[command(subcommand)]
@@ -64,6 +66,8 @@ enum Command {
     Models(models::Arguments),
     /// Print what a bug report needs: versions, devices, folders, models
     Doctor,
+    /// Test whether this machine computes what it should, with tiny models
+    Selftest(selftest::Arguments),
     /// Measure Chain-of-Zoom's own model: time of each part, peak memory
     Bench(bench::Arguments),
     /// Write random models in the layouts of the published ones, to measure and try with
@@ -111,6 +115,7 @@ pub fn main() -> ExitCode {
         Some(Command::Replay(replay)) => replay::run(&replay),
         Some(Command::Models(models)) => models::run(&models),
         Some(Command::Doctor) => doctor::run(),
+        Some(Command::Selftest(selftest)) => selftest::run(&selftest),
         Some(Command::Bench(bench)) => bench::run(&bench),
         Some(Command::RandomModels(random)) => random_models::run(&random),
         Some(Command::Train(train)) => train::train(&train),

@@ -14,7 +14,7 @@ use crate::base::{BICUBIC, Backbone, NEAREST, PromptSource, Region, UserError};
 use crate::document::export::tree::Tree;
 use crate::engine::{Job, Restorer};
 use crate::imaging::codec::DecodedPicture;
-use crate::imaging::{Filter, Picture, resize_part};
+use crate::imaging::{Picture, resize_and_center_crop};
 use crate::pipelines::PipelineError;
 
 /// The model, where none is given.
@@ -160,7 +160,7 @@ fn zoom(
     tree: &Tree,
 ) -> Result<(), UserError> {
     let DecodedPicture { picture, exif, .. } = worker.open(file)?;
-    let first = Arc::new(first_state(&picture, arguments.process_size));
+    let first = Arc::new(resize_and_center_crop(&picture, arguments.process_size));
     drop(picture);
     // Without a model there is no input to it, nor a prompt for it.
     let restores = !matches!(arguments.rec_type, RecursionType::Nearest | RecursionType::Bicubic);
@@ -209,18 +209,4 @@ fn regions(arguments: &Arguments, first: &Picture) -> Result<Vec<Vec<Region>>, U
         return Err(PipelineError::Outside { region: outside, width, height }.into());
     }
     Ok(if recursive { vec![all] } else { all.into_iter().map(|region| vec![region]).collect() })
-}
-
-/// x_0 as the reference makes it (`resize_and_center_crop`): short side to `size` by Lanczos, then the central square.
-/// Where truncation leaves a side one pixel short, the crop starts at -1 and the missing pixels are black, as there.
-pub(super) fn first_state(picture: &Picture, size: u32) -> Picture {
-    let scale = f64::from(size) / f64::from(picture.short_side());
-    let scaled = |length: u32| ((f64::from(length) * scale) as u32).max(1);
-    let (width, height) = (scaled(picture.width()), scaled(picture.height()));
-    let corner = |length: u32| (i64::from(length) - i64::from(size)).div_euclid(2);
-    // Only the square is made: of a stripe the rest would be a thousand times as much.
-    let (left, top) = (corner(width), corner(height));
-    let (x, y) = (left.max(0) as u32, top.max(0) as u32);
-    let part = Region { x, y, width: size.min(width - x), height: size.min(height - y) };
-    resize_part(picture, width, height, part, Filter::Lanczos).crop(left.min(0), top.min(0), size, size)
 }

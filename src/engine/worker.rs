@@ -9,7 +9,9 @@ use crossbeam_channel::Receiver;
 use super::message::{Command, Event, Job, JobId, JobOutcome, Restorer, StepOutput};
 use super::models::{Loaded, Models, Opened};
 use super::outbox::Outbox;
-use crate::base::{BUILT_IN, BackboneKind, DeviceChoice, MAX_FACTOR, Progress, Region, Stage, StepRecord, Ticket, joined};
+use crate::base::{
+    BUILT_IN, BackboneKind, DeviceChoice, MAX_FACTOR, Progress, Region, Stage, StepRecord, Ticket, joined,
+};
 use crate::document;
 use crate::imaging::metrics::luma_psnr;
 use crate::imaging::{Filter, Picture, colour, resize};

@@ -20,6 +20,6 @@ pub use codec::ImageError;
 pub use formats::{Content, Format};
 pub use metadata::Metadata;
 pub use picture::Picture;
-pub use resample::{Filter, resize, resize_part};
+pub use resample::{Filter, resize, resize_and_center_crop, resize_part};
 pub use transparency::{over_checker, straight, without_hidden};
 pub use xmp::Xmp;

@@ -201,6 +201,20 @@ fn assembled(width: u32, height: u32, rgb: Vec<u8>) -> Picture {
     Picture::from_rgb(width, height, rgb).expect("resampling fills the whole picture")
 }
 
+/// x_0 as the reference makes it: short side to `size` by Lanczos, then the central square.
+/// Where truncation leaves a side one pixel short, the crop starts at -1 and the missing pixels are black, as there.
+pub fn resize_and_center_crop(picture: &Picture, size: u32) -> Picture {
+    let scale = f64::from(size) / f64::from(picture.short_side());
+    let scaled = |length: u32| ((f64::from(length) * scale) as u32).max(1);
+    let (width, height) = (scaled(picture.width()), scaled(picture.height()));
+    let corner = |length: u32| (i64::from(length) - i64::from(size)).div_euclid(2);
+    // Only the square is made: of a stripe the rest would be a thousand times as much.
+    let (left, top) = (corner(width), corner(height));
+    let (x, y) = (left.max(0) as u32, top.max(0) as u32);
+    let part = Region { x, y, width: size.min(width - x), height: size.min(height - y) };
+    resize_part(picture, width, height, part, Filter::Lanczos).crop(left.min(0), top.min(0), size, size)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

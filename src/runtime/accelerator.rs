@@ -14,7 +14,9 @@ use super::message::{checked, reason};
 pub struct Memory {
     /// What any program may still take, and what this one keeps without using it.
     pub free: u64,
-    /// The most that was used by tensors so far.
+    /// What is used by tensors.
+    pub used: u64,
+    /// The most that was used by tensors so far, or since [`reset_peak`].
     pub peak: u64,
     /// What this program has taken, used or kept.
     pub reserved: u64,
@@ -33,7 +35,8 @@ pub enum CudaSupport {
 
 unsafe extern "C" {
     fn coz_accelerator_load_cuda(error: *mut c_char, length: usize) -> bool;
-    fn coz_accelerator_memory(device: i32, memory: *mut [u64; 3]) -> bool;
+    fn coz_accelerator_memory(device: i32, memory: *mut [u64; 4]) -> bool;
+    fn coz_accelerator_reset_peak(device: i32);
     fn coz_accelerator_trim();
     fn coz_accelerator_compute_beside(device: i32) -> bool;
     fn coz_accelerator_choose_kernels();
@@ -78,11 +81,19 @@ pub fn load_cuda() -> Result<(), String> {
 
 /// The device's memory; `None` for the processor and where the device does not tell.
 pub fn memory(device: Device) -> Option<Memory> {
-    let mut memory = [0; 3];
-    // SAFETY: three numbers are written, and nothing else is touched.
+    let mut memory = [0; 4];
+    // SAFETY: four numbers are written, and nothing else is touched.
     let is_known = unsafe { coz_accelerator_memory(number(device)?, &mut memory) };
-    let [free, peak, reserved] = memory;
-    is_known.then_some(Memory { free, peak, reserved })
+    let [free, used, peak, reserved] = memory;
+    is_known.then_some(Memory { free, used, peak, reserved })
+}
+
+/// The peak of a device's memory is what is used now.
+pub fn reset_peak(device: Device) {
+    if let Some(number) = number(device) {
+        // SAFETY: sets a number of the allocator's statistics.
+        unsafe { coz_accelerator_reset_peak(number) };
+    }
 }
 
 /// Whether convolutions in float32 may round their numbers to 10 bits (TF32), which CUDA devices multiply faster. They may
@@ -107,7 +118,7 @@ pub(super) fn compute_beside(device: Device) {
     }
 }
 
-/// Waits until the device has done all that this thread gave it; after [`compute_beside`] not what others did.
+/// Waits until the device has done all that this thread gave it; on a stream of its own not what others did.
 ///
 /// # Errors
 /// What went wrong there since: only now is it known.

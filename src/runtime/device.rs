@@ -113,7 +113,9 @@ fn in_words(said: &str, device: Option<&CudaDevice>) -> String {
     if said.contains("no kernel image") {
         let (major, minor) = device.map_or((0, 0), |device| device.capability);
         let name = device.map_or("the card", |device| device.name.as_str());
-        return format!("{name} (compute capability {major}.{minor}) is not among those that this libtorch was built for");
+        return format!(
+            "{name} (compute capability {major}.{minor}) is not among those that this libtorch was built for"
+        );
     }
     if said.contains("out of memory") {
         return "other programs have taken all of its memory".into();
@@ -140,7 +142,9 @@ fn too_old(driver: &Driver, needed: Option<&str>) -> Option<String> {
     let needed = needed?;
     let needed_major: i32 = needed.split('.').next()?.parse().ok()?;
     (major < needed_major).then(|| {
-        format!("the NVIDIA driver is too old: it is for CUDA {major}.{minor}, this libtorch needs one for CUDA {needed}")
+        format!(
+            "the NVIDIA driver is too old: it is for CUDA {major}.{minor}, this libtorch needs one for CUDA {needed}"
+        )
     })
 }
 

@@ -76,9 +76,8 @@ unsafe fn devices(library: &Library) -> Result<Vec<CudaDevice>, String> {
         let attribute = library
             .get::<unsafe extern "C" fn(*mut c_int, c_int, c_int) -> Status>("cuDeviceGetAttribute")
             .map_err(said)?;
-        let memory = library
-            .get::<unsafe extern "C" fn(*mut usize, c_int) -> Status>("cuDeviceTotalMem_v2")
-            .map_err(said)?;
+        let memory =
+            library.get::<unsafe extern "C" fn(*mut usize, c_int) -> Status>("cuDeviceTotalMem_v2").map_err(said)?;
         let text = library.get::<unsafe extern "C" fn(Status, *mut *const c_char) -> Status>("cuGetErrorString");
         let checked = |status: Status| {
             let mut words = std::ptr::null();

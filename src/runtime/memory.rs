@@ -109,6 +109,11 @@ pub fn free_memory(device: Device) -> Option<u64> {
     }
 }
 
+/// The same of a CUDA device by its number.
+pub fn free_on_cuda(number: usize) -> Option<u64> {
+    free_memory(Device::Cuda(number))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -11,6 +11,7 @@
 #include <c10/core/Allocator.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <c10/util/Exception.h>
+#include <c10/util/Logging.h>
 #include <torch/csrc/autograd/profiler_kineto.h>
 
 #include <algorithm>
@@ -21,6 +22,7 @@
 #include <mutex>
 #include <set>
 #include <string_view>
+#include <vector>
 
 #ifdef __linux__
 #include <dlfcn.h>
@@ -102,8 +104,10 @@ int64_t coz_memory_count_end(MemoryCount* count) {
   return peak;
 }
 
-// Hands the calling thread's warnings to `take` instead of the terminal.
+// Hands the calling thread's warnings to `take` instead of the terminal; what is on the terminal all the same follows
+// TORCH_CPP_LOG_LEVEL.
 void coz_take_warnings(void (*take)(const char*, size_t)) {
+  c10::initLogging();
   static Warnings warnings(take);
   c10::WarningUtils::set_warning_handler(&warnings);
 }
@@ -120,8 +124,8 @@ bool coz_accelerator_load_cuda(char* error, size_t length) {
   return true;
 }
 
-// Bytes that are free, the most that tensors have used, and those that the allocator has taken.
-bool coz_accelerator_memory(int32_t device, uint64_t memory[3]) {
+// Bytes that are free, that tensors use, the most that they have used, and those that the allocator has taken.
+bool coz_accelerator_memory(int32_t device, uint64_t memory[4]) {
   return succeeds([&] {
     begin();
     const auto free = at::accelerator::getMemoryInfo(device).first;
@@ -129,9 +133,14 @@ bool coz_accelerator_memory(int32_t device, uint64_t memory[3]) {
     const auto used = stats.allocated_bytes[ALL];
     const auto reserved = stats.reserved_bytes[ALL].current;
     memory[0] = free + (reserved - used.current);
-    memory[1] = used.peak;
-    memory[2] = reserved;
+    memory[1] = used.current;
+    memory[2] = used.peak;
+    memory[3] = reserved;
   });
+}
+
+void coz_accelerator_reset_peak(int32_t device) {
+  succeeds([&] { at::accelerator::resetPeakStats(static_cast<c10::DeviceIndex>(device)); });
 }
 
 void coz_accelerator_trim() {
@@ -190,6 +199,39 @@ at::Tensor* coz_rng_multinomial(uint64_t seed, const at::Tensor* shares, char* e
     const auto generator = at::detail::createCPUGenerator(seed);
     return new at::Tensor(at::multinomial(*shares, 1, false, generator));
   });
+}
+
+// Hands every operator that the calling thread runs to `take`, with three numbers for each tensor it is given: type of
+// device, dtype, dimensions. Until the same thread ends it.
+uint64_t coz_operators_begin(void (*take)(const char*, const int32_t*, size_t)) {
+  static thread_local void (*taker)(const char*, const int32_t*, size_t);
+  taker = take;
+  auto callback = at::RecordFunctionCallback([](const at::RecordFunction& fn) -> std::unique_ptr<at::ObserverContext> {
+    std::vector<int32_t> tensors;
+    const auto add = [&](const at::Tensor& tensor) {
+      if (tensor.defined()) {
+        tensors.push_back(static_cast<int32_t>(tensor.device().type()));
+        tensors.push_back(static_cast<int32_t>(tensor.scalar_type()));
+        tensors.push_back(static_cast<int32_t>(tensor.dim()));
+      }
+    };
+    for (const auto& input : fn.inputs()) {
+      if (input.isTensor()) {
+        add(input.toTensor());
+      } else if (input.isTensorList()) {
+        for (const at::Tensor& tensor : input.toTensorList()) {
+          add(tensor);
+        }
+      }
+    }
+    taker(fn.name(), tensors.data(), tensors.size() / 3);
+    return nullptr;
+  });
+  return at::addThreadLocalCallback(callback.needsInputs(true).scopes({at::RecordScope::FUNCTION}));
+}
+
+void coz_operators_end(uint64_t handle) {
+  at::removeCallback(handle);
 }
 
 // Has libtorch's profiler write down what the calling thread computes, and what a CUDA device does, until the end.

@@ -49,12 +49,13 @@ pub fn recorded<T>(file: &Path, device: Device, work: impl FnOnce() -> T) -> Res
 /// What the profiler says on the terminal, of devices that are not there say, is nothing to a user.
 ///
 /// # Safety
-/// No other thread may run yet: it sets a variable of the environment.
+/// No other thread may run yet: it sets variables of the environment.
 pub unsafe fn silence_profiler() {
-    const VARIABLE: &str = "KINETO_LOG_LEVEL";
-    if std::env::var_os(VARIABLE).is_none() {
-        // SAFETY: as above.
-        unsafe { std::env::set_var(VARIABLE, "99") };
+    for (variable, level) in [("KINETO_LOG_LEVEL", "99"), ("TORCH_CPP_LOG_LEVEL", "ERROR")] {
+        if std::env::var_os(variable).is_none() {
+            // SAFETY: as above.
+            unsafe { std::env::set_var(variable, level) };
+        }
     }
 }
 

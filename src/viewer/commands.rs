@@ -211,6 +211,11 @@ commands! {
         };
     };
     ToggleHelp: "keys", "Keys", [key(Key::F1), key(Key::Questionmark)], always, |viewer, _| viewer.state.help ^= true;
+    ToggleSelftest: "selftest", "Self-test…", [], always, |viewer, _| viewer.state.selftest.is_open ^= true;
+    RunSelftest: "run_selftest", "Run the self-test", [], always, |viewer, _| viewer.run_selftest();
+    StopSelftest: "stop_selftest", "Stop the self-test", [], always, |viewer, _| viewer.stop_selftest();
+    CopySelftest: "copy_selftest", "Copy report", [], |state| !state.selftest.outcomes.is_empty(),
+        |viewer, context| context.copy_text(viewer.state.selftest.report());
     ResetKeys: "reset_keys", "Reset all keys", [], always, |viewer, _| {
         viewer.state.settings.keys.clear();
         viewer.state.bindings = Bindings::new(&viewer.state.settings.keys);

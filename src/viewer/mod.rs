@@ -9,6 +9,7 @@ mod dialogs;
 mod logic;
 mod open;
 mod sample;
+pub mod selftest;
 pub mod settings;
 pub mod state;
 mod tasks;
@@ -60,6 +61,8 @@ pub struct Viewer {
     prompt_source_search: Slot,
     /// What is being found out of the document's states.
     examining: Slot,
+    /// The self-test that runs.
+    selftest: Slot,
     /// Memory for the states' pictures, where the user has not said.
     picture_bytes: u64,
     /// Pictures reread so far.
@@ -135,6 +138,7 @@ impl Viewer {
             exports: Slot::default(),
             prompt_source_search: Slot::default(),
             examining: Slot::default(),
+            selftest: Slot::default(),
             picture_bytes: picture_bytes(),
             loaded_pictures: 0,
             documents: 0,

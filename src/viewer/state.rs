@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use super::actions::{Action, Against, CompareMode, Tool};
 use super::bindings::Bindings;
+use super::selftest::Selftest;
 use super::settings::Settings;
 use crate::base::{
     BUILT_IN, Backbone, BackboneSpec, DeviceChoice, MemoryPlan, Plan, PromptSourceSpec, RecipeStep, Region, Stage,
@@ -75,6 +76,8 @@ pub struct State {
     pub models: bool,
     /// The window in which they are got.
     pub downloads: bool,
+    /// The self-test, and its window.
+    pub selftest: Selftest,
     /// All that can be got, and what of it is there; empty while it is looked for.
     pub assets: Vec<(&'static ModelAsset, Found)>,
     /// What is on its way from the hub.
@@ -386,6 +389,7 @@ impl State {
             film_options: false,
             models: false,
             downloads: false,
+            selftest: Selftest::default(),
             assets: Vec::new(),
             transfer: None,
             diffusion: Vec::new(),

@@ -9,10 +9,10 @@ use crossbeam_channel::{Receiver, Sender};
 use super::actions::Action;
 use super::open::{Opened, open};
 use super::state::{Examined, Exporting, FoundBackbone};
-use super::{dialogs, sample};
+use super::{dialogs, sample, selftest};
 use crate::base::{
-    BACKBONES, Backbone, BackboneSpec, PROMPT_SOURCES, Precision, PromptSource, PromptSourceSpec, Source, Ticket,
-    UserError,
+    BACKBONES, Backbone, BackboneSpec, DeviceChoice, PROMPT_SOURCES, Precision, PromptSource, PromptSourceSpec, Source,
+    Ticket, UserError,
 };
 use crate::document::consistency::examine;
 use crate::document::export::{Export, Exporter};
@@ -58,6 +58,8 @@ pub(super) enum Outcome {
     PromptSource { generation: u64, prompt_source: PromptSource },
     /// An export is over: a line worth telling, nothing where it was stopped, or why it did not work.
     Exported { generation: u64, result: Result<Option<String>, UserError> },
+    /// Something happened in the self-test.
+    Selftest { generation: u64, event: selftest::Event },
     /// It did not work.
     Failed(UserError),
 }
@@ -142,6 +144,19 @@ impl Tasks {
             };
             let opened = open(&file, keep_location, &mut watch, &cancel).map(Box::new);
             (!cancel.is_cancelled()).then_some(Outcome::Opened { generation, opened })
+        });
+    }
+
+    /// Tests whether the device computes what it should.
+    pub(super) fn selftest(&self, device: DeviceChoice, ticket: Ticket) {
+        let (sender, context) = (self.sender.clone(), self.context.clone());
+        self.spawn("selftest", move || {
+            selftest::run(device, &ticket, &|event| {
+                // The window may be closed by now.
+                _ = sender.send(Outcome::Selftest { generation: ticket.generation, event });
+                context.request_repaint();
+            });
+            None
         });
     }
 

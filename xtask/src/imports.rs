@@ -33,7 +33,8 @@ const LAYERS: Table = &[
     ("engine", &["base", "imaging", "document", "checkpoint", "runtime", "networks", "pipelines"]),
     ("synthetic", &["base", "checkpoint", "runtime", "networks", "pipelines"]),
     ("train", &["base", "imaging", "runtime", "networks", "pipelines"]),
-    ("viewer", &["base", "imaging", "document", "scene", "engine", "hub"]),
+    ("selftest", &["base", "imaging", "runtime", "networks", "pipelines"]),
+    ("viewer", &["base", "imaging", "document", "scene", "engine", "hub", "selftest"]),
     (
         "cli",
         &[
@@ -49,6 +50,7 @@ const LAYERS: Table = &[
             "engine",
             "synthetic",
             "train",
+            "selftest",
             "viewer",
         ],
     ),
@@ -59,7 +61,7 @@ const LAYERS: Table = &[
 
 /// Crates that only some places may name: folders or files of `src`.
 const ONLY_IN: Table = &[
-    ("tch", &["runtime", "networks", "pipelines", "train", "synthetic", "engine/worker.rs"]),
+    ("tch", &["runtime", "networks", "pipelines", "train", "synthetic", "selftest", "engine/worker.rs"]),
     ("egui", &["viewer"]),
     ("eframe", &["viewer"]),
     ("egui_wgpu", &["viewer"]),
@@ -67,7 +69,7 @@ const ONLY_IN: Table = &[
     ("rfd", &["viewer"]),
     ("wgpu", &["scene", "viewer", "cli/doctor.rs"]),
     ("openh264", &["scene"]),
-    ("zip", &["hub", "document/session", "checkpoint", "synthetic"]),
+    ("zip", &["hub", "document/session", "checkpoint", "synthetic", "selftest"]),
     ("clap", &["cli"]),
     ("ureq", &["hub"]),
 ];

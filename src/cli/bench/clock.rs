@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use serde::Serialize;
-use tch::TchError;
 
 use crate::base::{ENCODED, Progress, Stage};
 use crate::pipelines::PipelineError;
@@ -17,8 +16,7 @@ use crate::runtime::{accelerator, trace};
 pub(super) type Seconds = BTreeMap<&'static str, f64>;
 
 /// The parts of captioning.
-const CAPTIONING: [&str; 4] =
-    ["captioning", "captioning: images", "captioning: prefill", "captioning: a token"];
+const CAPTIONING: [&str; 4] = ["captioning", "captioning: images", "captioning: prefill", "captioning: a token"];
 
 /// A clock for what runs on these devices.
 #[derive(Clone, Copy)]
@@ -26,7 +24,7 @@ pub(super) struct Clock(pub Devices);
 
 impl Clock {
     /// The time when the devices have done all they were given.
-    pub(super) fn now(self) -> Result<Instant, TchError> {
+    pub(super) fn now(self) -> Result<Instant, PipelineError> {
         accelerator::wait(self.0.text)?;
         accelerator::wait(self.0.picture)?;
         Ok(Instant::now())
@@ -58,7 +56,7 @@ impl Clock {
         };
         let outcome = work(&mut Progress::new(&mut on_progress));
         if let Some(error) = failed {
-            return Err(error.into());
+            return Err(error);
         }
         outcome?;
         *spent.entry(current.0.name()).or_insert(0.0) += (self.now()? - current.1).as_secs_f64();

@@ -87,6 +87,14 @@ impl Layer {
     }
 }
 
+impl Config {
+    /// The most bytes that layers hold at once for a prompt of so many tokens, whatever the precision: a few times the scores
+    /// of attention.
+    pub fn activations(&self, tokens: u64) -> u64 {
+        6 * 4 * self.num_heads.unsigned_abs() * tokens * tokens
+    }
+}
+
 /// The whole encoder.
 pub struct T5Encoder {
     tokens: Tensor,

@@ -132,6 +132,7 @@ impl Viewer {
                     }
                 }
             }
+            Outcome::Selftest { generation, event } => self.take_selftest(generation, event),
             Outcome::Failed(problem) => self.tell(Message::UserError(problem, Cause::Other)),
         }
     }

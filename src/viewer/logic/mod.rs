@@ -161,7 +161,8 @@ impl Viewer {
         if state.rebinding.take().is_some() || state.palette.take().is_some() || state.rebuild.take().is_some() {
             return;
         }
-        let windows = [&mut state.help, &mut state.film_options, &mut state.models, &mut state.downloads];
+        let selftest = &mut state.selftest.is_open;
+        let windows = [&mut state.help, &mut state.film_options, &mut state.models, &mut state.downloads, selftest];
         if windows.map(std::mem::take).contains(&true) {
             return;
         }

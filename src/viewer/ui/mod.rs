@@ -16,6 +16,7 @@ mod prompt_field;
 mod prompt_panel;
 mod prompt_source;
 mod rebuild;
+mod selftest;
 mod status_bar;
 mod top_bar;
 mod welcome;
@@ -76,6 +77,7 @@ pub(super) fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
     downloads::show(viewer, ui);
     palette::show(viewer, ui);
     rebuild::show(viewer, ui);
+    selftest::show(viewer, ui);
     help::show(viewer, ui);
     focus_ring(ui);
 }

@@ -89,7 +89,8 @@ fn menu(viewer: &mut Viewer, ui: &mut egui::Ui, has_photo: bool) {
     ui.checkbox(&mut settings.keep_location, Command::ToggleKeepLocation.label())
         .on_hover_text("Of photos opened from now on; all else that the camera wrote is in exports anyway");
     ui.separator();
-    items(viewer, ui, true, [Command::TogglePalette, Command::ToggleHelp, Command::Quit]);
+    ui.menu_button("Help", |ui| items(viewer, ui, true, [Command::ToggleHelp, Command::ToggleSelftest]));
+    items(viewer, ui, true, [Command::TogglePalette, Command::Quit]);
 }
 
 fn items(viewer: &mut Viewer, ui: &mut egui::Ui, enabled: bool, actions: impl IntoIterator<Item: Into<Action>>) {

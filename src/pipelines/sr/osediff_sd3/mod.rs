@@ -19,6 +19,7 @@ use crate::networks::sd3::vae::Vae;
 use crate::networks::sd3::{mmdit, vae};
 use crate::networks::text::clip;
 use crate::networks::text::clip::ClipText;
+use crate::networks::text::t5;
 use crate::networks::text::t5::T5Encoder;
 use crate::networks::text::tokenizer::{ClipTokenizer, T5Tokenizer};
 use crate::runtime::device::Devices;
@@ -85,6 +86,8 @@ pub(super) struct OsediffSd3 {
     width: u64,
     /// Side of a latent that it has positions for.
     longest: i64,
+    /// Bytes that encoding a prompt takes beside the weights.
+    text_activations: u64,
     /// Of the transformer; the VAE's own is next to it.
     kind: Kind,
     vae_kind: Kind,
@@ -127,7 +130,8 @@ impl OsediffSd3 {
         };
         let clips = [clip("text_encoder")?, clip("text_encoder_2")?];
         let t5_folder = folder("text_encoder_3");
-        let (weights, t5_config) = (Weights::open_folder(&t5_folder, "model")?, config(&t5_folder)?);
+        let (weights, t5_config) = (Weights::open_folder(&t5_folder, "model")?, config::<t5::Config>(&t5_folder)?);
+        let text_activations = t5_config.activations(T5_TOKENS as u64);
         let t5 = LazyModel::new(vec![weights.clone()], move |mode, on_read| {
             T5Encoder::load(&mut Loader::new(&weights, "", devices.text, kind).mode(mode).on_read(on_read), &t5_config)
         })?;
@@ -169,6 +173,7 @@ impl OsediffSd3 {
             patch,
             width,
             longest,
+            text_activations,
             kind,
             vae_kind,
             devices,
@@ -239,7 +244,8 @@ impl OsediffSd3 {
 
         let here = |[text, picture]: [u64; 2]| [if self.is_on_one_device() { text } else { 0 }, picture];
         let (all, missing) = (here(self.weight_bytes(true)), here(self.weight_bytes(false)));
-        let activations = self.vae_config.activations(pixels) as u64;
+        let text_activations = if self.is_on_one_device() { self.text_activations } else { 0 };
+        let activations = text_activations.max(self.vae_config.activations(pixels) as u64);
         let bytes = |plan: MemoryPlan| {
             // What is open and would not stay is free then. Of the system's memory it is mostly counted as free already:
             // files that are mapped.

@@ -1,0 +1,79 @@
+//! The window of the self-test: what was measured, what it may be, and a report to copy.
+
+use egui::{Align2, Grid, ProgressBar, RichText, ScrollArea, Window};
+use egui_material_icons::icons as icon;
+
+use super::dim;
+use crate::selftest::{self, CHECKS, Outcome};
+use crate::viewer::commands::Command;
+use crate::viewer::selftest::Phase;
+use crate::viewer::{Viewer, theme};
+
+const ABOUT: &str = "Tests whether this machine computes what it should: every network against the reference's own numbers, each \
+    precision and memory plan, stopping, memory that runs out. It takes about half a minute, with tiny models that the program holds.";
+
+pub(super) fn show(viewer: &mut Viewer, ui: &egui::Ui) {
+    let mut open = viewer.state.selftest.is_open;
+    let window = Window::new("Self-test").open(&mut open).collapsible(false).resizable(false);
+    window.anchor(Align2::CENTER_CENTER, egui::Vec2::ZERO).show(ui.ctx(), |ui| {
+        ui.set_width(640.0);
+        let test = viewer.state.selftest.clone();
+        ui.label(dim(ui, if test.headline.is_empty() { ABOUT } else { &test.headline }));
+        if !test.outcomes.is_empty() {
+            ui.separator();
+            let height = (ui.ctx().content_rect().height() - 200.0).max(160.0);
+            ScrollArea::vertical().max_height(height).stick_to_bottom(true).auto_shrink([false, true]).show(ui, |ui| {
+                outcomes(ui, &test.outcomes);
+            });
+        }
+        ui.separator();
+        ui.horizontal(|ui| {
+            match &test.phase {
+                Phase::Waiting => {}
+                Phase::Running => {
+                    let done = test.outcomes.len() as f32 / CHECKS.len() as f32;
+                    ui.add(ProgressBar::new(done).desired_width(120.0).desired_height(4.0).fill(theme::ACCENT));
+                }
+                Phase::Done => _ = ui.label(RichText::new(selftest::summary(&test.outcomes)).strong()),
+                Phase::Failed(problem) => _ = ui.label(problem.to_string()),
+            }
+            let command = if test.phase == Phase::Running { Command::StopSelftest } else { Command::RunSelftest };
+            for command in [Some(command), (!test.outcomes.is_empty()).then_some(Command::CopySelftest)] {
+                let Some(command) = command else { continue };
+                if ui.button(command.label()).clicked() {
+                    viewer.actions.push(command.into());
+                }
+            }
+        });
+    });
+    if !open && viewer.state.selftest.is_open {
+        viewer.actions.push(Command::ToggleSelftest.into());
+    }
+}
+
+fn outcomes(ui: &mut egui::Ui, outcomes: &[Outcome]) {
+    Grid::new("selftest").num_columns(4).spacing([12.0, 2.0]).show(ui, |ui| {
+        for outcome in outcomes {
+            let (symbol, told) = match outcome.ok {
+                true => (RichText::new(icon::ICON_CHECK.codepoint).color(theme::ACCENT), "passed"),
+                false => (RichText::new(icon::ICON_CLOSE.codepoint).color(ui.visuals().error_fg_color), "failed"),
+            };
+            ui.label(symbol)
+                .widget_info(|| egui::WidgetInfo::labeled(egui::Role::Label, true, format!("{} {told}", outcome.name)));
+            ui.label(RichText::new(outcome.name).small().strong());
+            ui.label(RichText::new(selftest::format_value(outcome)).small().monospace());
+            let about = ui.label(dim(ui, outcome.about()));
+            if !outcome.note.is_empty() {
+                about.on_hover_text(&outcome.note);
+            }
+            ui.end_row();
+            if !outcome.ok && !outcome.note.is_empty() {
+                ui.label("");
+                ui.label("");
+                ui.label("");
+                ui.label(RichText::new(&outcome.note).small());
+                ui.end_row();
+            }
+        }
+    });
+}
