@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use crate::samples::{Folder, coz, sd3};
 use chain_of_zoom::base::{
-    AlignMethod, Backbone, CaptionRequest, DeviceChoice, MemoryPlan, Precision, Progress, PromptSource, Region, Stage,
-    UserError,
+    AlignMethod, Backbone, CaptionRequest, DeviceChoice, MemoryPlan, Precision, Progress, PromptSource, Region, Remedy,
+    Stage, UserError,
 };
 use chain_of_zoom::engine::{Engine, Event, Job, JobOutcome, Restorer};
 use chain_of_zoom::imaging::Picture;
@@ -228,7 +228,11 @@ fn memory_runs_out_and_the_next_try_works() {
     limit(Some(virtual_memory() + 300_000_000));
     let error = run(2048).unwrap_err();
     limit(Some(before));
-    assert_eq!((error.title.as_str(), error.smaller), ("Out of memory", Some(MemoryPlan::Staged)), "{error}");
+    assert_eq!(
+        (error.title.as_str(), error.remedy),
+        ("Out of memory", Some(Remedy::Memory(MemoryPlan::Staged))),
+        "{error}"
+    );
     assert!(error.hint.contains("--memory staged"), "{error}");
     run(64).unwrap();
 }

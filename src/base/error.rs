@@ -5,7 +5,16 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::MemoryPlan;
+use super::{DeviceChoice, MemoryPlan};
+
+/// What the program itself can change so that the same goes on; the window offers it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Remedy {
+    /// The memory ran out: a plan that needs less of it.
+    Memory(MemoryPlan),
+    /// A device has stopped: what computes instead.
+    Device(DeviceChoice),
+}
 
 /// A failure in words.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -16,15 +25,15 @@ pub struct UserError {
     pub details: String,
     /// What to do about it; may be empty.
     pub hint: String,
-    /// Where the memory ran out: the plan that needs less of it.
+    /// Where there is one.
     #[serde(skip)]
-    pub smaller: Option<MemoryPlan>,
+    pub remedy: Option<Remedy>,
 }
 
 impl UserError {
     /// From its three parts.
     pub fn new(title: &str, details: impl Into<String>, hint: &str) -> Self {
-        Self { title: title.into(), details: details.into(), hint: hint.into(), smaller: None }
+        Self { title: title.into(), details: details.into(), hint: hint.into(), remedy: None }
     }
 }
 

@@ -26,7 +26,7 @@ mod units;
 pub use align::AlignMethod;
 pub use backbone::{BACKBONES, BICUBIC, BUILT_IN, Backbone, BackboneKind, BackboneSpec, FILE, ModelUsed, NEAREST};
 pub use device::DeviceChoice;
-pub use error::UserError;
+pub use error::{Remedy, UserError};
 pub use estimate::StepEstimate;
 pub use files::{WriteError, end_at_once, write_atomic};
 pub use folders::Folders;

@@ -41,7 +41,7 @@ pub(super) fn fitting(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::{MemoryPlan, UserError};
+    use crate::base::{MemoryPlan, Remedy, UserError};
     use crate::pipelines::sr::Upscaler;
 
     const MB: u64 = 1_000_000;
@@ -99,10 +99,10 @@ mod tests {
             let refused = fitting(&mut WithPlans, "it", (128, 128), (512, 512), Some(free * MB));
             UserError::from(refused.expect_err("it is too large"))
         };
-        assert_eq!(refused(600).smaller, Some(MemoryPlan::Staged));
-        assert_eq!(refused(200).smaller, Some(MemoryPlan::Streamed));
+        assert_eq!(refused(600).remedy, Some(Remedy::Memory(MemoryPlan::Staged)));
+        assert_eq!(refused(200).remedy, Some(Remedy::Memory(MemoryPlan::Streamed)));
         assert!(refused(200).hint.contains("\"streamed\" (--memory streamed)"));
-        assert_eq!(refused(50).smaller, None);
+        assert_eq!(refused(50).remedy, None);
         assert!(refused(50).hint.contains("Close other programs"));
     }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use tch::{Kind, TchError};
 
-use crate::base::{Cancelled, MemoryPlan, Region, UserError, bytes_label, names};
+use crate::base::{Cancelled, DeviceChoice, MemoryPlan, Region, Remedy, UserError, bytes_label, names};
 use crate::checkpoint::CheckpointError;
 use crate::imaging::ImageError;
 use crate::networks::single_image::ARCHITECTURES;
@@ -236,7 +236,7 @@ impl From<PipelineError> for UserError {
             }
             PipelineError::Torch(_) | PipelineError::Weights(WeightsError::Torch(_)) if is_lost => (
                 "The graphics card has stopped",
-                "Try again: with the device \"auto\" the processor goes on. To use the card, start the program again.",
+                "The device \"auto\" goes on without it (--device auto). To use the card, start the program again.",
             ),
             PipelineError::Torch(_) | PipelineError::Weights(WeightsError::Torch(_)) if out_of_memory => {
                 ("Out of memory", SMALLER)
@@ -296,13 +296,15 @@ impl From<PipelineError> for UserError {
                 ("Something broke inside", "Nothing is lost. Please report it with `coz doctor`.")
             }
         };
-        let smaller = match &error {
-            PipelineError::OutOfMemory { plan, .. } => plan.smaller(),
-            PipelineError::WillNotFit { plan, .. } => *plan,
+        let remedy = match &error {
+            PipelineError::OutOfMemory { plan, .. } => plan.smaller().map(Remedy::Memory),
+            PipelineError::WillNotFit { plan, .. } => plan.map(Remedy::Memory),
+            // Which leaves out what has stopped.
+            _ if is_lost => Some(Remedy::Device(DeviceChoice::Auto)),
             _ => None,
         };
         let hint = error.what_fits().unwrap_or_else(|| hint.to_owned());
-        Self { smaller, ..Self::new(title, error.to_string(), &hint) }
+        Self { remedy, ..Self::new(title, error.to_string(), &hint) }
     }
 }
 
@@ -321,6 +323,8 @@ mod tests {
         ] {
             let error = UserError::from(PipelineError::from(TchError::Torch(said.into())));
             assert_eq!(error.title, title, "{said}");
+            let goes_on = Remedy::Device(DeviceChoice::Auto);
+            assert_eq!(error.remedy, title.contains("card").then_some(goes_on), "{said}");
         }
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-use tch::Kind;
+use tch::{Device, Kind};
 
 use super::Context;
 use crate::base::{DeviceChoice, MemoryPlan, Precision, Progress, Region};
@@ -153,7 +153,7 @@ pub(super) fn plans(context: &Context) -> Value {
     for plan in [MemoryPlan::Staged, MemoryPlan::Streamed] {
         apart += levels_apart(&context.restored(Precision::Fp32, plan)?, &resident, 0);
     }
-    if let DeviceChoice::Cuda(number) = context.device {
+    if let Device::Cuda(number) = context.devices.picture {
         let devices = DeviceChoice::TwoCuda(number, number);
         let apart_from_itself =
             &mut sr::open(&context.fixtures.sd3(Precision::Fp32)?, devices, MemoryPlan::Resident, 0)?;

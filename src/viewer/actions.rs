@@ -9,7 +9,7 @@ use super::commands::{Command, Row};
 use super::settings::Theme;
 use super::state::State;
 use crate::base::{
-    AlignMethod, BACKBONES, Backbone, BackboneSpec, MemoryPlan, PROMPT_SOURCES, PromptSourceSpec, Region,
+    AlignMethod, BACKBONES, Backbone, BackboneSpec, MemoryPlan, PROMPT_SOURCES, PromptSourceSpec, Region, Remedy,
 };
 use crate::document::StateId;
 use crate::document::export::{EXPORTERS, Exporter};
@@ -96,8 +96,8 @@ pub enum Action {
     Rebuild,
     /// Keep so much of a model in memory.
     UseMemory(MemoryPlan),
-    /// The same, and go on with what the memory was too small for.
-    GoOnWith(MemoryPlan),
+    /// Change what something failed by, and go on with it.
+    GoOnWith(Remedy),
     /// Match colours so.
     Align(AlignMethod),
     /// The next key pressed is for this action.
@@ -176,7 +176,8 @@ impl Action {
             Self::Download(_) => "Get these models".into(),
             Self::Rebuild => "Make them again".into(),
             Self::UseMemory(plan) => format!("Memory plan: {plan}"),
-            Self::GoOnWith(plan) => format!("Go on with the plan \"{plan}\""),
+            Self::GoOnWith(Remedy::Memory(plan)) => format!("Go on with the plan \"{plan}\""),
+            Self::GoOnWith(Remedy::Device(_)) => "Go on without the graphics card".into(),
             Self::Align(_) => "Match colours".into(),
             Self::Rebind(_) => "Change the key".into(),
         }

@@ -94,8 +94,8 @@ pub struct State {
     pub(super) estimated: Option<(Backbone, DeviceChoice, u32)>,
     /// The model that the engine has open, and its memory plan.
     pub loaded: Option<(Backbone, Option<MemoryPlan>)>,
-    /// What was left of a job when the memory ran out.
-    pub(super) oom_retry: Option<OomRetry>,
+    /// What was left of a job that failed by something that can be changed.
+    pub(super) retry: Option<Retry>,
     /// Steps that an opened picture tells of, until the user has said whether they are to be made again.
     pub rebuild: Option<Rebuild>,
     /// The list of all actions, with what was typed there.
@@ -141,9 +141,9 @@ pub struct Queued {
     pub job: Job,
 }
 
-/// What is to be done again with less memory.
+/// What is to be done again when what it failed by is changed.
 #[derive(Clone, Debug)]
-pub(super) enum OomRetry {
+pub(super) enum Retry {
     /// The steps that were left.
     Steps(Box<Queued>),
     /// Only the prompt for the box that waits was asked for.
@@ -398,7 +398,7 @@ impl State {
             session_backbone: false,
             estimated: None,
             loaded: None,
-            oom_retry: None,
+            retry: None,
             rebuild: None,
             palette: None,
             against: Against::default(),

@@ -188,7 +188,7 @@ impl Viewer {
         self.state.running = None;
         self.state.queue.clear();
         // Of the photo before: its states are gone.
-        self.state.oom_retry = None;
+        self.state.retry = None;
         self.stop_opening();
         self.thumbnails.clear();
         context.send_viewport_cmd(ViewportCommand::Title("Chain-of-Zoom".into()));

@@ -4,14 +4,14 @@
 use std::time::Instant;
 
 use crate::base::{
-    AlignMethod, BICUBIC, CaptionRequest, FullImage, MAX_FACTOR, MemoryPlan, Plan, PromptSource, RecipeStep, Region,
-    Stage, square_around,
+    AlignMethod, BICUBIC, CaptionRequest, FullImage, MAX_FACTOR, Plan, PromptSource, RecipeStep, Region, Remedy, Stage,
+    square_around,
 };
 use crate::document::StateId;
 use crate::engine::{Event, Job, JobId, JobOutcome, Restorer, StepOutput};
 use crate::scene::canvas::Overlay;
 use crate::viewer::Viewer;
-use crate::viewer::state::{Cause, Message, OomRetry, PlacedBox, Queued, Running};
+use crate::viewer::state::{Cause, Message, PlacedBox, Queued, Retry, Running};
 
 /// New tokens for each tile of a full image, as in the reference.
 const TILE_TOKENS: usize = 16;
@@ -104,9 +104,9 @@ impl Viewer {
                 }
                 if let JobOutcome::Failed(problem) = outcome {
                     let regions = job.regions[step.min(job.regions.len())..].to_vec();
-                    self.state.oom_retry = problem.smaller.map(|_| match captioning {
-                        true => OomRetry::Caption,
-                        false => OomRetry::Steps(Box::new(Queued { parent, after: None, job: Job { regions, ..job } })),
+                    self.state.retry = problem.remedy.map(|_| match captioning {
+                        true => Retry::Caption,
+                        false => Retry::Steps(Box::new(Queued { parent, after: None, job: Job { regions, ..job } })),
                     });
                     self.tell(Message::UserError(problem, Cause::Job));
                 }
@@ -321,19 +321,24 @@ impl Viewer {
         self.run_next();
     }
 
-    /// Goes on, with this memory plan from now on, where the memory ran out.
-    pub(in crate::viewer) fn go_on_with(&mut self, memory: MemoryPlan) {
-        self.state.settings.memory = memory;
+    /// Goes on where something failed, with this changed from now on.
+    pub(in crate::viewer) fn go_on_with(&mut self, remedy: Remedy) {
+        let settings = &mut self.state.settings;
+        match remedy {
+            Remedy::Memory(memory) => settings.memory = memory,
+            Remedy::Device(device) => settings.device = device,
+        }
+        let (memory, device) = (settings.memory, settings.device);
         self.state
             .messages
-            .retain(|message| !matches!(message, Message::UserError(problem, _) if problem.smaller.is_some()));
-        match self.state.oom_retry.take() {
-            Some(OomRetry::Steps(mut queued)) => {
-                queued.job.restorer.memory = memory;
+            .retain(|message| !matches!(message, Message::UserError(problem, _) if problem.remedy.is_some()));
+        match self.state.retry.take() {
+            Some(Retry::Steps(mut queued)) => {
+                (queued.job.restorer.memory, queued.job.restorer.device) = (memory, device);
                 self.state.queue.push_front(*queued);
                 self.run_next();
             }
-            Some(OomRetry::Caption) => self.caption_box(false),
+            Some(Retry::Caption) => self.caption_box(false),
             None => {}
         }
     }

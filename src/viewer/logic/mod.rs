@@ -149,7 +149,7 @@ impl Viewer {
                 }
             }
             Action::UseMemory(memory) => self.state.settings.memory = memory,
-            Action::GoOnWith(memory) => self.go_on_with(memory),
+            Action::GoOnWith(remedy) => self.go_on_with(remedy),
             Action::Align(align) => self.state.choices.align = align,
             Action::Rebind(action) => self.state.rebinding = Some(*action),
         }

@@ -89,7 +89,7 @@ pub(super) fn show(viewer: &mut Viewer, ui: &egui::Ui) {
                         if !problem.hint.is_empty() {
                             ui.add(Label::new(dim(ui, &problem.hint)).wrap());
                         }
-                        buttons(viewer, ui, problem.smaller.map(Action::GoOnWith));
+                        buttons(viewer, ui, problem.remedy.map(Action::GoOnWith));
                         if ui.button("Copy details").clicked() {
                             ui.ctx().copy_text(report(problem));
                         }
