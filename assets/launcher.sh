@@ -95,7 +95,7 @@ elif ! find_libtorch libtorch_cuda.so; then
     fi
 fi
 case ${1:-} in
-    zoom | full | export | replay | models | doctor | bench | random-models | train | measure | help | -*) ;;
+    zoom | full | export | replay | models | doctor | bench | selftest | random-models | train | measure | help | -*) ;;
     *) check_window ;;
 esac
 LD_LIBRARY_PATH=$libtorch/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}

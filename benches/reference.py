@@ -49,10 +49,10 @@ def peak_memory():
 def processor():
     """Its name, and whether it has arithmetic in bf16."""
     with open("/proc/cpuinfo") as file:
-        told = dict(re.findall(r"^(model name|flags)\s*: (.*)", file.read(), re.MULTILINE))
-    flags = told.get("flags", "").split()
+        found = dict(re.findall(r"^(model name|flags)\s*: (.*)", file.read(), re.MULTILINE))
+    flags = found.get("flags", "").split()
     bf16 = [flag if flag in flags else f"no {flag}" for flag in ("avx512_bf16", "amx_bf16")]
-    return ", ".join([told.get("model name", "unknown processor"), f"{os.cpu_count()} cores", *bf16])
+    return ", ".join([found.get("model name", "unknown processor"), f"{os.cpu_count()} cores", *bf16])
 
 
 def open_reference(folder, precision, size, device):

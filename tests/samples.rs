@@ -64,6 +64,8 @@ pub fn coz<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_coz"));
     command
         .args(arguments)
+        // Several run beside each other: threads that wait leave the cores to the others.
+        .env("OMP_WAIT_POLICY", "passive")
         .env_remove("LD_LIBRARY_PATH")
         .env_remove("HF_HUB_CACHE")
         .env_remove("HUGGINGFACE_HUB_CACHE");

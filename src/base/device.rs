@@ -68,13 +68,15 @@ impl fmt::Display for DeviceChoice {
 }
 
 impl DeviceChoice {
-    /// The device among so many CUDA devices, as people read it: `cuda:0` or `cpu`, with `auto` resolved.
-    pub fn among(self, cuda_devices: usize) -> String {
+    /// The device, where these CUDA devices can be used, as people read it: `cuda:0` or `cpu`, with `auto` resolved.
+    pub fn among(self, usable: &[usize]) -> String {
         match self {
-            Self::Auto if cuda_devices > 0 => "cuda:0".into(),
-            Self::Auto | Self::Cpu => "cpu".into(),
-            Self::Cuda(number) if number >= cuda_devices => format!("{self} (not there)"),
-            Self::TwoCuda(first, second) if first.max(second) >= cuda_devices => format!("{self} (not all there)"),
+            Self::Auto => usable.first().map_or_else(|| "cpu".into(), |number| format!("cuda:{number}")),
+            Self::Cpu => "cpu".into(),
+            Self::Cuda(number) if !usable.contains(&number) => format!("{self} (not usable)"),
+            Self::TwoCuda(first, second) if ![first, second].iter().all(|number| usable.contains(number)) => {
+                format!("{self} (not both usable)")
+            }
             Self::Cuda(_) | Self::TwoCuda(..) => self.to_string(),
         }
     }
@@ -93,6 +95,7 @@ mod tests {
         for text in ["", "gpu", "cuda:", "cuda:x", "cuda:0,cpu", "cuda:0,"] {
             assert!(text.parse::<DeviceChoice>().is_err(), "{text}");
         }
-        assert_eq!(DeviceChoice::TwoCuda(0, 1).among(1), "cuda:0,cuda:1 (not all there)");
+        assert_eq!(DeviceChoice::TwoCuda(0, 1).among(&[0]), "cuda:0,cuda:1 (not both usable)");
+        assert_eq!([DeviceChoice::Auto.among(&[1, 2]), DeviceChoice::Auto.among(&[])], ["cuda:1", "cpu"]);
     }
 }

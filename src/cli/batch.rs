@@ -18,15 +18,16 @@ use super::args::opening::OpeningArguments;
 use super::args::results::ResultArguments;
 use super::inputs::{Input, inputs};
 use super::interruption::Interruption;
+use super::lock::alone;
 use super::run_record::{RunOptions, RunRecord};
 use crate::base;
-use crate::base::{DeviceChoice, Exif, Folders, PROGRAM, Recipe, RecipeStep, Region, Source, TileProgress, UserError};
+use crate::base::{DeviceChoice, Exif, PROGRAM, Recipe, RecipeStep, Region, Remedy, Source, TileProgress, UserError};
 use crate::document::export::tree::Tree;
 use crate::document::provenance;
 use crate::engine::{Engine, Event, Job, JobOutcome, StepOutput};
 use crate::imaging::codec::{Alpha, DecodedPicture, Opening, WHITE};
 use crate::imaging::{ImageError, Metadata, Picture, codec, straight, without_hidden};
-use crate::runtime::device::cuda_devices;
+use crate::runtime::device::{spread, usable_devices};
 
 /// The options that both commands have.
 #[derive(Args)]
@@ -173,7 +174,7 @@ pub(super) fn run(arguments: &BatchArguments, task: &Task) -> anyhow::Result<Exi
     }
     let bar = progress_bar(arguments, files.len() as u64 * u64::from(task.steps));
     let jobs = (arguments.jobs as usize).clamp(1, files.len().max(1));
-    let devices = devices(arguments.device, jobs);
+    let devices = spread(arguments.device, jobs);
     let (next, images) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     let engines: Result<Vec<Engine>, _> = devices.iter().map(|_| Engine::start(Arc::new(|| ()))).collect();
     std::thread::scope(|scope| {
@@ -190,7 +191,7 @@ pub(super) fn run(arguments: &BatchArguments, task: &Task) -> anyhow::Result<Exi
                     }
                     worker.bar.set_message(input.stem.clone());
                     let (file, tree) = (&input.file, tree(input));
-                    let done = alone(&tree, || {
+                    let attempt = |worker: &mut Worker| {
                         if tree.would_remove(file) {
                             let details = format!("{} is where its own results belong", file.display());
                             let hint = "Choose another folder for the results.";
@@ -203,8 +204,16 @@ pub(super) fn run(arguments: &BatchArguments, task: &Task) -> anyhow::Result<Exi
                             return Ok(());
                         }
                         worker.record = Some(record);
-                        (task.each)(&mut worker, file, &tree)
-                    });
+                        (task.each)(worker, file, &tree)
+                    };
+                    let mut done = alone(&tree, || attempt(&mut worker));
+                    if let Err(UserError { title, remedy: Some(Remedy::Device(other)), .. }) = &done
+                        && arguments.device == DeviceChoice::Auto
+                    {
+                        worker.print_line(&format!("{}: {title}; again without it", file.display()));
+                        (worker.device, worker.states) = (*other, Vec::new());
+                        done = alone(&tree, || attempt(&mut worker));
+                    }
                     if let Err(problem) = &done {
                         worker.bar.suspend(|| eprintln!("{}: {problem}", file.display()));
                     }
@@ -224,7 +233,7 @@ pub(super) fn run(arguments: &BatchArguments, task: &Task) -> anyhow::Result<Exi
         let summary = Summary {
             version: env!("CARGO_PKG_VERSION"),
             backbone: task.model.clone(),
-            device: arguments.device.among(cuda_devices()),
+            device: arguments.device.among(&usable_devices()),
             seconds: start.elapsed().as_secs_f64(),
             images: &images,
         };
@@ -238,15 +247,6 @@ pub(super) fn run(arguments: &BatchArguments, task: &Task) -> anyhow::Result<Exi
         0 => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,
     })
-}
-
-/// Where each of so many jobs runs.
-fn devices(choice: DeviceChoice, jobs: usize) -> Vec<DeviceChoice> {
-    let number = |i: usize, count: usize| DeviceChoice::Cuda(i % count);
-    match (choice, if jobs > 1 { cuda_devices() } else { 0 }) {
-        (DeviceChoice::Auto, count) if count > 1 => (0..jobs).map(|i| number(i, count)).collect(),
-        _ => vec![choice; jobs],
-    }
 }
 
 fn progress_bar(arguments: &BatchArguments, steps: u64) -> ProgressBar {
@@ -272,50 +272,6 @@ fn finished(tree: &Tree, wanted: Option<&RunRecord>, steps: u32) -> Result<bool,
     }
     let there = RunRecord::read(&tree.sample_folder());
     wanted.zip(there).and_then(|(wanted, there)| wanted.difference(&there)).map_or(Ok(true), Err)
-}
-
-/// Works on one picture's results while no other run does.
-fn alone(tree: &Tree, work: impl FnOnce() -> Result<(), UserError>) -> Result<(), UserError> {
-    let folder = tree.sample_folder();
-    let lock = lock_file(&folder).and_then(|file| {
-        let lock = std::fs::OpenOptions::new().create(true).write(true).truncate(false).open(&file)?;
-        Ok((lock, file))
-    });
-    let taken = match &lock {
-        Ok((lock, _)) => lock.try_lock(),
-        Err(error) => {
-            tracing::warn!("other runs will not see this one: {error}");
-            Ok(())
-        }
-    };
-    match taken {
-        Err(std::fs::TryLockError::WouldBlock) => {
-            let details = format!("another run is writing to {}", folder.display());
-            Err(UserError::new(
-                "The results are being written",
-                details,
-                "Wait for it to end, or choose another folder.",
-            ))
-        }
-        Err(std::fs::TryLockError::Error(error)) => {
-            tracing::warn!("other runs will not see this one: {error}");
-            work()
-        }
-        Ok(()) => {
-            let done = work();
-            // Another run may hold it already: then it stays.
-            _ = lock.map(|(_, file)| std::fs::remove_file(file));
-            done
-        }
-    }
-}
-
-/// The file by which runs know of each other: one for each folder of results, in the user's own folder, where it is in nobody's way.
-fn lock_file(folder: &Path) -> std::io::Result<PathBuf> {
-    let locks = Folders::of_user().map_or_else(std::env::temp_dir, |folders| folders.data.join("locks"));
-    std::fs::create_dir_all(&locks)?;
-    let place = base::sha256_of(folder.as_os_str().as_encoded_bytes());
-    Ok(locks.join(&place[..16]))
 }
 
 /// Works through pictures one after another, with models of its own.

@@ -73,7 +73,8 @@ pub(super) fn run() -> anyhow::Result<ExitCode> {
 /// The NVIDIA driver and its devices, numbered as libtorch does, and why those are not used that are not.
 fn cuda() -> Vec<String> {
     let Some(driver) = driver() else { return vec!["no NVIDIA driver".into()] };
-    let mut lines = vec![format!("a driver for CUDA {}.{}", driver.cuda.0, driver.cuda.1)];
+    let version = driver.cuda.map_or_else(String::new, |(major, minor)| format!(" for CUDA {major}.{minor}"));
+    let mut lines = vec![format!("a driver{version}")];
     let why_none = device::why_none();
     if let Some(reason) = &why_none {
         lines.push(format!("not used: {reason}"));

@@ -9,6 +9,7 @@ mod export;
 mod full;
 mod inputs;
 mod interruption;
+mod lock;
 mod models;
 mod random_models;
 mod replay;

@@ -5,9 +5,10 @@ use std::process::ExitCode;
 use clap::Args;
 use serde::Serialize;
 
-use crate::base::DeviceChoice;
+use super::interruption::Interruption;
+use crate::base::{DeviceChoice, UserError};
 use crate::selftest;
-use crate::selftest::Outcome;
+use crate::selftest::{Message, Outcome};
 
 #[derive(Args)]
 #[command(after_help = "Exit code: 0 where every check passes.\n\
@@ -22,7 +23,10 @@ pub(super) struct Arguments {
     /// Print the outcomes as JSON
     #[arg(long)]
     json: bool,
-    /// Fail as a broken device does; the self-test tells it to itself
+    /// Print messages for the window, a line each
+    #[arg(long, hide = true)]
+    messages: bool,
+    /// Fail as a broken device does: a check of the self-test's own
     #[arg(long, hide = true)]
     lose_device: bool,
 }
@@ -38,22 +42,40 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         selftest::lose_device(arguments.device)?;
     }
     let checks = selftest::chosen(&arguments.only)?;
-    if !arguments.json {
-        println!("{}", selftest::headline(arguments.device)?);
+    let headline = selftest::headline(arguments.device)?;
+    let print = |message: Message| match serde_json::to_string(&message) {
+        Ok(line) => println!("{line}"),
+        Err(error) => tracing::error!("a message for the window: {error}"),
+    };
+    let is_for_people = !arguments.json && !arguments.messages;
+    if arguments.messages {
+        print(Message::Began { headline, checks: checks.len() });
+    } else if is_for_people {
+        println!("{headline}");
     }
+    let interruption = Interruption::watch();
     let mut outcomes = Vec::new();
     selftest::run(&checks, arguments.device, &mut |outcome| {
-        match arguments.json {
-            false => println!("{}", selftest::format_line(&outcome)),
-            true if !outcome.ok => eprintln!("{}", selftest::format_line(&outcome)),
-            true => {}
+        if arguments.messages {
+            print(Message::Checked(Box::new((&outcome).into())));
+        } else if is_for_people {
+            println!("{}", selftest::format_line(&outcome));
+        } else if !outcome.ok {
+            eprintln!("{}", selftest::format_line(&outcome));
         }
         outcomes.push(outcome);
-        true
+        !interruption.is_requested()
     })?;
-    match arguments.json {
-        true => println!("{}", serde_json::to_string_pretty(&Report { checks: &outcomes })?),
-        false => println!("{}", selftest::summary(&outcomes)),
+    if interruption.is_requested() {
+        return Ok(interruption.exit_code());
+    }
+    if outcomes.is_empty() {
+        return Err(UserError::new("Nothing was tested", "none of these checks applies to the device", "").into());
+    }
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(&Report { checks: &outcomes })?);
+    } else if is_for_people {
+        println!("{}", selftest::summary(&outcomes));
     }
     Ok(if outcomes.iter().all(|outcome| outcome.ok) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -53,7 +53,7 @@ impl Worker {
         let Opened { captioner, loaded, .. } = self.models.open(job, &self.outbox)?;
         if loaded.resolver.plan().is_none() {
             // Models with a plan work in tiles of one size, whatever the picture's.
-            loaded.check_fits((source.width(), source.height()), (width, height))?;
+            loaded.check_fits((source.width(), source.height()), (width, height), 0)?;
         }
         if !are_open {
             start = Instant::now();
@@ -66,7 +66,7 @@ impl Worker {
             loaded.resolver.offload(captioner.bytes_to_load());
             let mut on_text = |text: &str| outbox.send(Event::Captioning { job: id, step, text: text.to_owned() });
             prompts = captions(captioner.as_mut(), job, source, tiles, &mut progress, &mut on_text)?;
-            captioner.offload(loaded.resolver.bytes_to_load());
+            captioner.offload(loaded.resolver.bytes_to_load((tiling.encoder_tile, tiling.encoder_tile)));
         }
         let each_has_its_own = !prompts.is_empty();
         if !each_has_its_own {

@@ -122,10 +122,10 @@ pub enum JobOutcome {
 /// Out of the engine. Events of jobs that are no longer active may still arrive; compare their id.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// The thread runs; the first event.
+    /// The thread runs: the first event; and again where a device has failed since.
     Ready {
-        /// How many CUDA devices libtorch can use.
-        cuda_devices: usize,
+        /// The numbers of those that can be used.
+        cuda_devices: Vec<usize>,
     },
     /// A model is open now, and no other.
     Loaded {

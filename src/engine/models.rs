@@ -3,11 +3,11 @@
 use super::fits::fitting;
 use super::message::{Event, Job, Restorer};
 use super::outbox::Outbox;
-use crate::base::{AlignMethod, Backbone, DeviceChoice, MemoryPlan, ModelUsed, PromptSource, StepEstimate};
+use crate::base::{AlignMethod, Backbone, DeviceChoice, MemoryPlan, ModelUsed, PromptSource};
 use crate::pipelines::caption::Captioner;
 use crate::pipelines::sr::SuperResolver;
 use crate::pipelines::{PipelineError, caption, sr};
-use crate::runtime::device;
+use crate::runtime::device::{self, Devices};
 use crate::runtime::memory::{free_memory, plan_for_captioner};
 
 /// Those opened last.
@@ -21,6 +21,7 @@ pub(super) struct Models {
 struct LoadedCaptioner {
     prompt_source: PromptSource,
     device: DeviceChoice,
+    devices: Devices,
     memory: MemoryPlan,
     /// The plan it would follow alone.
     own_plan: MemoryPlan,
@@ -37,6 +38,10 @@ pub(super) struct Loaded {
     /// The same backbone, with what it left to the device decided.
     resolved: Backbone,
     digest: WeightsDigest,
+    /// Where it runs.
+    devices: Devices,
+    /// The plan that it chose, or was given, at opening.
+    opened_plan: Option<MemoryPlan>,
     /// The size of results whose estimate was sent.
     estimated: Option<(u32, u32)>,
     pub resolver: Box<dyn SuperResolver>,
@@ -117,21 +122,29 @@ impl Models {
 }
 
 impl Opened<'_> {
-    /// As [`Loaded::check_step_fits`]; the captioner follows where that changes the plan.
+    /// Refuses a step that will not fit into the memory that is free now; where the plan was left to the program, both follow
+    /// a smaller one first.
     pub(super) fn check_step_fits(
         &mut self,
         cut: (u32, u32),
         result: (u32, u32),
         outbox: &Outbox,
     ) -> Result<(), PipelineError> {
-        self.loaded.check_step_fits(cut, result, outbox)?;
-        if let Some(plan) = self.loaded.resolver.plan() {
-            self.together = plan == MemoryPlan::Resident;
-            if let Some(captioner) = &mut self.captioner {
-                captioner.set_plan(plan);
-            }
+        let before = self.loaded.resolver.plan();
+        let is_shared = before != Some(MemoryPlan::Resident) && self.loaded.devices.text == self.loaded.devices.picture;
+        // It goes before the picture is made, where that needs the room.
+        let captioner = self.captioner.as_ref().filter(|_| is_shared);
+        let reclaimable = captioner.map_or(0, |captioner| captioner.bytes_loaded());
+        self.loaded.check_fits(cut, result, reclaimable)?;
+        let Some(plan) = self.loaded.resolver.plan() else { return self.loaded.send_estimate(cut, result, outbox) };
+        self.together = plan == MemoryPlan::Resident;
+        if let Some(captioner) = &mut self.captioner {
+            captioner.set_plan(plan);
         }
-        Ok(())
+        if before != Some(plan) {
+            outbox.send(Event::Loaded { backbone: self.loaded.backbone.clone(), plan: Some(plan) });
+        }
+        self.loaded.send_estimate(cut, result, outbox)
     }
 }
 
@@ -141,12 +154,14 @@ impl LoadedCaptioner {
         let model = caption::open(&job.prompt_source, device)?;
         let bytes = model.as_ref().map_or(0, |model| model.bytes());
         let own_plan = plan_for_captioner(memory, bytes, device)?;
-        Ok(Self { prompt_source: job.prompt_source.clone(), device, memory, own_plan, model })
+        let devices = device::resolve(device)?;
+        Ok(Self { prompt_source: job.prompt_source.clone(), device, devices, memory, own_plan, model })
     }
 
     fn is_for(&self, job: &Job) -> bool {
         (&self.prompt_source, self.device, self.memory)
             == (&job.prompt_source, job.restorer.device, job.restorer.memory)
+            && self.devices.are_those_of(self.device)
     }
 }
 
@@ -156,41 +171,53 @@ impl Loaded {
         let resolver = sr::open(&backbone, device, memory, other_model_bytes)?;
         let resolved = sr::resolved(&backbone, device);
         let digest = WeightsDigest::of(backbone.clone());
-        Ok(Self { resolved, backbone, device, memory, other_model_bytes, digest, estimated: None, resolver })
+        let (devices, opened_plan) = (device::resolve(device)?, resolver.plan());
+        Ok(Self {
+            resolved,
+            backbone,
+            device,
+            memory,
+            other_model_bytes,
+            digest,
+            devices,
+            opened_plan,
+            estimated: None,
+            resolver,
+        })
     }
 
-    /// Refuses what will not fit into the memory that is free now; where the plan was left to the program, it follows a
-    /// smaller one first.
+    /// Refuses what will not fit into the memory that is free now, `reclaimable` bytes of another model included. Where the
+    /// plan was left to the program, it is the one chosen at opening, or the first smaller one with which it fits.
     pub(super) fn check_fits(
         &mut self,
         cut: (u32, u32),
         result: (u32, u32),
-    ) -> Result<Option<StepEstimate>, PipelineError> {
-        let device = device::resolve(self.device)?.picture;
+        reclaimable: u64,
+    ) -> Result<(), PipelineError> {
+        if let Some(plan) = self.opened_plan.filter(|_| self.memory == MemoryPlan::Auto) {
+            self.resolver.set_plan(plan);
+        }
         loop {
-            let free = free_memory(device);
+            let free = free_memory(self.devices.picture).map(|free| free + reclaimable);
             match fitting(self.resolver.as_mut(), &self.backbone.name(), cut, result, free) {
                 Err(PipelineError::WillNotFit { plan: Some(plan), .. }) if self.memory == MemoryPlan::Auto => {
                     self.resolver.set_plan(plan);
                 }
-                fits => return fits,
+                fits => return fits.map(drop),
             }
         }
     }
 
-    /// The same for a step; its estimate is sent before the first to results of that size.
-    pub(super) fn check_step_fits(
+    /// Sends what a step takes, before the first to results of that size.
+    pub(super) fn send_estimate(
         &mut self,
         cut: (u32, u32),
         result: (u32, u32),
         outbox: &Outbox,
     ) -> Result<(), PipelineError> {
-        let plan = self.resolver.plan();
-        let estimate = self.check_fits(cut, result)?;
-        if self.resolver.plan() != plan {
-            outbox.send(Event::Loaded { backbone: self.backbone.clone(), plan: self.resolver.plan() });
-        }
-        if let Some(estimate) = estimate.filter(|_| self.estimated != Some(result)) {
+        if self.estimated != Some(result)
+            && let Some(estimate) = self.resolver.estimate(cut, result)?
+        {
             self.estimated = Some(result);
             outbox.send(Event::Estimated { backbone: self.backbone.clone(), estimate });
         }
@@ -204,6 +231,7 @@ impl Loaded {
 
     fn is_of(&self, restorer: &Restorer) -> bool {
         (&self.backbone, self.device, self.memory) == (&restorer.backbone, restorer.device, restorer.memory)
+            && self.devices.are_those_of(self.device)
     }
 
     fn is_for(&self, restorer: &Restorer, other_model_bytes: u64) -> bool {
@@ -246,5 +274,93 @@ impl WeightsDigest {
             Self::Known(digest) => digest.clone(),
             Self::Pending(_) => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::base::{BUILT_IN, Progress, StepEstimate};
+    use crate::imaging::Picture;
+    use crate::pipelines::sr::StepInput;
+    use crate::pipelines::{FullImageInput, PartialResult};
+
+    /// A model whose resident plan takes more than any machine has where results are large.
+    struct WithPlans(MemoryPlan);
+
+    impl SuperResolver for WithPlans {
+        fn restore(&mut self, _: &StepInput, _: &mut Progress) -> Result<Picture, PipelineError> {
+            Err(PipelineError::Cancelled)
+        }
+
+        fn restore_full_image(
+            &mut self,
+            _: &FullImageInput,
+            _: &[String],
+            _: &mut Progress,
+            _: &mut dyn FnMut(PartialResult),
+        ) -> Result<Picture, PipelineError> {
+            Err(PipelineError::Cancelled)
+        }
+
+        fn estimate(&mut self, _: (u32, u32), (side, _): (u32, u32)) -> Result<Option<StepEstimate>, PipelineError> {
+            let bytes = |plan| if plan == MemoryPlan::Resident && side > 512 { u64::MAX / 2 } else { 1 };
+            let smaller = vec![(MemoryPlan::Streamed, bytes(MemoryPlan::Streamed))];
+            Ok(Some(StepEstimate { secs: 1.0, bytes: bytes(self.0), smaller }))
+        }
+
+        fn plan(&self) -> Option<MemoryPlan> {
+            Some(self.0)
+        }
+
+        fn set_plan(&mut self, plan: MemoryPlan) {
+            self.0 = plan;
+        }
+    }
+
+    fn loaded(memory: MemoryPlan) -> Loaded {
+        let backbone = Backbone::from(&BUILT_IN);
+        Loaded {
+            resolved: backbone.clone(),
+            digest: WeightsDigest::Known(None),
+            backbone,
+            device: DeviceChoice::Cpu,
+            memory,
+            other_model_bytes: 0,
+            devices: device::resolve(DeviceChoice::Cpu).expect("there is a processor"),
+            opened_plan: Some(MemoryPlan::Resident),
+            estimated: None,
+            resolver: Box::new(WithPlans(MemoryPlan::Resident)),
+        }
+    }
+
+    #[test]
+    fn a_step_that_is_too_large_follows_a_smaller_plan_and_the_next_does_not() {
+        let mut model = loaded(MemoryPlan::Auto);
+        let mut plan_for = |side: u32| {
+            let fits = model.check_fits((side / 4, side / 4), (side, side), 0);
+            (fits.is_ok(), model.resolver.plan())
+        };
+        assert_eq!(plan_for(512), (true, Some(MemoryPlan::Resident)));
+        assert_eq!(plan_for(1024), (true, Some(MemoryPlan::Streamed)));
+        assert_eq!(plan_for(512), (true, Some(MemoryPlan::Resident)));
+        // What the user has chosen stays, and the step is refused.
+        let mut model = loaded(MemoryPlan::Resident);
+        assert!(model.check_fits((256, 256), (1024, 1024), 0).is_err());
+        assert_eq!(model.resolver.plan(), Some(MemoryPlan::Resident));
+    }
+
+    #[test]
+    fn an_estimate_changes_no_plan() {
+        let (sender, receiver) = crossbeam_channel::unbounded();
+        let outbox = Outbox::new(sender, Arc::new(|| {}));
+        let mut model = loaded(MemoryPlan::Auto);
+        for _ in 0..2 {
+            assert!(model.send_estimate((256, 256), (1024, 1024), &outbox).is_ok());
+        }
+        assert_eq!(receiver.try_iter().count(), 1, "it is sent once");
+        assert_eq!(model.resolver.plan(), Some(MemoryPlan::Resident));
     }
 }

@@ -18,7 +18,7 @@ use crate::imaging::{Filter, Picture, colour, resize};
 use crate::pipelines::PipelineError;
 use crate::pipelines::caption::CaptionInput;
 use crate::pipelines::sr::{StepInput, SuperResolver, Upscaler};
-use crate::runtime::device::cuda_devices;
+use crate::runtime::device::usable_devices;
 use crate::runtime::{accelerator, device, log_warnings};
 
 /// Regions of longer sides are not previewed: the built-in network would keep the model waiting.
@@ -69,7 +69,7 @@ impl Worker {
         let _no_grad = tch::no_grad_guard();
         log_warnings();
         // Looking for CUDA takes a moment; here nobody waits for it.
-        self.outbox.send(Event::Ready { cuda_devices: cuda_devices() });
+        self.outbox.send(Event::Ready { cuda_devices: usable_devices() });
         while let Ok(command) = inbox.recv() {
             match command {
                 Command::Quit => return,
@@ -82,8 +82,10 @@ impl Worker {
         }
     }
 
-    /// Runs one job and reports how it ended; not even a panic in it ends the thread.
+    /// Runs one job and reports how it ended; not even a panic in it ends the thread. Devices that did not work before may
+    /// work now.
     fn guarded(&mut self, ticket: &Ticket, job: &Job, work: fn(&mut Self, &Ticket, &Job) -> Result<(), PipelineError>) {
+        device::try_failed_again();
         let outcome = catch_unwind(AssertUnwindSafe(|| work(self, ticket, job))).unwrap_or_else(|panic| {
             // A model that panicked half-way is not trusted again.
             self.free();
@@ -116,7 +118,7 @@ impl Worker {
     fn guarded_estimate(&mut self, restorer: &Restorer, (width, height): (u32, u32)) {
         let outcome = catch_unwind(AssertUnwindSafe(|| {
             let loaded = self.models.for_estimate(restorer, &self.outbox)?;
-            loaded.check_step_fits((width / MAX_FACTOR, height / MAX_FACTOR), (width, height), &self.outbox)
+            loaded.send_estimate((width / MAX_FACTOR, height / MAX_FACTOR), (width, height), &self.outbox)
         }));
         match outcome {
             Ok(outcome) => self.log_failure("the estimate", outcome.err(), restorer.device),
@@ -135,16 +137,16 @@ impl Worker {
         }
     }
 
-    /// Gives up what cannot be used after an error: the models' memory where there was too little, and a device that has
-    /// stopped; with `auto` the next job runs without it.
+    /// Frees the models' memory where there was too little of it, or a device has stopped; that one is not used any more
+    /// where it still fails, and with `auto` the next job runs without it.
     fn clear_after(&mut self, error: &PipelineError, device: DeviceChoice) {
         let is_lost = error.is_device_lost();
-        if is_lost && let Ok(devices) = device::resolve(device) {
-            device::give_up(devices.text);
-            device::give_up(devices.picture);
-        }
         if is_lost || error.is_out_of_memory() {
             self.free();
+        }
+        if is_lost && let Ok(devices) = device::resolve(device) {
+            device::try_again(devices);
+            self.outbox.send(Event::Ready { cuda_devices: usable_devices() });
         }
     }
 
@@ -398,7 +400,7 @@ fn encode_and_caption<'a>(
         resolver.prepare(&enlarged, progress)?;
         resolver.offload(captioner.bytes_to_load());
         let extracted = captioner.caption(&input, progress, on_text);
-        captioner.offload(resolver.bytes_to_load());
+        captioner.offload(resolver.bytes_to_load(job.size));
         extracted
     };
     prepared.extracted_prompt = Some(extracted?);

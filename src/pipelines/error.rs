@@ -8,6 +8,7 @@ use crate::base::{Cancelled, DeviceChoice, MemoryPlan, Region, Remedy, UserError
 use crate::checkpoint::CheckpointError;
 use crate::imaging::ImageError;
 use crate::networks::single_image::ARCHITECTURES;
+use crate::runtime::device;
 use crate::runtime::device::NoDevice;
 use crate::runtime::weights::WeightsError;
 
@@ -22,10 +23,6 @@ const OUT_OF_MEMORY: [&str; 8] = [
     "CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED",
     "valid cuDNN algorithm",
 ];
-
-/// What they say after which a device computes nothing any more for this process.
-const DEVICE_LOST: [&str; 5] =
-    ["illegal memory access", "launch failure", "device-side assert", "launch timed out", "device is lost"];
 
 /// Why a pipeline did not succeed.
 #[derive(Debug, thiserror::Error)]
@@ -45,7 +42,7 @@ pub enum PipelineError {
         first_key: String,
     },
     /// The model makes no numbers.
-    #[error("{model} made what are no numbers (NaN): its weights are damaged")]
+    #[error("{model} made values that are not numbers (NaN): its weights are damaged")]
     NotFinite {
         /// Which model.
         model: String,
@@ -169,7 +166,7 @@ impl From<WeightsError> for PipelineError {
 }
 
 impl PipelineError {
-    /// A model of this dtype made what are no numbers.
+    /// A model of this dtype made values that are not numbers.
     pub(crate) fn not_finite(model: &str, kind: Kind) -> Self {
         let model = model.to_owned();
         if kind == Kind::Half { Self::Overflow { model } } else { Self::NotFinite { model } }
@@ -195,15 +192,10 @@ impl PipelineError {
         }
     }
 
-    /// Whether the device computes nothing any more for this process, so that all else fails too.
+    /// Whether a device may compute nothing any more for this process, so that all else fails there too.
     pub fn is_device_lost(&self) -> bool {
-        match self {
-            Self::Torch(error) | Self::Weights(WeightsError::Torch(error)) => {
-                let text = error.to_string();
-                DEVICE_LOST.iter().any(|words| text.contains(words))
-            }
-            _ => false,
-        }
+        let is_of_libtorch = matches!(self, Self::Torch(_) | Self::Weights(WeightsError::Torch(_)) | Self::Internal(_));
+        is_of_libtorch && device::is_lost(&self.to_string())
     }
 
     /// In words, where a step was not begun and something smaller would fit.
@@ -234,7 +226,7 @@ impl From<PipelineError> for UserError {
             PipelineError::OutOfMemory { plan: MemoryPlan::Staged, .. } => {
                 ("Out of memory", "Choose the memory plan \"streamed\" (--memory streamed) and try again.")
             }
-            PipelineError::Torch(_) | PipelineError::Weights(WeightsError::Torch(_)) if is_lost => (
+            _ if is_lost => (
                 "The graphics card has stopped",
                 "The device \"auto\" goes on without it (--device auto). To use the card, start the program again.",
             ),
@@ -300,6 +292,7 @@ impl From<PipelineError> for UserError {
             PipelineError::OutOfMemory { plan, .. } => plan.smaller().map(Remedy::Memory),
             PipelineError::WillNotFit { plan, .. } => plan.map(Remedy::Memory),
             // Which leaves out what has stopped.
+            PipelineError::NoDevice(_) => Some(Remedy::Device(DeviceChoice::Auto)),
             _ if is_lost => Some(Remedy::Device(DeviceChoice::Auto)),
             _ => None,
         };

@@ -20,6 +20,8 @@ pub struct Memory {
     pub peak: u64,
     /// What this program has taken, used or kept.
     pub reserved: u64,
+    /// The most of that.
+    pub reserved_peak: u64,
 }
 
 /// What there is to compute on NVIDIA devices with.
@@ -35,7 +37,7 @@ pub enum CudaSupport {
 
 unsafe extern "C" {
     fn coz_accelerator_load_cuda(error: *mut c_char, length: usize) -> bool;
-    fn coz_accelerator_memory(device: i32, memory: *mut [u64; 4]) -> bool;
+    fn coz_accelerator_memory(device: i32, memory: *mut [u64; 5]) -> bool;
     fn coz_accelerator_reset_peak(device: i32);
     fn coz_accelerator_trim();
     fn coz_accelerator_compute_beside(device: i32) -> bool;
@@ -81,11 +83,11 @@ pub fn load_cuda() -> Result<(), String> {
 
 /// The device's memory; `None` for the processor and where the device does not tell.
 pub fn memory(device: Device) -> Option<Memory> {
-    let mut memory = [0; 4];
-    // SAFETY: four numbers are written, and nothing else is touched.
+    let mut memory = [0; 5];
+    // SAFETY: five numbers are written, and nothing else is touched.
     let is_known = unsafe { coz_accelerator_memory(number(device)?, &mut memory) };
-    let [free, used, peak, reserved] = memory;
-    is_known.then_some(Memory { free, used, peak, reserved })
+    let [free, used, peak, reserved, reserved_peak] = memory;
+    is_known.then_some(Memory { free, used, peak, reserved, reserved_peak })
 }
 
 /// The peak of a device's memory is what is used now.

@@ -1,7 +1,7 @@
 //! The devices that libtorch computes on.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tch::{Cuda, Device, Kind, TchError, Tensor};
 
@@ -16,6 +16,13 @@ pub struct Devices {
     pub text: Device,
     /// What sees and makes pictures.
     pub picture: Device,
+}
+
+impl Devices {
+    /// Whether the choice still stands for them: a device may have failed since, or work again.
+    pub fn are_those_of(self, choice: DeviceChoice) -> bool {
+        resolve(choice).is_ok_and(|devices| devices == self)
+    }
 }
 
 /// A device was asked for that is not there, or does not compute.
@@ -41,8 +48,7 @@ pub fn resolve(choice: DeviceChoice) -> Result<Devices, NoDevice> {
         DeviceChoice::TwoCuda(first, second) => (cuda(first)?, cuda(second)?),
         DeviceChoice::Cuda(number) => (cuda(number)?, cuda(number)?),
         DeviceChoice::Auto => {
-            let first = (0..cuda_devices()).find(|&number| usable(number).is_ok());
-            let device = first.map_or(Device::Cpu, Device::Cuda);
+            let device = usable_devices().first().map_or(Device::Cpu, |&number| Device::Cuda(number));
             (device, device)
         }
         DeviceChoice::Cpu => (Device::Cpu, Device::Cpu),
@@ -58,10 +64,34 @@ pub fn cuda_devices() -> usize {
     }
 }
 
-/// What is known of the devices that were tried: why they do not work.
+/// The numbers of the CUDA devices that can be used, as far as is known: the first of them was tried.
+pub fn usable_devices() -> Vec<usize> {
+    let devices = 0..cuda_devices();
+    let first = devices.clone().find(|&number| usable(number).is_ok());
+    let tried = tried();
+    devices
+        .filter(|number| first.is_some_and(|first| first <= *number && !matches!(tried.get(number), Some(Err(_)))))
+        .collect()
+}
+
+/// Where each of so many engines runs: `auto` is all devices that can be used, in turns.
+pub fn spread(choice: DeviceChoice, engines: usize) -> Vec<DeviceChoice> {
+    let devices = if choice == DeviceChoice::Auto && engines > 1 { usable_devices() } else { Vec::new() };
+    let works: Vec<usize> = devices.into_iter().filter(|&number| usable(number).is_ok()).collect();
+    match works.len() {
+        0 | 1 => vec![choice; engines],
+        _ => works.into_iter().cycle().take(engines).map(DeviceChoice::Cuda).collect(),
+    }
+}
+
+/// What came of trying devices: why they do not work.
 static TRIED: Mutex<BTreeMap<usize, Result<(), String>>> = Mutex::new(BTreeMap::new());
 
-/// Whether a CUDA device computes: tried once.
+fn tried() -> MutexGuard<'static, BTreeMap<usize, Result<(), String>>> {
+    TRIED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether a CUDA device computes: tried once, and again after [`try_failed_again`] and [`try_again`].
 ///
 /// # Errors
 /// Why not, in words.
@@ -75,16 +105,38 @@ pub fn usable(number: usize) -> Result<(), String> {
             (count, _) => format!("this machine has {count} CUDA devices, cuda:0 to cuda:{}", count - 1),
         });
     }
-    let mut tried = TRIED.lock().unwrap_or_else(PoisonError::into_inner);
-    tried.entry(number).or_insert_with(|| try_device(number)).clone()
+    tried().entry(number).or_insert_with(|| try_device(number)).clone()
 }
 
-/// A device that failed in a way after which it computes nothing more for this process is not used any more.
-pub fn give_up(device: Device) {
-    if let Device::Cuda(number) = device {
-        let reason = "it has stopped; start the program again to use it".to_owned();
-        TRIED.lock().unwrap_or_else(PoisonError::into_inner).insert(number, Err(reason));
-    }
+/// Devices that did not work are tried once more when they are asked for: other programs may have left them meanwhile.
+pub fn try_failed_again() {
+    tried().retain(|_, outcome| outcome.is_ok());
+}
+
+/// These are tried once more when they are asked for: one of them failed in a way after which it may compute nothing more.
+pub fn try_again(devices: Devices) {
+    tried().retain(|&number, _| ![devices.text, devices.picture].contains(&Device::Cuda(number)));
+}
+
+/// What libtorch and NVIDIA's libraries say after which a device computes nothing any more for this process.
+const LOST: [&str; 12] = [
+    "illegal memory access",
+    "illegal instruction",
+    "misaligned address",
+    "launch failure",
+    "launch timed out",
+    "device-side assert",
+    "device is lost",
+    "uncorrectable ECC",
+    "busy or unavailable",
+    "CUDA error: unknown error",
+    "CUBLAS_STATUS_EXECUTION_FAILED",
+    "CUDNN_STATUS_EXECUTION_FAILED",
+];
+
+/// Whether an error says that a device may compute nothing any more for this process.
+pub fn is_lost(error: &str) -> bool {
+    LOST.iter().any(|words| error.contains(words))
 }
 
 fn try_device(number: usize) -> Result<(), String> {
@@ -120,6 +172,9 @@ fn in_words(said: &str, device: Option<&CudaDevice>) -> String {
     if said.contains("out of memory") {
         return "other programs have taken all of its memory".into();
     }
+    if is_lost(said) {
+        return "it has stopped; start the program again to use it".into();
+    }
     said.lines().next().unwrap_or_default().to_owned()
 }
 
@@ -131,14 +186,17 @@ pub fn why_none() -> Option<String> {
         CudaSupport::NoLibraries(said) => Some(format!("libtorch's CUDA half is not here ({said})")),
         CudaSupport::Loaded => too_old(driver, option_env!("COZ_LIBTORCH_CUDA")).or_else(|| {
             let said = driver.devices.as_ref().err()?;
-            Some(format!("the NVIDIA driver does not work: {said}"))
+            Some(match said.contains("no CUDA-capable device") {
+                true => "the NVIDIA driver sees no card".into(),
+                false => format!("the NVIDIA driver does not work: {said}"),
+            })
         }),
     }
 }
 
 /// Whether the driver is older than libtorch's CUDA, such as "13.0".
 fn too_old(driver: &Driver, needed: Option<&str>) -> Option<String> {
-    let (major, minor) = driver.cuda;
+    let (major, minor) = driver.cuda?;
     let needed = needed?;
     let needed_major: i32 = needed.split('.').next()?.parse().ok()?;
     (major < needed_major).then(|| {
@@ -174,25 +232,31 @@ mod tests {
     fn what_is_wrong_with_a_device_is_told_in_words() {
         let card = CudaDevice { name: "GTX 1080".into(), capability: (6, 1), memory: 8 << 30 };
         let said = "CUDA error: no kernel image is available for execution on the device\nmore";
-        let told = in_words(said, Some(&card));
-        assert_eq!(told, "GTX 1080 (compute capability 6.1) is not among those that this libtorch was built for");
+        let message = in_words(said, Some(&card));
+        assert_eq!(message, "GTX 1080 (compute capability 6.1) is not among those that this libtorch was built for");
         assert!(in_words("CUDA error: out of memory", None).contains("other programs"));
+        assert!(in_words("CUDA error: an illegal memory access was encountered", None).contains("it has stopped"));
         assert_eq!(in_words("something else\nand a trace", None), "something else");
 
-        let driver = |cuda| Driver { cuda, devices: Ok(vec![card.clone()]) };
-        assert!(too_old(&driver((12, 4)), Some("13.0")).is_some_and(|told| told.contains("CUDA 12.4")));
+        let driver = |cuda| Driver { cuda: Some(cuda), devices: Ok(vec![card.clone()]) };
+        assert!(too_old(&driver((12, 4)), Some("13.0")).is_some_and(|reason| reason.contains("CUDA 12.4")));
         assert_eq!(too_old(&driver((13, 0)), Some("13.2")), None, "newer ones of the same number do");
         assert_eq!(too_old(&driver((12, 4)), None), None, "without CUDA nothing is needed");
     }
 
     #[test]
-    fn a_device_that_has_stopped_is_not_used_again() {
+    fn devices_that_failed_are_tried_again() {
         let error = resolve(DeviceChoice::Cuda(7)).expect_err("there is none").to_string();
         assert!(error.contains("no device cuda:7: this machine has"), "{error}");
         assert_eq!(resolve(DeviceChoice::Auto).expect("there is the processor").text, Device::Cpu);
-        give_up(Device::Cpu);
-        give_up(Device::Cuda(7));
-        assert!(TRIED.lock().expect("nobody panicked")[&7].as_ref().is_err_and(|told| told.contains("stopped")));
-        assert_eq!(resolve(DeviceChoice::Cpu).expect("it is still there").text, Device::Cpu);
+        // No machine has them.
+        tried().extend([(900, Ok(())), (901, Err("it was busy".to_owned())), (902, Ok(()))]);
+        try_failed_again();
+        let known = || tried().keys().copied().filter(|&number| number >= 900).collect::<Vec<_>>();
+        assert_eq!(known(), [900, 902]);
+        try_again(Devices { text: Device::Cuda(900), picture: Device::Cpu });
+        assert_eq!(known(), [902]);
+        tried().clear();
+        assert_eq!(DeviceChoice::Auto.among(&usable_devices()) == "cpu", usable_devices().is_empty());
     }
 }

@@ -17,8 +17,8 @@ const CAPABILITY: [c_int; 2] = [75, 76];
 /// The driver that is installed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Driver {
-    /// The latest CUDA that it is for, such as (13, 0).
-    pub cuda: (i32, i32),
+    /// The latest CUDA that it is for, such as (13, 0), where it says so.
+    pub cuda: Option<(i32, i32)>,
     /// Its devices, or why it tells of none.
     pub devices: Result<Vec<CudaDevice>, String>,
 }
@@ -50,14 +50,14 @@ impl Driver {
     /// The library is the driver's.
     unsafe fn of(library: &Library) -> Self {
         let mut cuda = 0;
-        // SAFETY: the types are those of its header.
-        let version = unsafe { library.get::<unsafe extern "C" fn(*mut c_int) -> Status>("cuDriverGetVersion") };
-        if let Ok(version) = version {
-            // SAFETY: one number is written.
-            unsafe { version(&mut cuda) };
-        }
+        // SAFETY: the types are those of its header; one number is written.
+        let is_known = unsafe {
+            let version = library.get::<unsafe extern "C" fn(*mut c_int) -> Status>("cuDriverGetVersion");
+            version.is_ok_and(|version| version(&mut cuda) == 0)
+        };
+        let cuda = is_known.then_some((cuda / 1000, cuda % 1000 / 10));
         // SAFETY: as for this function.
-        Self { cuda: (cuda / 1000, cuda % 1000 / 10), devices: unsafe { devices(library) } }
+        Self { cuda, devices: unsafe { devices(library) } }
     }
 }
 

@@ -16,14 +16,14 @@ unsafe extern "C" {
 }
 
 /// What a step needs beside the weights, with room to spare: activations at 512 x 512.
-const ACTIVATIONS: u64 = 1_500_000_000;
+pub const ACTIVATIONS: u64 = 1_500_000_000;
 /// The largest piece of a text encoder that is read at once, the embedding of its tokens among them.
 const TEXT_PIECES: u64 = 800_000_000;
 
-/// Whether a device has room for weights of so many bytes, and for what a step needs beside them, while all that is there
-/// stays. Never of the system's own memory, in which other programs live.
+/// Whether a device has room for so many bytes while all that is there stays. Never the system's own memory, in which other
+/// programs live.
 pub fn has_room(device: Device, bytes: u64) -> bool {
-    device != Device::Cpu && free_memory(device).is_some_and(|free| bytes + ACTIVATIONS <= free)
+    device != Device::Cpu && free_memory(device).is_some_and(|free| bytes <= free)
 }
 
 /// The plan of a captioner of so many bytes, beside a super-resolution model that has no plan.

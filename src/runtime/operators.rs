@@ -81,7 +81,7 @@ mod tests {
     use crate::runtime::rng::noise;
 
     #[test]
-    fn operators_are_told_with_what_they_were_given() {
+    fn operators_are_seen_with_what_they_were_given() {
         let (a, b) = (noise(&[3, 4]), noise(&[4, 5]));
         let (product, operators) = of(|| a.to_kind(Kind::BFloat16).matmul(&b.to_kind(Kind::BFloat16)));
         assert_eq!(product.size(), [3, 5]);

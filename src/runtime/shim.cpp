@@ -51,6 +51,8 @@ auto reported(char* error, size_t length, F&& call) -> decltype(call()) {
     std::snprintf(error, length, "%s", e.what_without_backtrace());
   } catch (const std::exception& e) {
     std::snprintf(error, length, "%s", e.what());
+  } catch (...) {
+    std::snprintf(error, length, "an error of an unknown kind");
   }
   return {};
 }
@@ -94,11 +96,16 @@ extern "C" {
 
 // Counts what tensors of the calling thread take, until the same thread ends it; the last one begun ends first.
 MemoryCount* coz_memory_count_begin() {
-  return new MemoryCount();
+  MemoryCount* count = nullptr;
+  succeeds([&] { count = new MemoryCount(); });
+  return count;
 }
 
 // The most that they took at once, in bytes.
 int64_t coz_memory_count_end(MemoryCount* count) {
+  if (count == nullptr) {
+    return 0;
+  }
   const auto peak = count->counter->peak();
   delete count;
   return peak;
@@ -107,9 +114,11 @@ int64_t coz_memory_count_end(MemoryCount* count) {
 // Hands the calling thread's warnings to `take` instead of the terminal; what is on the terminal all the same follows
 // TORCH_CPP_LOG_LEVEL.
 void coz_take_warnings(void (*take)(const char*, size_t)) {
-  c10::initLogging();
-  static Warnings warnings(take);
-  c10::WarningUtils::set_warning_handler(&warnings);
+  succeeds([&] {
+    c10::initLogging();
+    static Warnings warnings(take);
+    c10::WarningUtils::set_warning_handler(&warnings);
+  });
 }
 
 // Loads the CUDA half of libtorch, which registers itself with the other. `error` holds what went wrong, in at most
@@ -124,18 +133,20 @@ bool coz_accelerator_load_cuda(char* error, size_t length) {
   return true;
 }
 
-// Bytes that are free, that tensors use, the most that they have used, and those that the allocator has taken.
-bool coz_accelerator_memory(int32_t device, uint64_t memory[4]) {
+// Bytes that are free, that tensors use, the most that they have used, those that the allocator has taken, and the most that
+// it had.
+bool coz_accelerator_memory(int32_t device, uint64_t memory[5]) {
   return succeeds([&] {
     begin();
     const auto free = at::accelerator::getMemoryInfo(device).first;
     const auto stats = at::accelerator::getDeviceStats(device);
     const auto used = stats.allocated_bytes[ALL];
-    const auto reserved = stats.reserved_bytes[ALL].current;
-    memory[0] = free + (reserved - used.current);
+    const auto reserved = stats.reserved_bytes[ALL];
+    memory[0] = free + (reserved.current - used.current);
     memory[1] = used.current;
     memory[2] = used.peak;
-    memory[3] = reserved;
+    memory[3] = reserved.current;
+    memory[4] = reserved.peak;
   });
 }
 
@@ -168,13 +179,15 @@ bool coz_accelerator_compute_beside(int32_t device) {
 
 // cuDNN's attention makes a plan for every shape, which takes longer than it gains where shapes differ.
 void coz_accelerator_choose_kernels() {
-  at::globalContext().setSDPUseCuDNN(false);
-  at::globalContext().setAllowTF32CuDNN(false);
+  succeeds([] {
+    at::globalContext().setSDPUseCuDNN(false);
+    at::globalContext().setAllowTF32CuDNN(false);
+  });
 }
 
 // Convolutions may round float32 to TF32; products never do.
 void coz_accelerator_allow_tf32(bool allowed) {
-  at::globalContext().setAllowTF32CuDNN(allowed);
+  succeeds([&] { at::globalContext().setAllowTF32CuDNN(allowed); });
 }
 
 // Waits until the device has done all that was given to the calling thread's stream.
@@ -206,6 +219,7 @@ at::Tensor* coz_rng_multinomial(uint64_t seed, const at::Tensor* shares, char* e
 uint64_t coz_operators_begin(void (*take)(const char*, const int32_t*, size_t)) {
   static thread_local void (*taker)(const char*, const int32_t*, size_t);
   taker = take;
+  uint64_t handle = 0;
   auto callback = at::RecordFunctionCallback([](const at::RecordFunction& fn) -> std::unique_ptr<at::ObserverContext> {
     std::vector<int32_t> tensors;
     const auto add = [&](const at::Tensor& tensor) {
@@ -227,11 +241,14 @@ uint64_t coz_operators_begin(void (*take)(const char*, const int32_t*, size_t)) 
     taker(fn.name(), tensors.data(), tensors.size() / 3);
     return nullptr;
   });
-  return at::addThreadLocalCallback(callback.needsInputs(true).scopes({at::RecordScope::FUNCTION}));
+  succeeds([&] {
+    handle = at::addThreadLocalCallback(callback.needsInputs(true).scopes({at::RecordScope::FUNCTION}));
+  });
+  return handle;
 }
 
 void coz_operators_end(uint64_t handle) {
-  at::removeCallback(handle);
+  succeeds([&] { at::removeCallback(handle); });
 }
 
 // Has libtorch's profiler write down what the calling thread computes, and what a CUDA device does, until the end.
@@ -257,10 +274,11 @@ bool coz_trace_end(const char* file, char* error, size_t length) {
   });
 }
 
-// A span of time in what is written down, until it is ended. Its name is not copied.
+// A span of time in what is written down, until it is ended.
 at::RecordFunction* coz_trace_span_begin(const char* name, size_t length) {
-  auto* span = new at::RecordFunction(at::RecordScope::USER_SCOPE);
+  at::RecordFunction* span = nullptr;
   succeeds([&] {
+    span = new at::RecordFunction(at::RecordScope::USER_SCOPE);
     if (span->isActive()) {
       span->before(std::string_view(name, length));
     }

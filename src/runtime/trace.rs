@@ -63,8 +63,8 @@ pub unsafe fn silence_profiler() {
 pub struct Span(*mut c_void);
 
 /// Begins a span.
-pub fn span(name: &'static str) -> Span {
-    // SAFETY: so many bytes are read, and stay for ever.
+pub fn span(name: &str) -> Span {
+    // SAFETY: so many bytes are read.
     Span(unsafe { coz_trace_span_begin(name.as_ptr().cast(), name.len()) })
 }
 

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use tch::{Kind, Tensor};
 
 use super::fixtures::Cases;
-use super::{Context, relative_difference};
+use super::{Context, Value, quiet, relative_difference};
 use crate::base::{CaptionRequest, Progress};
 use crate::imaging::Picture;
 use crate::networks::qwen::Qwen;
@@ -19,8 +19,6 @@ use crate::networks::qwen::positions::{Grid, of_tokens};
 use crate::pipelines::caption::CaptionInput;
 use crate::pipelines::{PipelineError, caption};
 use crate::runtime::weights::Loader;
-
-type Value = Result<Option<f64>, PipelineError>;
 
 /// One image, and two.
 const CASES: [&str; 2] = ["tied.0", "tied.4"];
@@ -43,16 +41,12 @@ struct Read {
     delta: i64,
 }
 
-fn quiet(_: f32) -> Result<(), PipelineError> {
-    Ok(())
-}
-
 impl Model {
-    fn open(context: &Context) -> Result<Self, PipelineError> {
+    fn open(context: &Context, kind: Kind) -> Result<Self, PipelineError> {
         let config =
             Config::parse(&context.fixtures.bytes("qwen/tied/config.json")?).map_err(PipelineError::Internal)?;
         let weights = context.fixtures.weights("qwen/tied/model.safetensors")?;
-        let mut loader = Loader::new(&weights, "", context.devices.text, Kind::Float);
+        let mut loader = Loader::new(&weights, "", context.devices.text, kind);
         let qwen = Qwen::load(&mut loader, &config, &Adapter::default())?;
         Ok(Self { qwen, config, cases: context.fixtures.cases("qwen")? })
     }
@@ -96,7 +90,7 @@ fn largest(of: impl Fn(&str) -> Result<f64, PipelineError>) -> Value {
 }
 
 pub(super) fn vision_tower(context: &Context) -> Value {
-    let model = Model::open(context)?;
+    let model = Model::open(context, Kind::Float)?;
     largest(|case| {
         let theirs = model.cases.tensor(&format!("{case}.features"))?;
         Ok(relative_difference(&model.features(context, case)?, theirs)?)
@@ -104,15 +98,29 @@ pub(super) fn vision_tower(context: &Context) -> Value {
 }
 
 pub(super) fn language_model(context: &Context) -> Value {
-    let model = Model::open(context)?;
+    let model = Model::open(context, Kind::Float)?;
     largest(|case| {
         let theirs = model.cases.tensor(&format!("{case}.logits"))?;
         Ok(relative_difference(&model.read(context, case)?.logits, theirs)?)
     })
 }
 
+/// The largest difference of logits in 16 bits from those in 32.
+fn in_16_bits(context: &Context, kind: Kind) -> Value {
+    let (wide, narrow) = (Model::open(context, Kind::Float)?, Model::open(context, kind)?);
+    largest(|case| Ok(relative_difference(&narrow.read(context, case)?.logits, &wide.read(context, case)?.logits)?))
+}
+
+pub(super) fn bf16(context: &Context) -> Value {
+    in_16_bits(context, Kind::BFloat16)
+}
+
+pub(super) fn fp16(context: &Context) -> Value {
+    in_16_bits(context, Kind::Half)
+}
+
 pub(super) fn tokens(context: &Context) -> Value {
-    let model = Model::open(context)?;
+    let model = Model::open(context, Kind::Float)?;
     let (language, device) = (&model.qwen.language, context.devices.text);
     let ends = Tensor::f_from_slice(&ENDS)?.f_to_device(device)?;
     let mut wrong = 0;

@@ -1,15 +1,14 @@
-//! Devices: those that are not there are refused, seeds mean the same everywhere, and one that fails is told.
+//! Devices: those that are not there are refused, seeds mean the same everywhere, and one that fails is reported.
 
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use tch::{Device, Kind, Tensor};
 
-use super::Context;
+use super::{Context, Value};
 use crate::base::{DeviceChoice, UserError};
 use crate::pipelines::PipelineError;
 use crate::runtime::{accelerator, device, rng};
-
-type Value = Result<Option<f64>, PipelineError>;
 
 /// A device that no machine has.
 const ABSENT: usize = 999;
@@ -45,21 +44,38 @@ pub(super) fn noise(context: &Context) -> Value {
 /// The option of `coz selftest` that loses a device, in a process of its own.
 const LOSE: &str = "--lose-device";
 
-pub(super) fn loss_is_told(context: &Context) -> Value {
-    if !context.is_cuda() {
-        return Ok(None);
-    }
+/// A device that hangs is not waited for longer.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub(super) fn loss_is_reported(context: &Context) -> Value {
+    let Device::Cuda(number) = context.devices.picture else { return Ok(None) };
     let failed = |error: std::io::Error| PipelineError::Internal(error.to_string());
     let program = std::env::current_exe().map_err(failed)?;
-    let device = context.device.to_string();
-    let run = Command::new(program).args(["selftest", LOSE, "--device", &device]).output().map_err(failed)?;
-    let said = String::from_utf8_lossy(&run.stderr);
-    context.note(said.lines().rev().take(3).collect::<Vec<_>>().join(" / "));
-    let is_told = run.status.code() == Some(1) && said.contains("The graphics card has stopped");
-    Ok(Some(if is_told { 0.0 } else { 1.0 }))
+    let mut run = Command::new(program)
+        .args(["selftest", LOSE, "--device", &format!("cuda:{number}")])
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(failed)?;
+    let start = Instant::now();
+    while run.try_wait().map_err(failed)?.is_none() {
+        if start.elapsed() > PATIENCE {
+            run.kill().map_err(failed)?;
+            return Err(PipelineError::Internal(format!("it did not end within {} s", PATIENCE.as_secs())));
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let run = run.wait_with_output().map_err(failed)?;
+    let output = String::from_utf8_lossy(&run.stderr);
+    if output.contains("no device") {
+        // Devices can be set so that only one process uses them.
+        return Ok(None);
+    }
+    context.note(output.lines().rev().take(3).collect::<Vec<_>>().join(" / "));
+    let is_reported = run.status.code() == Some(1) && output.contains("The graphics card has stopped");
+    Ok(Some(if is_reported { 0.0 } else { 1.0 }))
 }
 
-/// Has a CUDA device run into an error after which it computes nothing any more for this process, and tells it.
+/// Has a CUDA device run into an error after which it computes nothing any more for this process, and reports it.
 ///
 /// # Errors
 /// Always: that one, or that the device did not mind.

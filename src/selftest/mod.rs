@@ -12,6 +12,7 @@ mod report;
 mod streams;
 
 use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
 use serde::Serialize;
@@ -19,12 +20,12 @@ use tch::{Device, TchError, Tensor};
 
 pub use device::lose_device;
 use fixtures::Fixtures;
-pub use report::{format_line, format_value, headline, summary};
+pub use report::{Checked, Message, format_line, headline, summary};
 
 use crate::base::{DeviceChoice, UserError};
 use crate::pipelines::PipelineError;
 use crate::runtime::device::{self as devices, Devices};
-use crate::runtime::without_gradients;
+use crate::runtime::{log_warnings, without_gradients};
 
 /// What a check measures must be so.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -50,7 +51,14 @@ impl Limit {
     }
 }
 
-type Run = fn(&Context) -> Result<Option<f64>, PipelineError>;
+/// What a check measures; `None` where it does not apply to the device.
+type Value = Result<Option<f64>, PipelineError>;
+type Run = fn(&Context) -> Value;
+
+/// For what reports how far it is: nobody listens.
+fn quiet(_: f32) -> Result<(), PipelineError> {
+    Ok(())
+}
 
 /// One check. A new one is a function in a file here, and a line in [`CHECKS`].
 #[derive(Clone, Copy, Debug)]
@@ -60,23 +68,17 @@ pub struct Check {
     /// What is measured, in a few words.
     pub about: &'static str,
     limit: Limit,
-    /// The value; `None` where it does not apply to the device.
     run: Run,
 }
 
 /// All checks, in the order in which they run.
-pub const CHECKS: [Check; 34] = {
+pub const CHECKS: [Check; 36] = {
     use Limit::{AtLeast, AtMost};
     const fn check(name: &'static str, about: &'static str, limit: Limit, run: Run) -> Check {
         Check { name, about, limit, run }
     }
     [
-        check(
-            "memory-known",
-            "free memory is known before anything is computed (0: it is)",
-            AtMost(0.0),
-            memory::is_known,
-        ),
+        check("memory-known", "free memory is known (0: it is)", AtMost(0.0), memory::is_known),
         check(
             "no-such-device",
             "a device that is not there is refused (0: it is)",
@@ -111,6 +113,8 @@ pub const CHECKS: [Check; 34] = {
             captions::vision_tower,
         ),
         check("language-model", "its logits against transformers, relative", AtMost(1e-5), captions::language_model),
+        check("language-model-bf16", "the same in bf16 against fp32, relative", AtMost(0.1), captions::bf16),
+        check("language-model-fp16", "the same in fp16 against fp32, relative", AtMost(0.02), captions::fp16),
         check("tokens", "tokens of 64 that differ from transformers", AtMost(0.0), captions::tokens),
         check("tags", "pictures of 2 that RAM with DAPE tags otherwise", AtMost(0.0), captions::tags),
         check("rrdb", "ESRGAN's network against PyTorch, relative", AtMost(1e-5), networks::rrdb),
@@ -140,11 +144,11 @@ pub const CHECKS: [Check; 34] = {
         check("estimate", "memory of a step, of what was estimated", AtMost(1.0), memory::estimate),
         check(
             "out-of-memory",
-            "memory that runs out is told, and the next step works (0: it is)",
+            "memory that runs out is reported, and the next steps work (0: so it is)",
             AtMost(0.0),
             memory::runs_out,
         ),
-        check("device-lost", "a device that fails is told (0: it is)", AtMost(0.0), device::loss_is_told),
+        check("device-lost", "a device that fails is reported (0: it is)", AtMost(0.0), device::loss_is_reported),
     ]
 };
 
@@ -166,13 +170,6 @@ pub struct Outcome {
     pub note: String,
     #[serde(skip)]
     check: Check,
-}
-
-impl Outcome {
-    /// What was measured, in a few words.
-    pub fn about(&self) -> &'static str {
-        self.check.about
-    }
 }
 
 /// What checks share.
@@ -222,18 +219,23 @@ pub fn run(
     on_outcome: &mut dyn FnMut(Outcome) -> bool,
 ) -> Result<(), UserError> {
     let _no_grad = without_gradients();
+    log_warnings();
     let devices = devices::resolve(device).map_err(PipelineError::from)?;
     let fixtures = Fixtures::unpack().map_err(|error| {
         UserError::new(
             "The self-test cannot begin",
             error.to_string(),
-            "It needs room for 6 MB in the folder for temporary files.",
+            "It needs room for 15 MB in the folder for temporary files.",
         )
     })?;
     let context = Context { device, devices, fixtures, note: RefCell::default() };
     for check in checks {
         let start = Instant::now();
-        let measured = (check.run)(&context);
+        let measured = catch_unwind(AssertUnwindSafe(|| (check.run)(&context))).unwrap_or_else(|panic| {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("unknown");
+            Err(PipelineError::Internal(text.lines().next().unwrap_or_default().to_owned()))
+        });
         let ms = start.elapsed().as_secs_f64() * 1000.0;
         let note = context.note.take();
         let (value, note) = match measured {

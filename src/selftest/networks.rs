@@ -4,7 +4,7 @@ use serde::de::DeserializeOwned;
 use tch::{Kind, Tensor};
 
 use super::fixtures::Cases;
-use super::{Context, relative_difference};
+use super::{Context, Value, quiet, relative_difference};
 use crate::networks::sd3::lora::{AdaLoras, merged_encoder};
 use crate::networks::sd3::mmdit::Mmdit;
 use crate::networks::sd3::vae::Vae;
@@ -15,8 +15,6 @@ use crate::pipelines::PipelineError;
 use crate::runtime::accelerator;
 use crate::runtime::weights::{Loader, Weights};
 
-type Value = Result<Option<f64>, PipelineError>;
-
 impl Context {
     fn loader(&self, weights: &Weights) -> Loader<'static> {
         Loader::new(weights, "", self.devices.picture, Kind::Float)
@@ -25,10 +23,6 @@ impl Context {
     fn case(&self, cases: &Cases, name: &str) -> Result<Tensor, PipelineError> {
         cases.on(self.devices.picture, name)
     }
-}
-
-fn quiet(_: f32) -> Result<(), PipelineError> {
-    Ok(())
 }
 
 fn of_transformer(context: &Context, loras: AdaLoras, expected: &str) -> Value {

@@ -7,16 +7,16 @@ use std::time::Instant;
 
 use tch::{Device, Kind};
 
-use super::Context;
+use super::{Context, Value};
 use crate::base::{DeviceChoice, MemoryPlan, Precision, Progress, Region};
 use crate::imaging::metrics::luma_psnr;
 use crate::imaging::{Picture, resize_and_center_crop};
 use crate::pipelines::sr::{StepInput, SuperResolver};
 use crate::pipelines::{PipelineError, sr};
+use crate::runtime::device::has_bf16;
 use crate::runtime::operators::{self, Operator};
 use crate::runtime::without_gradients;
 
-type Value = Result<Option<f64>, PipelineError>;
 type Model = Box<dyn SuperResolver>;
 
 /// Of a state.
@@ -84,12 +84,20 @@ pub(super) fn levels_against_cpu(context: &Context) -> Value {
     Ok(on_both(context)?.map(share))
 }
 
+/// Older CUDA devices only pretend to multiply in it, by way of float32.
+fn has_bf16_of_its_own(context: &Context) -> bool {
+    !context.is_cuda() || has_bf16(context.devices.picture)
+}
+
 fn against_fp32(context: &Context, precision: Precision) -> Value {
     let wide = context.restored(Precision::Fp32, MemoryPlan::Resident)?;
     Ok(psnr(&context.restored(precision, MemoryPlan::Resident)?, &wide))
 }
 
 pub(super) fn bf16(context: &Context) -> Value {
+    if !has_bf16_of_its_own(context) {
+        return Ok(None);
+    }
     against_fp32(context, Precision::Bf16)
 }
 
@@ -129,6 +137,9 @@ fn surprise(operator: &Operator) -> Option<String> {
 }
 
 pub(super) fn surprising_operators(context: &Context) -> Value {
+    if !has_bf16_of_its_own(context) {
+        return Ok(None);
+    }
     let model = &mut context.sd3(Precision::Bf16, MemoryPlan::Resident)?;
     // Weights are read, and LoRAs merged in float32.
     restore(model, &context.input("", SEED)?)?;
@@ -139,7 +150,7 @@ pub(super) fn surprising_operators(context: &Context) -> Value {
         return Err(PipelineError::Internal("no operator was seen".into()));
     }
     let mut surprises: Vec<String> = operators.iter().filter_map(surprise).collect();
-    if let Some(last) = surprises.iter().position(|told| told == LAST_CONVOLUTION) {
+    if let Some(last) = surprises.iter().position(|text| text == LAST_CONVOLUTION) {
         surprises.remove(last);
     }
     let different: BTreeSet<&str> = surprises.iter().map(String::as_str).collect();
@@ -163,9 +174,8 @@ pub(super) fn plans(context: &Context) -> Value {
 }
 
 pub(super) fn repeat(context: &Context) -> Value {
-    let model = &mut context.sd3(Precision::Fp32, MemoryPlan::Resident)?;
-    // Another picture each time: what was encoded is not kept.
-    let mut again = || restore(model, &context.input("", SEED)?);
+    // A new model each time: nothing that was encoded is kept.
+    let again = || context.restored(Precision::Fp32, MemoryPlan::Resident);
     let first = again()?;
     Ok(Some((levels_apart(&again()?, &first, 0) + levels_apart(&again()?, &first, 0)) as f64))
 }
@@ -174,18 +184,21 @@ pub(super) fn repeat(context: &Context) -> Value {
 const STEPS: u64 = 20;
 
 pub(super) fn beside_each_other(context: &Context) -> Value {
-    let steps = |mut model: Model, input: StepInput, first: u64| -> Result<Vec<Picture>, PipelineError> {
+    let steps = |(mut model, inputs): (Model, Vec<StepInput>)| -> Result<Vec<Picture>, PipelineError> {
         let _no_grad = without_gradients();
-        (first..first + STEPS).map(|seed| restore(&mut model, &StepInput { seed, ..input.clone() })).collect()
+        inputs.iter().map(|input| restore(&mut model, input)).collect()
     };
-    let open = || Ok::<_, PipelineError>((context.sd3(Precision::Fp32, MemoryPlan::Resident)?, context.input("", 0)?));
-    let alone = [0, 100].map(|first| open().and_then(|(model, input)| steps(model, input, first)));
-    let (one, other) = (open()?, open()?);
+    // Another picture, prompt and seed with every step: all of it is computed.
+    let open = |first: u64| -> Result<(Model, Vec<StepInput>), PipelineError> {
+        let inputs = (first..first + STEPS).map(|seed| context.input(&format!("prompt {seed}"), seed));
+        Ok((context.sd3(Precision::Fp32, MemoryPlan::Resident)?, inputs.collect::<Result<_, _>>()?))
+    };
+    let alone = [0, 100].map(|first| open(first).and_then(steps));
+    let (one, other) = (open(0)?, open(100)?);
     let together = std::thread::scope(|scope| {
-        let steps = &steps;
-        [(one, 0), (other, 100)]
-            .map(|((model, input), first)| scope.spawn(move || steps(model, input, first)))
-            .map(|thread| thread.join().unwrap_or_else(|_| Err(PipelineError::Internal("a thread panicked".into()))))
+        let other = scope.spawn(|| steps(other));
+        let one = steps(one);
+        [one, other.join().unwrap_or_else(|_| Err(PipelineError::Internal("a thread panicked".into())))]
     });
     let mut apart = 0;
     for (alone, together) in alone.into_iter().zip(together) {
@@ -244,7 +257,7 @@ mod tests {
         let (here, there) = (input(Kind::BFloat16, false), input(Kind::BFloat16, true));
         assert_eq!(surprise(&operator("aten::mm", &[here, here])), None);
         assert_eq!(surprise(&operator("aten::copy_", &[here, there])), None);
-        assert!(surprise(&operator("aten::add", &[here, there])).is_some_and(|told| told.contains("several devices")));
+        assert!(surprise(&operator("aten::add", &[here, there])).is_some_and(|text| text.contains("several devices")));
         assert!(surprise(&operator("aten::mm", &[here, input(Kind::Float, false)])).is_some());
         assert_eq!(surprise(&operator("aten::mul", &[here, input(Kind::Float, false)])), None, "it is cheap");
         assert!(surprise(&operator("aten::mul", &[here, input(Kind::Double, false)])).is_some());

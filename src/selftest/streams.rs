@@ -4,15 +4,13 @@ use std::time::Duration;
 
 use tch::{Kind, Tensor};
 
-use super::Context;
 use super::pictures::{SEED, restore};
+use super::{Context, Value};
 use crate::base;
 use crate::base::{MemoryPlan, Precision};
 use crate::pipelines::PipelineError;
 use crate::runtime::weights::{LoadMode, Loader, Weights, WeightsError};
 use crate::runtime::{Layers, accelerator, rng};
-
-type Value = Result<Option<f64>, PipelineError>;
 
 const LAYERS: i64 = 8;
 const WIDTH: i64 = 512;

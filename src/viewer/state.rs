@@ -42,8 +42,8 @@ pub struct State {
     pub document: Option<Document>,
     /// The file that is being decoded.
     pub opening: Option<Opening>,
-    /// How many CUDA devices there are, once the engine has looked.
-    pub cuda_devices: Option<usize>,
+    /// The CUDA devices that can be used, once the engine has looked.
+    pub cuda_devices: Option<Vec<usize>>,
     /// What the left button does.
     pub tool: Tool,
     /// The prompt that was extracted for the box at hand, as far as it is, and as edited.
@@ -515,7 +515,8 @@ impl State {
 
     /// Where models run, for people.
     pub fn device_name(&self) -> String {
-        self.cuda_devices.map_or_else(|| self.settings.device.to_string(), |count| self.settings.device.among(count))
+        let device = self.settings.device;
+        self.cuda_devices.as_ref().map_or_else(|| device.to_string(), |usable| device.among(usable))
     }
 }
 

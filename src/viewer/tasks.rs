@@ -8,6 +8,7 @@ use crossbeam_channel::{Receiver, Sender};
 
 use super::actions::Action;
 use super::open::{Opened, open};
+use super::selftest::Selftest;
 use super::state::{Examined, Exporting, FoundBackbone};
 use super::{dialogs, sample, selftest};
 use crate::base::{
@@ -148,10 +149,10 @@ impl Tasks {
     }
 
     /// Tests whether the device computes what it should.
-    pub(super) fn selftest(&self, device: DeviceChoice, ticket: Ticket) {
+    pub(super) fn selftest(&self, test: Selftest, device: DeviceChoice, ticket: Ticket) {
         let (sender, context) = (self.sender.clone(), self.context.clone());
         self.spawn("selftest", move || {
-            selftest::run(device, &ticket, &|event| {
+            selftest::run(&test, device, &ticket, &|event| {
                 // The window may be closed by now.
                 _ = sender.send(Outcome::Selftest { generation: ticket.generation, event });
                 context.request_repaint();

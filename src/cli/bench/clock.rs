@@ -16,7 +16,10 @@ use crate::runtime::{accelerator, trace};
 pub(super) type Seconds = BTreeMap<&'static str, f64>;
 
 /// The parts of captioning.
-const CAPTIONING: [&str; 4] = ["captioning", "captioning: images", "captioning: prefill", "captioning: a token"];
+const CAPTIONING: &str = "captioning";
+const IMAGES: &str = "captioning: images";
+const PREFILL: &str = "captioning: prefill";
+pub(super) const TOKEN: &str = "captioning: a token";
 
 /// A clock for what runs on these devices.
 #[derive(Clone, Copy)]
@@ -36,7 +39,8 @@ impl Clock {
         work: impl FnOnce(&mut Progress) -> Result<(), PipelineError>,
     ) -> Result<Seconds, PipelineError> {
         let mut spent = Seconds::new();
-        let mut current = (Stage::Loading, self.now()?, trace::span(Stage::Loading.name()));
+        let mut current = (Stage::Loading, self.now()?);
+        let mut span = Some(trace::span(Stage::Loading.name()));
         let mut failed = None;
         let mut on_progress = |stage: Stage, _: f32| {
             if stage == current.0 {
@@ -45,7 +49,10 @@ impl Clock {
             match self.now() {
                 Ok(now) => {
                     *spent.entry(current.0.name()).or_insert(0.0) += (now - current.1).as_secs_f64();
-                    current = (stage, now, trace::span(stage.name()));
+                    current = (stage, now);
+                    // One ends before the next begins.
+                    drop(span.take());
+                    span = Some(trace::span(stage.name()));
                     true
                 }
                 Err(error) => {
@@ -60,6 +67,7 @@ impl Clock {
         }
         outcome?;
         *spent.entry(current.0.name()).or_insert(0.0) += (self.now()? - current.1).as_secs_f64();
+        drop(span);
         Ok(spent)
     }
 
@@ -70,7 +78,7 @@ impl Clock {
         captioner: &mut dyn Captioner,
         input: &CaptionInput,
     ) -> Result<(Seconds, Vec<f64>), PipelineError> {
-        let _span = trace::span(CAPTIONING[0]);
+        let _span = trace::span(CAPTIONING);
         let start = self.now()?;
         let (mut loading, mut reading) = (0.0, None);
         let mut since = start;
@@ -87,12 +95,12 @@ impl Clock {
             true
         };
         captioner.caption(input, &mut Progress::new(&mut on_progress), &mut |_| written.push(Instant::now()))?;
-        let mut times = Seconds::from([(CAPTIONING[0], (self.now()? - start).as_secs_f64())]);
+        let mut times = Seconds::from([(CAPTIONING, (self.now()? - start).as_secs_f64())]);
         let tokens: Vec<f64> = written.windows(2).map(|pair| (pair[1] - pair[0]).as_secs_f64()).collect();
         if let (Some(reading), [first, ..]) = (reading, &written[..]) {
-            times.insert(CAPTIONING[1], (reading - start).as_secs_f64() - loading);
-            times.insert(CAPTIONING[2], (*first - reading).as_secs_f64());
-            times.insert(CAPTIONING[3], Spread::of(tokens.clone()).median);
+            times.insert(IMAGES, (reading - start).as_secs_f64() - loading);
+            times.insert(PREFILL, (*first - reading).as_secs_f64());
+            times.insert(TOKEN, Spread::of(tokens.clone()).median);
         }
         Ok((times, tokens))
     }

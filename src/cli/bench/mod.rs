@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Args;
-use clock::{Clock, Seconds, Spread};
+use clock::{Clock, Seconds, Spread, TOKEN};
 use serde::Serialize;
 
 use super::args::{BackboneArguments, PromptArguments};
@@ -62,9 +62,8 @@ pub(super) struct Arguments {
     trace: Option<PathBuf>,
 }
 
-/// Of the times of a pass: the whole of it, and a token.
+/// Of the times of a pass: the whole of it.
 const PASS: &str = "whole pass";
-const TOKEN: &str = "captioning: a token";
 
 #[derive(Serialize)]
 struct Figures {
@@ -89,7 +88,7 @@ struct Figures {
     peak_memory: Option<u64>,
     /// Of tensors on the device that sees the picture; none on the processor.
     peak_device_memory: Option<u64>,
-    /// What libtorch has taken there, used or kept for later tensors.
+    /// The most that libtorch has taken there, used or kept for later tensors.
     reserved_device_memory: Option<u64>,
     /// Memory of the process after the first measured pass and after the last.
     memory_after: [Option<u64>; 2],
@@ -166,7 +165,7 @@ fn measure(arguments: &Arguments) -> Result<Figures, UserError> {
                 resolver.offload(captioner.bytes_to_load());
             }
             let (times, each) = clock.captioning(&mut **captioner, &input)?;
-            captioner.offload(resolver.as_ref().map_or(0, |resolver| resolver.bytes_to_load()));
+            captioner.offload(resolver.as_ref().map_or(0, |resolver| resolver.bytes_to_load((size, size))));
             spent.extend(times);
             tokens.push(each);
             prompt += &format!(", {number}");
@@ -204,12 +203,13 @@ fn measure(arguments: &Arguments) -> Result<Figures, UserError> {
     let medians = spread.iter().filter(|(stage, _)| **stage != PASS);
     let seconds = medians.map(|(stage, spread)| (*stage, spread.median)).collect();
     let measured = tokens.get(1..=arguments.runs as usize).unwrap_or_default();
-    if !measured.is_empty() {
-        spread.insert(TOKEN, Spread::of(measured.concat()));
+    let each = measured.concat();
+    if !each.is_empty() {
+        spread.insert(TOKEN, Spread::of(each));
     }
     let resolved = backbone.as_ref().map(|backbone| sr::resolved(backbone, device).precision);
     Ok(Figures {
-        device: arguments.device.among(device::cuda_devices()),
+        device: arguments.device.among(&device::usable_devices()),
         precision: resolved.unwrap_or(precision).to_string(),
         memory: plan.to_string(),
         size,
@@ -217,11 +217,11 @@ fn measure(arguments: &Arguments) -> Result<Figures, UserError> {
         first_seconds,
         seconds,
         spread,
-        tokens: measured.last().map(|tokens| tokens.len() + 1),
+        tokens: measured.last().filter(|tokens| !tokens.is_empty()).map(|tokens| tokens.len() + 1),
         pass_seconds,
         peak_memory: peaks.0,
         peak_device_memory: peaks.1.map(|memory| memory.peak),
-        reserved_device_memory: peaks.1.map(|memory| memory.reserved),
+        reserved_device_memory: peaks.1.map(|memory| memory.reserved_peak),
         memory_after,
     })
 }

@@ -45,7 +45,10 @@ pub trait Captioner: Send {
     /// Follows this plan from now on.
     fn set_plan(&mut self, plan: MemoryPlan);
 
-    /// Bytes that it will still take where it runs; none where it is in memory.
+    /// Bytes of its weights that are in memory now.
+    fn bytes_loaded(&self) -> u64;
+
+    /// Bytes that the next prompt will take beside what is in memory: weights, and what they compute with.
     fn bytes_to_load(&self) -> u64;
 
     /// Makes room for so many bytes of other models, unless its plan is to stay or they fit beside it.

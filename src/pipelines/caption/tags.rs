@@ -11,7 +11,7 @@ use crate::imaging::Picture;
 use crate::networks::ram::Ram;
 use crate::networks::ram::lora::RamLora;
 use crate::pipelines::PipelineError;
-use crate::runtime::memory::has_room;
+use crate::runtime::memory::{ACTIVATIONS, has_room};
 use crate::runtime::tensor::tensor_from_picture;
 use crate::runtime::weights::{Loader, Weights};
 use crate::runtime::{LazyModel, accelerator, precision};
@@ -119,8 +119,12 @@ impl Captioner for Tagger {
         self.plan = plan;
     }
 
+    fn bytes_loaded(&self) -> u64 {
+        if self.network.is_open() { self.bytes() } else { 0 }
+    }
+
     fn bytes_to_load(&self) -> u64 {
-        if self.network.is_open() { 0 } else { self.bytes() }
+        self.bytes() - self.bytes_loaded() + ACTIVATIONS
     }
 
     fn offload(&mut self, needed: u64) {

@@ -74,8 +74,9 @@ pub trait SuperResolver: Send {
         Ok(None)
     }
 
-    /// Bytes that it will still take where prompts are written.
-    fn bytes_to_load(&self) -> u64 {
+    /// Bytes that a step to a result of this size will take where prompts are written, beside what is in memory: weights, and
+    /// what they compute with.
+    fn bytes_to_load(&self, _result: (u32, u32)) -> u64 {
         0
     }
 

@@ -102,15 +102,24 @@ impl Viewer {
                     self.run_placed();
                     return;
                 }
+                let mut waits = false;
                 if let JobOutcome::Failed(problem) = outcome {
-                    let regions = job.regions[step.min(job.regions.len())..].to_vec();
-                    self.state.retry = problem.remedy.map(|_| match captioning {
-                        true => Retry::Caption,
-                        false => Retry::Steps(Box::new(Queued { parent, after: None, job: Job { regions, ..job } })),
-                    });
+                    if problem.remedy.is_some() {
+                        let regions = job.regions[step.min(job.regions.len())..].to_vec();
+                        self.state.retry = Some(match captioning {
+                            true => Retry::Caption,
+                            false => {
+                                Retry::Steps(Box::new(Queued { parent, after: None, job: Job { regions, ..job } }))
+                            }
+                        });
+                    }
+                    // Without the device what waits would fail too.
+                    waits = matches!(problem.remedy, Some(Remedy::Device(_)));
                     self.tell(Message::UserError(problem, Cause::Job));
                 }
-                self.run_next();
+                if !waits {
+                    self.run_next();
+                }
             }
             // Of a job that is no longer active.
             _ => {}
@@ -332,14 +341,16 @@ impl Viewer {
         self.state
             .messages
             .retain(|message| !matches!(message, Message::UserError(problem, _) if problem.remedy.is_some()));
-        match self.state.retry.take() {
-            Some(Retry::Steps(mut queued)) => {
-                (queued.job.restorer.memory, queued.job.restorer.device) = (memory, device);
-                self.state.queue.push_front(*queued);
-                self.run_next();
-            }
+        let retry = self.state.retry.take();
+        if let Some(Retry::Steps(queued)) = &retry {
+            self.state.queue.push_front((**queued).clone());
+        }
+        for queued in &mut self.state.queue {
+            (queued.job.restorer.memory, queued.job.restorer.device) = (memory, device);
+        }
+        match retry {
             Some(Retry::Caption) => self.caption_box(false),
-            None => {}
+            _ => self.run_next(),
         }
     }
 

@@ -4,7 +4,7 @@ use egui::{Align2, Grid, ProgressBar, RichText, ScrollArea, Window};
 use egui_material_icons::icons as icon;
 
 use super::dim;
-use crate::selftest::{self, CHECKS, Outcome};
+use crate::selftest::Checked;
 use crate::viewer::commands::Command;
 use crate::viewer::selftest::Phase;
 use crate::viewer::{Viewer, theme};
@@ -31,10 +31,10 @@ pub(super) fn show(viewer: &mut Viewer, ui: &egui::Ui) {
             match &test.phase {
                 Phase::Waiting => {}
                 Phase::Running => {
-                    let done = test.outcomes.len() as f32 / CHECKS.len() as f32;
+                    let done = test.outcomes.len() as f32 / test.checks.max(1) as f32;
                     ui.add(ProgressBar::new(done).desired_width(120.0).desired_height(4.0).fill(theme::ACCENT));
                 }
-                Phase::Done => _ = ui.label(RichText::new(selftest::summary(&test.outcomes)).strong()),
+                Phase::Done | Phase::Stopped => _ = ui.label(RichText::new(test.summary()).strong()),
                 Phase::Failed(problem) => _ = ui.label(problem.to_string()),
             }
             let command = if test.phase == Phase::Running { Command::StopSelftest } else { Command::RunSelftest };
@@ -51,18 +51,19 @@ pub(super) fn show(viewer: &mut Viewer, ui: &egui::Ui) {
     }
 }
 
-fn outcomes(ui: &mut egui::Ui, outcomes: &[Outcome]) {
+fn outcomes(ui: &mut egui::Ui, outcomes: &[Checked]) {
     Grid::new("selftest").num_columns(4).spacing([12.0, 2.0]).show(ui, |ui| {
         for outcome in outcomes {
-            let (symbol, told) = match outcome.ok {
+            let (symbol, state) = match outcome.ok {
                 true => (RichText::new(icon::ICON_CHECK.codepoint).color(theme::ACCENT), "passed"),
                 false => (RichText::new(icon::ICON_CLOSE.codepoint).color(ui.visuals().error_fg_color), "failed"),
             };
-            ui.label(symbol)
-                .widget_info(|| egui::WidgetInfo::labeled(egui::Role::Label, true, format!("{} {told}", outcome.name)));
-            ui.label(RichText::new(outcome.name).small().strong());
-            ui.label(RichText::new(selftest::format_value(outcome)).small().monospace());
-            let about = ui.label(dim(ui, outcome.about()));
+            ui.label(symbol).widget_info(|| {
+                egui::WidgetInfo::labeled(egui::Role::Label, true, format!("{} {state}", outcome.name))
+            });
+            ui.label(RichText::new(&outcome.name).small().strong());
+            ui.label(RichText::new(&outcome.value).small().monospace());
+            let about = ui.label(dim(ui, &outcome.about));
             if !outcome.note.is_empty() {
                 about.on_hover_text(&outcome.note);
             }

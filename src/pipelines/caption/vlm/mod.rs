@@ -206,8 +206,12 @@ impl Captioner for Vlm {
         self.networks.set_keep(plan != MemoryPlan::Streamed);
     }
 
+    fn bytes_loaded(&self) -> u64 {
+        if self.networks.is_open() { memory::weights_in_memory(self.plan, [self.bytes(), 0, 0]) } else { 0 }
+    }
+
     fn bytes_to_load(&self) -> u64 {
-        if self.networks.is_open() { 0 } else { memory::weights_in_memory(self.plan, [self.bytes(), 0, 0]) }
+        memory::weights_in_memory(self.plan, [self.bytes(), 0, 0]) - self.bytes_loaded() + memory::ACTIVATIONS
     }
 
     fn offload(&mut self, needed: u64) {

@@ -228,7 +228,13 @@ impl OsediffSd3 {
         Ok(*self.speeds.get_or_init(|| speeds))
     }
 
-    /// Told from the sizes of the networks and the device's speed.
+    /// Bytes that a step takes on the device that sees the picture, beside the weights.
+    fn activations(&self, (width, height): (u32, u32)) -> u64 {
+        let text = if self.is_on_one_device() { self.text_activations } else { 0 };
+        text.max(self.vae_config.activations(f64::from(width) * f64::from(height)) as u64)
+    }
+
+    /// By the sizes of the networks and the device's speed.
     fn estimated(&self, (width, height): (u32, u32)) -> Result<StepEstimate, PipelineError> {
         let pixels = f64::from(width) * f64::from(height);
         let tokens = pixels / f64::from(self.multiple).powi(2) + (CLIP_TOKENS + T5_TOKENS) as f64;
@@ -244,8 +250,7 @@ impl OsediffSd3 {
 
         let here = |[text, picture]: [u64; 2]| [if self.is_on_one_device() { text } else { 0 }, picture];
         let (all, missing) = (here(self.weight_bytes(true)), here(self.weight_bytes(false)));
-        let text_activations = if self.is_on_one_device() { self.text_activations } else { 0 };
-        let activations = text_activations.max(self.vae_config.activations(pixels) as u64);
+        let activations = self.activations((width, height));
         let bytes = |plan: MemoryPlan| {
             // What is open and would not stay is free then. Of the system's memory it is mostly counted as free already:
             // files that are mapped.
@@ -446,9 +451,12 @@ impl SuperResolver for OsediffSd3 {
         self.estimated(result).map(Some)
     }
 
-    fn bytes_to_load(&self) -> u64 {
+    fn bytes_to_load(&self, result: (u32, u32)) -> u64 {
         let [text, picture] = self.weight_bytes(false);
-        memory::weights_in_memory(self.plan, [0, text, if self.is_on_one_device() { picture } else { 0 }])
+        match self.is_on_one_device() {
+            true => memory::weights_in_memory(self.plan, [0, text, picture]) + self.activations(result),
+            false => memory::weights_in_memory(self.plan, [0, text, 0]) + self.text_activations,
+        }
     }
 
     fn offload(&mut self, needed: u64) {
