@@ -89,9 +89,7 @@ impl Worker {
         let outcome = catch_unwind(AssertUnwindSafe(|| work(self, ticket, job))).unwrap_or_else(|panic| {
             // A model that panicked half-way is not trusted again.
             self.free();
-            let text = panic.downcast_ref::<String>().map(String::as_str);
-            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("unknown");
-            Err(PipelineError::Internal(text.lines().next().unwrap_or_default().to_owned()))
+            Err(PipelineError::of_panic(panic.as_ref()))
         });
         if let Err(error) = &outcome {
             self.clear_after(error, job.restorer.device);

@@ -1,5 +1,6 @@
 //! Why a pipeline fails, and what the user reads then.
 
+use std::any::Any;
 use std::path::PathBuf;
 
 use tch::{Kind, TchError};
@@ -170,6 +171,13 @@ impl PipelineError {
     pub(crate) fn not_finite(model: &str, kind: Kind) -> Self {
         let model = model.to_owned();
         if kind == Kind::Half { Self::Overflow { model } } else { Self::NotFinite { model } }
+    }
+
+    /// What a panic said.
+    pub(crate) fn of_panic(panic: &(dyn Any + Send)) -> Self {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("unknown");
+        Self::Internal(text.lines().next().unwrap_or_default().to_owned())
     }
 
     /// The same, with the memory plan in it where the memory ran out.

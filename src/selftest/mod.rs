@@ -231,11 +231,8 @@ pub fn run(
     let context = Context { device, devices, fixtures, note: RefCell::default() };
     for check in checks {
         let start = Instant::now();
-        let measured = catch_unwind(AssertUnwindSafe(|| (check.run)(&context))).unwrap_or_else(|panic| {
-            let text = panic.downcast_ref::<String>().map(String::as_str);
-            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("unknown");
-            Err(PipelineError::Internal(text.lines().next().unwrap_or_default().to_owned()))
-        });
+        let measured = catch_unwind(AssertUnwindSafe(|| (check.run)(&context)))
+            .unwrap_or_else(|panic| Err(PipelineError::of_panic(panic.as_ref())));
         let ms = start.elapsed().as_secs_f64() * 1000.0;
         let note = context.note.take();
         let (value, note) = match measured {

@@ -5,26 +5,30 @@ use egui_material_icons::icons as icon;
 
 use super::dim;
 use crate::selftest::Checked;
+use crate::viewer::actions::Action;
 use crate::viewer::commands::Command;
 use crate::viewer::selftest::Phase;
 use crate::viewer::{Viewer, theme};
 
+const WIDTH: f32 = 720.0;
+const HEIGHT: f32 = 600.0;
 const ABOUT: &str = "Tests whether this machine computes what it should: every network against the reference's own numbers, each \
     precision and memory plan, stopping, memory that runs out. It takes about half a minute, with tiny models that the program holds.";
 
 pub(super) fn show(viewer: &mut Viewer, ui: &egui::Ui) {
-    let mut open = viewer.state.selftest.is_open;
+    let test = &viewer.state.selftest;
+    let mut open = test.is_open;
+    let mut chosen = Vec::new();
     let window = Window::new("Self-test").open(&mut open).collapsible(false).resizable(false);
     window.anchor(Align2::CENTER_CENTER, egui::Vec2::ZERO).show(ui.ctx(), |ui| {
-        ui.set_width(640.0);
-        let test = viewer.state.selftest.clone();
+        ui.set_width(WIDTH);
         ui.label(dim(ui, if test.headline.is_empty() { ABOUT } else { &test.headline }));
-        if !test.outcomes.is_empty() {
+        if test.phase != Phase::Waiting {
             ui.separator();
-            let height = (ui.ctx().content_rect().height() - 200.0).max(160.0);
-            ScrollArea::vertical().max_height(height).stick_to_bottom(true).auto_shrink([false, true]).show(ui, |ui| {
-                outcomes(ui, &test.outcomes);
-            });
+            // As high from the beginning as it will be: buttons stay where they are.
+            let height = (ui.ctx().content_rect().height() - 200.0).clamp(160.0, HEIGHT);
+            let list = ScrollArea::vertical().max_height(height).min_scrolled_height(height);
+            list.stick_to_bottom(true).auto_shrink(false).show(ui, |ui| outcomes(ui, &test.outcomes));
         }
         ui.separator();
         ui.horizontal(|ui| {
@@ -37,18 +41,15 @@ pub(super) fn show(viewer: &mut Viewer, ui: &egui::Ui) {
                 Phase::Done | Phase::Stopped => _ = ui.label(RichText::new(test.summary()).strong()),
                 Phase::Failed(problem) => _ = ui.label(problem.to_string()),
             }
-            let command = if test.phase == Phase::Running { Command::StopSelftest } else { Command::RunSelftest };
-            for command in [Some(command), (!test.outcomes.is_empty()).then_some(Command::CopySelftest)] {
-                let Some(command) = command else { continue };
-                if ui.button(command.label()).clicked() {
-                    viewer.actions.push(command.into());
-                }
-            }
+            let run = if test.phase == Phase::Running { Command::StopSelftest } else { Command::RunSelftest };
+            let copy = (!test.outcomes.is_empty()).then_some(Command::CopySelftest);
+            chosen.extend(std::iter::once(run).chain(copy).filter(|command| ui.button(command.label()).clicked()));
         });
     });
-    if !open && viewer.state.selftest.is_open {
-        viewer.actions.push(Command::ToggleSelftest.into());
+    if !open && test.is_open {
+        chosen.push(Command::ToggleSelftest);
     }
+    viewer.actions.extend(chosen.into_iter().map(Action::from));
 }
 
 fn outcomes(ui: &mut egui::Ui, outcomes: &[Checked]) {
