@@ -11,7 +11,7 @@ use crate::viewer::selftest::Phase;
 use crate::viewer::{Viewer, theme};
 
 const WIDTH: f32 = 720.0;
-const HEIGHT: f32 = 600.0;
+const HEIGHT: f32 = 480.0;
 const ABOUT: &str = "Tests whether this machine computes what it should: every network against the reference's own numbers, each \
     precision and memory plan, stopping, memory that runs out. It takes about half a minute, with tiny models that the program holds.";
 
@@ -23,14 +23,6 @@ pub(super) fn show(viewer: &mut Viewer, ui: &egui::Ui) {
     window.anchor(Align2::CENTER_CENTER, egui::Vec2::ZERO).show(ui.ctx(), |ui| {
         ui.set_width(WIDTH);
         ui.label(dim(ui, if test.headline.is_empty() { ABOUT } else { &test.headline }));
-        if test.phase != Phase::Waiting {
-            ui.separator();
-            // As high from the beginning as it will be: buttons stay where they are.
-            let height = (ui.ctx().content_rect().height() - 200.0).clamp(160.0, HEIGHT);
-            let list = ScrollArea::vertical().max_height(height).min_scrolled_height(height);
-            list.stick_to_bottom(true).auto_shrink(false).show(ui, |ui| outcomes(ui, &test.outcomes));
-        }
-        ui.separator();
         ui.horizontal(|ui| {
             match &test.phase {
                 Phase::Waiting => {}
@@ -45,6 +37,13 @@ pub(super) fn show(viewer: &mut Viewer, ui: &egui::Ui) {
             let copy = (!test.outcomes.is_empty()).then_some(Command::CopySelftest);
             chosen.extend(std::iter::once(run).chain(copy).filter(|command| ui.button(command.label()).clicked()));
         });
+        if test.phase != Phase::Waiting {
+            ui.separator();
+            // As high from the beginning as it will be: nothing moves while checks arrive.
+            let height = (ui.ctx().content_rect().height() - 200.0).clamp(160.0, HEIGHT);
+            let list = ScrollArea::vertical().max_height(height).min_scrolled_height(height);
+            list.stick_to_bottom(true).auto_shrink(false).show(ui, |ui| outcomes(ui, &test.outcomes));
+        }
     });
     if !open && test.is_open {
         chosen.push(Command::ToggleSelftest);
@@ -53,7 +52,7 @@ pub(super) fn show(viewer: &mut Viewer, ui: &egui::Ui) {
 }
 
 fn outcomes(ui: &mut egui::Ui, outcomes: &[Checked]) {
-    Grid::new("selftest").num_columns(4).spacing([12.0, 2.0]).show(ui, |ui| {
+    Grid::new("selftest").num_columns(4).min_col_width(16.0).spacing([12.0, 2.0]).show(ui, |ui| {
         for outcome in outcomes {
             let (symbol, state) = match outcome.ok {
                 true => (RichText::new(icon::ICON_CHECK.codepoint).color(theme::ACCENT), "passed"),
