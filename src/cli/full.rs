@@ -216,7 +216,8 @@ impl SecsPerPixel {
         const SIDE: u32 = 1000;
         let of = |model: Backbone| -> Result<f64, PipelineError> {
             let network = network(&model, device)?;
-            let secs = network.map_or(Ok(0.0), |network| network.estimate(SIDE, SIDE).map(|estimate| estimate.secs))?;
+            let estimate = network.map(|network| network.estimate((SIDE, SIDE), SIDE * network.scale())).transpose()?;
+            let secs = estimate.map_or(0.0, |estimate| estimate.secs);
             Ok(secs / f64::from(SIDE * SIDE))
         };
         // A damaged file is reported when it is asked for.

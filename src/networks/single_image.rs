@@ -3,19 +3,35 @@
 
 use tch::{Device, Kind, TchError, Tensor};
 
+use super::dat::Dat;
+use super::drct::Drct;
+use super::hat::Hat;
+use super::omnisr::OmniSr;
+use super::plksr::Plksr;
+use super::span::Span;
+use super::swinir::SwinIr;
 use super::{RrdbNet, SrvggNetCompact};
 use crate::checkpoint::CheckpointError;
-use crate::runtime::weights::{Weights, WeightsError};
+use crate::runtime::weights::{Loader, Weights, WeightsError};
+
+/// What of its input a network looks at for one pixel of its output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Context {
+    /// So many pixels to each side. Tiles that are computed with so much around them are equal to the whole picture.
+    Local(u32),
+    /// Windows of this side, and for a little their neighbours: tiles begin on multiples of it.
+    Windows(i64),
+    /// All of it: tiles differ in tone.
+    Global,
+}
 
 /// A network, loaded.
 pub trait SingleImageNetwork: Send {
     /// How many times larger its output is.
     fn scale(&self) -> i64;
 
-    /// Pixels of context around a tile that are computed and thrown away, so that no seam shows.
-    fn margin(&self) -> u32 {
-        16
-    }
+    /// What of a picture it looks at, which decides how large pictures are cut into tiles.
+    fn context(&self) -> Context;
 
     /// `[B, 3, H, W]` in [0, 1] -> `[B, 3, scale * H, scale * W]`, not clamped. `keep_going` is asked now and then, with
     /// the share that is done; where it says no, the result is `None`.
@@ -33,19 +49,49 @@ pub struct Architecture {
     load: fn(&Weights, &str, Device, Kind) -> Loaded,
 }
 
+/// An architecture of a name, the function that recognises it and the one that loads it.
+macro_rules! architecture {
+    ($name:literal, $network:ident, $recognises:ident) => {
+        Architecture {
+            name: $name,
+            recognises: $network::$recognises,
+            load: |weights, prefix, device, kind| Ok(Box::new($network::load(weights, prefix, device, kind)?)),
+        }
+    };
+}
+
 /// All of them.
-pub static ARCHITECTURES: [Architecture; 2] = [
-    Architecture {
-        name: "RRDBNet",
-        recognises: RrdbNet::recognises,
-        load: |weights, prefix, device, kind| Ok(Box::new(RrdbNet::load(weights, prefix, device, kind)?)),
-    },
-    Architecture {
-        name: "SRVGGNetCompact",
-        recognises: SrvggNetCompact::recognises,
-        load: |weights, prefix, device, kind| Ok(Box::new(SrvggNetCompact::load(weights, prefix, device, kind)?)),
-    },
+pub static ARCHITECTURES: [Architecture; 10] = [
+    architecture!("RRDBNet", RrdbNet, recognises),
+    architecture!("SRVGGNetCompact", SrvggNetCompact, recognises),
+    architecture!("SPAN", Span, recognises),
+    architecture!("RealPLKSR", Plksr, recognises_real),
+    architecture!("PLKSR", Plksr, recognises),
+    architecture!("DAT", Dat, recognises),
+    architecture!("SwinIR", SwinIr, recognises),
+    architecture!("HAT", Hat, recognises),
+    architecture!("DRCT", Drct, recognises),
+    architecture!("OmniSR", OmniSr, recognises),
 ];
+
+/// What training leaves in files and no network is made of: parts of keys.
+const IGNORED: [&str; 8] = [
+    "attn_mask",
+    "relative_position_index",
+    "rpe_biases",
+    "num_batches_tracked",
+    "total_ops",
+    "total_params",
+    "eval_conv",
+    "init_pos",
+];
+
+/// A loader that passes over [`IGNORED`].
+pub(super) fn loader(weights: &Weights, prefix: &str, device: Device, kind: Kind) -> Loader<'static> {
+    let mut loader = Loader::new(weights, prefix, device, kind);
+    loader.ignore_containing(&IGNORED);
+    loader
+}
 
 /// Dictionaries that training programs wrap the tensors in, and what parallel training puts before each name.
 const WRAPPERS: [&str; 13] = [
@@ -91,6 +137,15 @@ fn prefixes(weights: &Weights) -> Vec<String> {
     all
 }
 
+fn recognised_at(weights: &Weights, prefix: &str) -> impl Iterator<Item = &'static Architecture> {
+    ARCHITECTURES.iter().filter(move |known| (known.recognises)(weights, prefix))
+}
+
+/// The architectures whose keys are in a file.
+pub fn recognised(weights: &Weights) -> impl Iterator<Item = &'static Architecture> {
+    prefixes(weights).into_iter().flat_map(move |prefix| recognised_at(weights, &prefix).collect::<Vec<_>>())
+}
+
 /// The network in a file; `None` where no architecture recognises its keys.
 pub fn load(
     weights: &Weights,
@@ -98,28 +153,35 @@ pub fn load(
     kind: Kind,
 ) -> Result<Option<Box<dyn SingleImageNetwork>>, WeightsError> {
     for prefix in prefixes(weights) {
-        if let Some(architecture) = ARCHITECTURES.iter().find(|known| (known.recognises)(weights, &prefix)) {
-            if let Some((name, kind)) = weights.integer_below(&prefix) {
+        if let Some(architecture) = recognised_at(weights, &prefix).next() {
+            if let Some((name, kind)) = weights.integer_below(&prefix, &IGNORED) {
                 let found = format!("{name} is stored in integers ({kind:?}): quantised models are not read");
                 return Err(CheckpointError::format(weights.file(), found).into());
             }
+            only_for_rgb(weights)?;
             return (architecture.load)(weights, &prefix, device, kind).map(Some);
         }
     }
-    match channels(weights) {
-        Some(channels @ (1 | 2 | 4)) => {
-            let count = ["one", "two", "four"][usize::from(channels == 2) + 2 * usize::from(channels == 4)];
-            let found = format!("a {count}-channel network, and only those for RGB, of three channels, are read");
-            Err(CheckpointError::format(weights.file(), found).into())
-        }
-        _ => Ok(None),
-    }
+    only_for_rgb(weights)?;
+    Ok(None)
+}
+
+fn only_for_rgb(weights: &Weights) -> Result<(), WeightsError> {
+    let count = match channels(weights) {
+        Some(1) => "one",
+        Some(2) => "two",
+        Some(4) => "four",
+        _ => return Ok(()),
+    };
+    let found = format!("a {count}-channel network, and only those for RGB, of three channels, are read");
+    Err(CheckpointError::format(weights.file(), found).into())
 }
 
 /// How many channels the first convolution of a network takes, where it has one of the usual names.
 fn channels(weights: &Weights) -> Option<i64> {
     let shapes = weights.shapes();
-    let firsts = ["conv_first.weight", "body.0.weight", "model.0.weight"];
+    let firsts =
+        ["conv_first.weight", "body.0.weight", "model.0.weight", "feats.0.weight", "input.weight", "conv_1.sk.weight"];
     let first = firsts.iter().find_map(|first| {
         shapes
             .iter()
@@ -128,9 +190,16 @@ fn channels(weights: &Weights) -> Option<i64> {
     first.filter(|(_, shape)| shape.len() == 4).map(|(_, shape)| shape[1])
 }
 
+/// Further away nothing is seen to change in networks of many plain convolutions.
+const CONVOLUTIONAL: Context = Context::Local(16);
+
 impl SingleImageNetwork for SrvggNetCompact {
     fn scale(&self) -> i64 {
         Self::scale(self)
+    }
+
+    fn context(&self) -> Context {
+        CONVOLUTIONAL
     }
 
     fn forward(&self, x: &Tensor, _: &mut dyn FnMut(f32) -> bool) -> Result<Option<Tensor>, TchError> {
@@ -141,6 +210,10 @@ impl SingleImageNetwork for SrvggNetCompact {
 impl SingleImageNetwork for RrdbNet {
     fn scale(&self) -> i64 {
         Self::scale(self)
+    }
+
+    fn context(&self) -> Context {
+        CONVOLUTIONAL
     }
 
     fn forward(&self, x: &Tensor, keep_going: &mut dyn FnMut(f32) -> bool) -> Result<Option<Tensor>, TchError> {

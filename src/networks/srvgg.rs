@@ -6,7 +6,8 @@
 use tch::{Device, Kind, TchError, Tensor};
 
 use super::layers::winograd::{Conv3x3, FeatureMap, Simd};
-use crate::runtime::weights::{Loader, Weights, WeightsError};
+use super::single_image::loader;
+use crate::runtime::weights::{Weights, WeightsError};
 
 const NETWORK: &str = "SRVGGNetCompact";
 
@@ -50,7 +51,7 @@ impl SrvggNetCompact {
         let out_channels = shape(last).and_then(|shape| shape.first().copied()).unwrap_or(48);
         let scale = ((out_channels / 3) as f64).sqrt().round() as i64;
         // Between two convolutions lies one activation: with PReLU it has a weight, with ReLU it has no key.
-        let mut loader = Loader::new(weights, prefix, device, kind);
+        let mut loader = loader(weights, prefix, device, kind);
         let mut convs = Vec::new();
         let mut slopes = Vec::new();
         for i in 0..layers {

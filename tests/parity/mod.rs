@@ -10,6 +10,7 @@ mod qwen;
 mod ram;
 mod resample;
 mod sd3;
+mod single_image;
 mod winograd;
 
 use std::collections::BTreeMap;

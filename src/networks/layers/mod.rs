@@ -1,5 +1,9 @@
 //! Layers that several networks share. Each takes its tensors from a [`Loader`] under the checkpoint's own keys.
 
+pub mod restoration;
+pub mod swin;
+pub mod upsample;
+pub mod windows;
 pub mod winograd;
 
 use tch::{Kind, TchError, Tensor};
@@ -64,12 +68,13 @@ impl Linear {
     }
 }
 
-/// A 2D convolution with bias.
+/// A 2D convolution.
 pub struct Conv2d {
     weight: Tensor,
-    bias: Tensor,
+    bias: Option<Tensor>,
     stride: i64,
     padding: i64,
+    groups: i64,
     /// What is not merged into the weight.
     lora: Option<LoraDelta>,
 }
@@ -86,16 +91,39 @@ impl Conv2d {
     ) -> Result<Self, WeightsError> {
         let shape = [outputs, inputs, kernel, kernel];
         let weight = loader.tensor(&format!("{name}.weight"), &shape)?;
-        let bias = loader.tensor(&format!("{name}.bias"), &[outputs])?;
-        Ok(Self { weight, bias, stride, padding, lora: loader.unmerged_lora(name, &shape) })
+        let bias = Some(loader.tensor(&format!("{name}.bias"), &[outputs])?);
+        Ok(Self { weight, bias, stride, padding, groups: 1, lora: loader.unmerged_lora(name, &shape) })
+    }
+
+    /// One that keeps height and width.
+    pub fn same(loader: &mut Loader, name: &str, channels: [i64; 2], kernel: i64) -> Result<Self, WeightsError> {
+        Self::load(loader, name, channels, kernel, 1, kernel / 2)
+    }
+
+    /// One that keeps height and width, from `{name}.weight` alone.
+    pub fn same_without_bias(
+        loader: &mut Loader,
+        name: &str,
+        [inputs, outputs]: [i64; 2],
+        kernel: i64,
+    ) -> Result<Self, WeightsError> {
+        let weight = loader.tensor(&format!("{name}.weight"), &[outputs, inputs, kernel, kernel])?;
+        Ok(Self { weight, bias: None, stride: 1, padding: kernel / 2, groups: 1, lora: None })
+    }
+
+    /// One of 3 x 3 for each channel by itself.
+    pub fn depthwise(loader: &mut Loader, name: &str, channels: i64, has_bias: bool) -> Result<Self, WeightsError> {
+        let weight = loader.tensor(&format!("{name}.weight"), &[channels, 1, 3, 3])?;
+        let bias = has_bias.then(|| loader.tensor(&format!("{name}.bias"), &[channels])).transpose()?;
+        Ok(Self { weight, bias, stride: 1, padding: 1, groups: channels, lora: None })
     }
 
     /// One of 3 x 3 that computes in float32, whatever the rest of its network computes in.
     pub fn load_fp32(loader: &mut Loader, name: &str, [inputs, outputs]: [i64; 2]) -> Result<Self, WeightsError> {
         let shape = [outputs, inputs, 3, 3];
         let weight = loader.tensor_as(Kind::Float, &format!("{name}.weight"), &shape)?;
-        let bias = loader.tensor_as(Kind::Float, &format!("{name}.bias"), &[outputs])?;
-        Ok(Self { weight, bias, stride: 1, padding: 1, lora: loader.unmerged_lora(name, &shape) })
+        let bias = Some(loader.tensor_as(Kind::Float, &format!("{name}.bias"), &[outputs])?);
+        Ok(Self { weight, bias, stride: 1, padding: 1, groups: 1, lora: loader.unmerged_lora(name, &shape) })
     }
 
     /// Merges the LoRA that was kept beside the weight, if there is one, into a weight of its own.
@@ -111,7 +139,7 @@ impl Conv2d {
     /// `[B, in, H, W] -> [B, out, H', W']`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
         let (stride, padding) = ([self.stride; 2], [self.padding; 2]);
-        let y = x.f_conv2d(&self.weight, Some(&self.bias), stride, padding, [1, 1], 1)?;
+        let y = x.f_conv2d(&self.weight, self.bias.as_ref(), stride, padding, [1, 1], self.groups)?;
         let Some(lora) = &self.lora else { return Ok(y) };
         let down = |x: &Tensor, half: &Tensor| x.f_conv2d(half, None::<&Tensor>, stride, padding, [1, 1], 1);
         let up = |x: &Tensor, half: &Tensor| x.f_conv2d(half, None::<&Tensor>, [1, 1], [0, 0], [1, 1], 1);
@@ -183,6 +211,11 @@ impl LayerNorm {
         let weight = loader.tensor(&format!("{name}.weight"), &[size])?;
         let bias = loader.tensor(&format!("{name}.bias"), &[size])?;
         Ok(Self { weight, bias, epsilon })
+    }
+
+    /// `[B, size, H, W] -> [B, size, H, W]`, over the channels.
+    pub fn forward_channels(&self, x: &Tensor) -> Result<Tensor, TchError> {
+        self.forward(&x.f_permute([0, 2, 3, 1])?)?.f_permute([0, 3, 1, 2])
     }
 
     /// `[.., size] -> [.., size]`.

@@ -10,7 +10,8 @@ use tch::{Device, Kind, TchError, Tensor};
 use tensors::Conv;
 
 use super::layers::winograd::{Conv3x3, Simd};
-use crate::runtime::weights::{Loader, Weights, WeightsError};
+use super::single_image::loader;
+use crate::runtime::weights::{Weights, WeightsError};
 
 const NETWORK: &str = "RRDBNet";
 /// Slope of the leaky ReLUs.
@@ -143,7 +144,7 @@ impl RrdbNet {
             (1..=MOST_DOUBLINGS).take_while(|&i| shape(&naming.doubling(i)).is_some()).count()
         };
 
-        let mut loader = Loader::new(weights, prefix, device, kind);
+        let mut loader = loader(weights, prefix, device, kind);
         let first = Conv::load(&mut loader, naming.first(), channels_in, features)?;
         let mut blocks = Vec::with_capacity(count);
         for i in 0..count {

@@ -199,6 +199,24 @@ impl<'a> Loader<'a> {
         self.shape(key).is_some()
     }
 
+    /// Whether there is a tensor below `name`, such as `{name}.weight`.
+    pub fn has_below(&self, name: &str) -> bool {
+        let start = format!("{}{name}.", self.origin.prefix);
+        self.origin.weights.shapes().range(start.as_str()..).next().is_some_and(|(key, _)| key.starts_with(&start))
+    }
+
+    /// How many of `{name}.0`, `{name}.1`, … there are, without a gap.
+    pub fn count_below(&self, name: &str) -> usize {
+        (0..).take_while(|i| self.has_below(&format!("{name}.{i}"))).count()
+    }
+
+    /// Ignores all keys in which one of `parts` occurs.
+    pub fn ignore_containing(&mut self, parts: &[&str]) {
+        let names = self.origin.weights.shapes().into_keys();
+        let names = names.filter(|name| parts.iter().any(|part| name.contains(part))).map(str::to_owned);
+        self.ignored.extend(names);
+    }
+
     /// The shape of `key`, for networks without a config; `None` where there is none.
     pub fn shape(&self, key: &str) -> Option<Vec<i64>> {
         self.origin.weights.shape(&format!("{}{key}", self.origin.prefix))
@@ -209,6 +227,16 @@ impl<'a> Loader<'a> {
         let start = format!("{}{key}", self.origin.prefix);
         let names = self.origin.weights.shapes().into_keys().filter(|name| name.starts_with(&start)).map(str::to_owned);
         self.ignored.extend(names);
+    }
+
+    /// The dtype and the device of what it hands out.
+    pub fn target(&self) -> (Kind, Device) {
+        (self.origin.kind, self.origin.device)
+    }
+
+    /// Whether [`Loader::finish`] has something to report already.
+    pub fn has_problems(&self) -> bool {
+        !self.problems.is_empty()
     }
 
     /// Adds a problem to those that [`Loader::finish`] reports.

@@ -182,14 +182,16 @@ impl Weights {
         2 * fp32 > all
     }
 
-    /// A tensor below `prefix` that is stored in integers, with their type; counters without dimensions apart.
-    pub fn integer_below(&self, prefix: &str) -> Option<(String, Kind)> {
+    /// A tensor below `prefix` that is stored in integers, with their type; counters without dimensions apart, and those in
+    /// whose names one of `ignored` occurs.
+    pub fn integer_below(&self, prefix: &str, ignored: &[&str]) -> Option<(String, Kind)> {
         let is_one = |name: &str, kind: Kind, dimensions: usize| {
             let is_integer = !matches!(kind, Kind::Float | Kind::Half | Kind::BFloat16 | Kind::Double);
-            (name.starts_with(prefix) && is_integer && dimensions > 0).then(|| (name.to_owned(), kind))
+            let is_ignored = ignored.iter().any(|part| name.contains(part));
+            (name.starts_with(prefix) && is_integer && dimensions > 0 && !is_ignored).then(|| (name.to_owned(), kind))
         };
         match &*self.source {
-            Source::Sharded(shards, _) => shards.iter().find_map(|shard| shard.integer_below(prefix)),
+            Source::Sharded(shards, _) => shards.iter().find_map(|shard| shard.integer_below(prefix, ignored)),
             Source::Mapped(Checkpoint { tensors, .. }) | Source::Embedded(_, tensors) => {
                 tensors.iter().find_map(|(name, stored)| is_one(name, kind(stored), stored.shape.len()))
             }
@@ -272,7 +274,8 @@ impl Weights {
     }
 
     /// Its shape. `None` where there is none of that name.
-    fn shape(&self, name: &str) -> Option<Vec<i64>> {
+    /// The shape of a tensor, where there is one of that name.
+    pub fn shape(&self, name: &str) -> Option<Vec<i64>> {
         match &*self.source {
             Source::Sharded(shards, places) => shards[*places.get(name)?].shape(name),
             Source::Mapped(Checkpoint { tensors, .. }) | Source::Embedded(_, tensors) => {

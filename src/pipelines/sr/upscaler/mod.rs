@@ -1,11 +1,15 @@
-//! Single-image networks: they take the cut pixels themselves, tile by tile, and their output is
-//! brought to the wanted size by bicubic.
+//! Single-image networks: they take the cut pixels themselves, tile by tile, and their output is brought to the wanted size
+//! by bicubic. One that doubles is applied twice where more is wanted.
+
+mod tiles;
 
 use std::cell::OnceCell;
 use std::path::Path;
 use std::sync::Arc;
 
 use tch::{Device, Kind, Tensor};
+
+use tiles::{Tiling, paste_faded};
 
 use super::{FullImageInput, PartialResult, PipelineError, StepInput, SuperResolver};
 use crate::base::{Backbone, Cancelled, Progress, Stage, StepEstimate, sha256_of};
@@ -18,12 +22,8 @@ use crate::runtime::weights::Weights;
 use crate::runtime::{memory, speed};
 
 /// Trained by `coz train`; see docs/benchmarks.md.
-const BUILT_IN: &[u8] = include_bytes!("../../../assets/builtin_x4.safetensors");
+const BUILT_IN: &[u8] = include_bytes!("../../../../assets/builtin_x4.safetensors");
 
-/// Side of what one forward pass makes new of a large picture, in input pixels.
-const TILE: u32 = 160;
-/// Up to this side a picture is one tile: the cut of a step, but for the largest sizes of states.
-const ONE_TILE: u32 = 512;
 /// No published network enlarges by more.
 const LARGEST_SCALE: u32 = 16;
 /// Side of the picture by which time and memory are measured, in pixels.
@@ -88,21 +88,41 @@ impl Upscaler {
         (self.network.scale() as f64 * self.output_scale).round() as u32
     }
 
-    /// What a picture of this size takes, told from a small one.
-    pub fn estimate(&self, width: u32, height: u32) -> Result<StepEstimate, PipelineError> {
+    /// Whether it makes pictures clean and not larger.
+    pub fn is_cleaner(&self) -> bool {
+        self.scale() == 1
+    }
+
+    /// How often it is applied to make pictures of `from` pixels as wide as `to`.
+    fn passes(&self, from: u32, to: u32) -> u32 {
+        if self.scale() == 2 && to > 2 * from { 2 } else { 1 }
+    }
+
+    /// How a picture of this size is cut into tiles.
+    fn tiling(&self, width: u32, height: u32) -> Result<Tiling, PipelineError> {
+        let Probe { bytes: [fixed, a_row], .. } = self.probe()?;
+        let free = memory::free_memory(self.device).map_or(f64::INFINITY, |free| free as f64);
+        // Half of it: what other programs take meanwhile, and the picture itself, need room too.
+        let fits = |side: u32| (fixed + a_row * f64::from(side)) * f64::from(side) / PROBE as f64 <= free / 2.0;
+        Ok(Tiling::of(self.network.context(), width.max(height), fits))
+    }
+
+    /// What a picture of this size takes for a result of this width, told from a small one.
+    pub fn estimate(&self, (width, height): (u32, u32), result: u32) -> Result<StepEstimate, PipelineError> {
         let Probe { secs, bytes: [fixed, a_row] } = self.probe()?;
-        let (tile, margin) = (tile_side(width, height), self.network.margin());
-        let spans = |length: u32| (0..length.div_ceil(tile)).map(move |i| Span::of(i, tile, margin, length).length);
-        let all = |length: u32| spans(length).map(f64::from).sum::<f64>();
-        let longest = |length: u32| f64::from(spans(length).max().unwrap_or(0));
-        let bytes = (fixed + a_row * longest(height)) * longest(width) / PROBE as f64;
-        // The picture that is put together, and the same at the size asked for, in 8 bits.
-        let results = 2 * 3 * u64::from(width) * u64::from(height) * u64::from(self.scale()).pow(2);
-        Ok(StepEstimate {
-            secs: secs * all(width) * all(height) / (PROBE * PROBE) as f64,
-            bytes: bytes as u64 + results,
-            smaller: Vec::new(),
-        })
+        let mut estimate = StepEstimate { secs: 0.0, bytes: 0, smaller: Vec::new() };
+        for pass in 0..self.passes(width, result) {
+            let (width, height) = (width * self.scale().pow(pass), height * self.scale().pow(pass));
+            let tiling = self.tiling(width, height)?;
+            let all = |length: u32| tiling.spans(length).map(|span| f64::from(span.length)).sum::<f64>();
+            let longest = |length: u32| f64::from(tiling.spans(length).map(|span| span.length).max().unwrap_or(0));
+            let bytes = (fixed + a_row * longest(height)) * longest(width) / PROBE as f64;
+            // The picture that is put together, and the same at the size asked for, in 8 bits.
+            let results = 2 * 3 * u64::from(width) * u64::from(height) * u64::from(self.scale()).pow(2);
+            estimate.bytes = estimate.bytes.max(bytes as u64 + results);
+            estimate.secs += secs * all(width) * all(height) / (PROBE * PROBE) as f64;
+        }
+        Ok(estimate)
     }
 
     /// Measured once.
@@ -143,67 +163,69 @@ impl Upscaler {
         Ok(output.f_upsample_bicubic2d(size, false, None, None)?)
     }
 
-    /// The whole picture at `scale` times its size, restored tile by tile.
+    /// The whole picture, made as wide as `width` or the network's scale towards it.
     fn upscale(
         &self,
         picture: &Picture,
+        width: u32,
         progress: &mut Progress,
         on_partial: &mut dyn FnMut(PartialResult),
     ) -> Result<Picture, PipelineError> {
-        let (scale, tile) = (self.scale(), tile_side(picture.width(), picture.height()));
-        let margin = self.network.margin();
-        let (columns, rows) = (picture.width().div_ceil(tile), picture.height().div_ceil(tile));
+        if self.passes(picture.width(), width) == 1 {
+            return self.upscale_once(picture, (0.0, 1.0), progress, on_partial);
+        }
+        // The second pass sees four times as many pixels.
+        let first = self.upscale_once(picture, (0.0, 0.2), progress, &mut |_| ())?;
+        self.upscale_once(&first, (0.2, 1.0), progress, on_partial)
+    }
+
+    /// The whole picture at `scale` times its size, restored tile by tile; `share` of the progress is this.
+    fn upscale_once(
+        &self,
+        picture: &Picture,
+        share: (f32, f32),
+        progress: &mut Progress,
+        on_partial: &mut dyn FnMut(PartialResult),
+    ) -> Result<Picture, PipelineError> {
+        let scale = self.scale();
+        let tiling = self.tiling(picture.width(), picture.height())?;
+        let (columns, rows) = (tiling.spans(picture.width()).count(), tiling.spans(picture.height()).count());
         let mut whole = Picture::from_fn(picture.width() * scale, picture.height() * scale, |_, _| [0; 3]);
-        for (number, (row, column)) in (0..rows).flat_map(|row| (0..columns).map(move |c| (row, c))).enumerate() {
-            let mut on_progress =
-                |fraction: f32| progress.at(Stage::Restoring, (number as f32 + fraction) / (columns * rows) as f32);
-            let across = Span::of(column, tile, margin, picture.width());
-            let down = Span::of(row, tile, margin, picture.height());
-            let input = picture.crop(across.from.into(), down.from.into(), across.length, down.length);
-            let output = self.forward(&tensor_from_picture(&input, self.device)?, &mut on_progress)?;
-            if !output.f_isfinite()?.f_all()?.f_double_value(&[])?.eq(&1.0) {
-                return Err(PipelineError::NotFinite { model: self.name.clone() });
+        for (row, down) in tiling.spans(picture.height()).enumerate() {
+            let mut band = Picture::from_fn(picture.width() * scale, down.kept * scale, |_, _| [0; 3]);
+            for (column, across) in tiling.spans(picture.width()).enumerate() {
+                let number = row * columns + column;
+                let mut on_progress = |fraction: f32| {
+                    let done = (number as f32 + fraction) / (columns * rows) as f32;
+                    progress.at(Stage::Restoring, share.0 + (share.1 - share.0) * done)
+                };
+                let input = picture.crop(across.from.into(), down.from.into(), across.length, down.length);
+                let output = self.forward(&tensor_from_picture(&input, self.device)?, &mut on_progress)?;
+                if !output.f_isfinite()?.f_all()?.f_double_value(&[])?.eq(&1.0) {
+                    return Err(PipelineError::NotFinite { model: self.name.clone() });
+                }
+                let kept = picture_from_tensor(&output)?.crop(
+                    (across.skipped * scale).into(),
+                    (down.skipped * scale).into(),
+                    across.kept * scale,
+                    down.kept * scale,
+                );
+                let left = (across.from + across.skipped) * scale;
+                paste_faded(&mut band, &kept, [left, 0], [across.faded * scale, 0]);
+                progress.tiles(number + 1, columns * rows);
+                let top = (down.from + down.skipped) * scale;
+                on_partial(PartialResult { left, top, picture: Arc::new(kept) });
             }
-            let kept = picture_from_tensor(&output)?.crop(
-                (across.skipped * scale).into(),
-                (down.skipped * scale).into(),
-                across.kept * scale,
-                down.kept * scale,
-            );
-            let (left, top) = (column * tile * scale, row * tile * scale);
-            whole.paste(&kept, left, top);
-            progress.tiles(number + 1, (columns * rows) as usize);
-            on_partial(PartialResult { left, top, picture: Arc::new(kept) });
+            let top = (down.from + down.skipped) * scale;
+            paste_faded(&mut whole, &band, [0, top], [0, down.faded * scale]);
         }
         Ok(whole)
     }
 }
 
-fn tile_side(width: u32, height: u32) -> u32 {
-    if width.max(height) <= ONE_TILE { ONE_TILE } else { TILE }
-}
-
-/// One axis of a tile: what is fed in, and which part of it is kept.
-struct Span {
-    from: u32,
-    length: u32,
-    skipped: u32,
-    kept: u32,
-}
-
-impl Span {
-    fn of(index: u32, tile: u32, margin: u32, end: u32) -> Self {
-        let start = index * tile;
-        let kept = tile.min(end - start);
-        let from = start.saturating_sub(margin);
-        let to = (start + kept + margin).min(end);
-        Self { from, length: to - from, skipped: start - from, kept }
-    }
-}
-
 impl SuperResolver for Upscaler {
     fn restore(&mut self, input: &StepInput, progress: &mut Progress) -> Result<Picture, PipelineError> {
-        let output = self.upscale(&input.cut, progress, &mut |_| ())?;
+        let output = self.upscale(&input.cut, input.enlarged.width(), progress, &mut |_| ())?;
         Ok(resize(&output, input.enlarged.width(), input.enlarged.height(), Filter::Bicubic))
     }
 
@@ -214,15 +236,11 @@ impl SuperResolver for Upscaler {
         progress: &mut Progress,
         on_partial: &mut dyn FnMut(PartialResult),
     ) -> Result<Picture, PipelineError> {
-        let output = self.upscale(&input.source, progress, on_partial)?;
+        let output = self.upscale(&input.source, input.enlarged.width(), progress, on_partial)?;
         Ok(resize(&output, input.enlarged.width(), input.enlarged.height(), Filter::Bicubic))
     }
 
-    fn estimate(
-        &mut self,
-        (width, height): (u32, u32),
-        _result: (u32, u32),
-    ) -> Result<Option<StepEstimate>, PipelineError> {
-        Self::estimate(self, width, height).map(Some)
+    fn estimate(&mut self, cut: (u32, u32), (width, _): (u32, u32)) -> Result<Option<StepEstimate>, PipelineError> {
+        Self::estimate(self, cut, width).map(Some)
     }
 }
