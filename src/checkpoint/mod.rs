@@ -103,6 +103,8 @@ pub struct Checkpoint {
     pub tensors: Index,
     /// What the network's output is to be resized by (bicubic, without antialias): 1, but for ncnn's graphs that end so.
     pub output_scale: f64,
+    /// What ncnn's graphs multiply colours by before the first layer; no other file tells it.
+    pub input_range: Option<f64>,
 }
 
 impl Checkpoint {
@@ -127,7 +129,7 @@ impl Checkpoint {
         }
         let map = map(&opened, file)?;
         let tensors = index(&map).map_err(|found| CheckpointError::format(file, found))?;
-        Ok(Self { file: file.to_owned(), map, tensors, output_scale: 1.0 })
+        Ok(Self { file: file.to_owned(), map, tensors, output_scale: 1.0, input_range: None })
     }
 
     /// Opens ncnn's pair of files by the name of either.
@@ -147,7 +149,8 @@ impl Checkpoint {
         let graph = ncnn::Graph::parse(&text).map_err(|found| CheckpointError::format(&param, found))?;
         let map = map(&File::open(&bin).map_err(CheckpointError::io(&bin))?, &bin)?;
         let tensors = graph.tensors(&map).map_err(|found| CheckpointError::format(&bin, found))?;
-        Ok(Self { file: bin, map, tensors, output_scale: graph.output_scale })
+        let (output_scale, input_range) = (graph.output_scale, graph.input_range);
+        Ok(Self { file: bin, map, tensors, output_scale, input_range })
     }
 }
 

@@ -1,7 +1,6 @@
 //! ncnn's pair of files: `.param`, the graph as text, and `.bin`, the weights in the order of its layers (ncnn's
 //! `net.cpp`, `modelbin.cpp`, version 20241226). The layers are mapped in order onto the networks they were converted
-//! from, RRDBNet and SRVGGNetCompact, under the keys of
-//! their PyTorch files.
+//! from, RRDBNet, SRVGGNetCompact and SPAN, under the keys of their PyTorch files.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -42,6 +41,8 @@ pub(super) struct Graph {
     names: Vec<String>,
     /// 1 but for graphs such as `realesr-animevideov3-x2`: a x4 network, then bicubic by 0.5.
     pub(super) output_scale: f64,
+    /// What SPAN's colours are multiplied by.
+    pub(super) input_range: Option<f64>,
 }
 
 impl Graph {
@@ -49,8 +50,12 @@ impl Graph {
     /// In words: a line that cannot be read, or a layer of another network.
     pub(super) fn parse(param: &str) -> Result<Self, String> {
         let layers = Layers::parse(param)?;
+        if layers.count("Swish") > 0 {
+            let (names, range) = layers.span()?;
+            return Ok(Self { layers, names, output_scale: 1.0, input_range: Some(range) });
+        }
         let (names, output_scale) = if layers.count("PixelShuffle") > 0 { layers.srvgg()? } else { layers.rrdb()? };
-        Ok(Self { layers, names, output_scale })
+        Ok(Self { layers, names, output_scale, input_range: None })
     }
 
     /// Where its tensors lie in the `.bin` file.
@@ -192,6 +197,60 @@ impl Layers {
         Ok((names.collect(), 1.0))
     }
 
+    /// Keys of SPAN for the mean colour and the convolutions, in order, and what colours are multiplied by. A convolution of
+    /// such a file is what PyTorch's file holds four for.
+    fn span(&self) -> Result<(Vec<String>, f64), String> {
+        const KINDS: [&str; 9] =
+            ["Input", "MemoryData", "Split", "Convolution", "Swish", "Sigmoid", "BinaryOp", "Concat", "PixelShuffle"];
+        const BLOCKS: usize = 6;
+        self.only("SPAN", &KINDS)?;
+        let counted =
+            ["MemoryData", "Convolution", "Swish", "Sigmoid", "Concat", "PixelShuffle"].map(|kind| self.count(kind));
+        let means = counted[0];
+        if means > 1 || counted[1..] != [3 * BLOCKS + 4, 2 * BLOCKS, BLOCKS, 1, 1] {
+            return Err(format!(
+                "{counted:?} mean colours, convolutions, activations, sigmoids, joints and pixel shuffles are no SPAN"
+            ));
+        }
+        // Before the first convolution: minus the mean, and times the range where that is not 1. In each block: half subtracted
+        // from the sigmoid, a sum, a product.
+        let before: Vec<&Layer> = self
+            .0
+            .iter()
+            .take_while(|layer| layer.kind != "Convolution")
+            .filter(|layer| layer.kind == "BinaryOp")
+            .collect();
+        let operation = |layer: &Layer| (layer.number(0, 0.0), layer.number(1, 0.0));
+        let range = match before.as_slice() {
+            [] if means == 0 => Some(1.0),
+            [minus] if means == 1 && operation(minus) == (1.0, 0.0) => Some(1.0),
+            [minus, times] if means == 1 && (operation(minus), operation(times)) == ((1.0, 0.0), (2.0, 1.0)) => {
+                Some(times.number(2, 0.0))
+            }
+            _ => None,
+        };
+        let range = range.ok_or("it does not begin as SPAN does: minus the mean colour, times a number")?;
+        let inside: Vec<(f64, f64, f64)> = self
+            .of("BinaryOp")
+            .skip(before.len())
+            .map(|layer| (layer.number(0, 0.0), layer.number(1, 0.0), layer.number(2, 0.0)))
+            .collect();
+        if inside.chunks(3).any(|block| block != [(1.0, 1.0, 0.5), (0.0, 0.0, 0.0), (2.0, 0.0, 0.0)])
+            || inside.len() != 3 * BLOCKS
+        {
+            return Err("its blocks do not weigh their results as SPAN's do".into());
+        }
+        if self.0.last().is_none_or(|layer| layer.kind != "PixelShuffle" || layer.number(1, 0.0) != 0.0) {
+            return Err("it does not end in a pixel shuffle, as SPAN does".into());
+        }
+        let blocks = (1..=BLOCKS).flat_map(|i| (1..=3).map(move |conv| format!("block_{i}.c{conv}_r")));
+        let names = std::iter::repeat_n("mean".to_owned(), means)
+            .chain(std::iter::once("conv_1".to_owned()))
+            .chain(blocks)
+            .chain(["conv_2", "conv_cat", "upsampler.0"].map(str::to_owned));
+        Ok((names.collect(), range))
+    }
+
     /// Keys of SRVGGNetCompact for the convolutions and PReLUs, in order, and what the output is resized by.
     fn srvgg(&self) -> Result<(Vec<String>, f64), String> {
         const KINDS: [&str; 8] =
@@ -274,6 +333,14 @@ impl Weighted {
                     let weight = reader.plain(layer, vec![layer.count(0, 0)?])?;
                     weighted.push(Self { weight, bias: None });
                 }
+                "MemoryData" => {
+                    let sides = [layer.count(0, 0)?, layer.count(1, 0)?, layer.count(2, 0)?];
+                    if sides.map(|side| side.max(1)).iter().product::<i64>() != 3 {
+                        return Err(format!("layer {}: {sides:?} numbers are no mean colour", layer.name));
+                    }
+                    let weight = reader.plain(layer, vec![1, 3, 1, 1])?;
+                    weighted.push(Self { weight, bias: None });
+                }
                 _ => {}
             }
         }
@@ -288,7 +355,8 @@ fn convolution(layer: &Layer, reader: &mut Reader) -> Result<Weighted, String> {
     let kernel = layer.count(1, 0)?;
     let sides = [kernel, layer.count(11, kernel)?];
     let (dilation, stride, padding) = (layer.count(2, 1)?, layer.count(3, 1)?, layer.number(4, 0.0));
-    if sides != [3, 3] || (dilation, stride, padding) != (1, 1, 1.0) {
+    let area = kernel * kernel;
+    if !matches!(kernel, 1 | 3) || sides[1] != kernel || (dilation, stride, padding) != (1, 1, (kernel / 2) as f64) {
         return Err(format!(
             "layer {}: a convolution of {} x {} with stride {stride}, dilation {dilation} and padding {padding}, \
              expected 3 x 3 with 1, 1 and 1: the file is of another network",
@@ -299,11 +367,14 @@ fn convolution(layer: &Layer, reader: &mut Reader) -> Result<Weighted, String> {
         return Err(format!("layer {}: its weights are 8-bit integers, which are not read here", layer.name));
     }
     let (outputs, size) = (layer.count(0, 0)?, layer.count(6, 0)?);
-    let inputs = size / (9 * outputs.max(1));
-    if outputs == 0 || inputs == 0 || inputs * outputs * 9 != size {
-        return Err(format!("layer {}: {size} weights do not make 3 x 3 kernels for {outputs} channels", layer.name));
+    let inputs = size / (area * outputs.max(1));
+    if outputs == 0 || inputs == 0 || inputs * outputs * area != size {
+        return Err(format!(
+            "layer {}: {size} weights do not make {kernel} x {kernel} kernels for {outputs} channels",
+            layer.name
+        ));
     }
-    let weight = reader.tagged(layer, vec![outputs, inputs, 3, 3])?;
+    let weight = reader.tagged(layer, vec![outputs, inputs, kernel, kernel])?;
     let bias = if layer.count(5, 0)? == 1 { Some(reader.plain(layer, vec![outputs])?) } else { None };
     Ok(Weighted { weight, bias })
 }

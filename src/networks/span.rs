@@ -11,7 +11,7 @@ use crate::runtime::weights::{Loader, Weights, WeightsError};
 
 const NETWORK: &str = "SPAN";
 const BLOCKS: usize = 6;
-/// What colours are multiplied by (`img_range`), which is in no file.
+/// What colours are multiplied by (`img_range`), which PyTorch's files do not tell.
 const RANGE: f64 = 255.0;
 /// A 3 x 3 convolution sees one pixel further: three in each block, the first, the last, and that of the upsampler.
 const MARGIN: u32 = 3 * BLOCKS as u32 + 3;
@@ -80,8 +80,8 @@ pub struct Span {
     cat: Conv2d,
     upsampler: Conv2d,
     scale: i64,
-    /// Whether [`RANGE`] and the mean colour are applied.
-    is_normalised: bool,
+    /// What is subtracted from colours, and what the rest is multiplied by.
+    normalisation: Option<(Tensor, f64)>,
 }
 
 impl Span {
@@ -99,7 +99,13 @@ impl Span {
         let rows = |loader: &Loader, key: &str| loader.shape(key).and_then(|shape| shape.first().copied());
         let width = rows(loader, "conv_cat.weight").unwrap_or(0);
         let scale = shuffle_factor(rows(loader, "upsampler.0.weight").unwrap_or(0), 3);
-        let is_normalised = !loader.has("no_norm");
+        // ncnn's graphs tell both numbers, PyTorch's files that there are none.
+        let normalisation = match (weights.input_range(), loader.has("mean.weight")) {
+            (Some(range), true) => Some((loader.tensor("mean.weight", &[1, 3, 1, 1])?, range)),
+            (Some(_), false) => None,
+            (None, _) if loader.has("no_norm") => None,
+            (None, _) => Some((mean_colour(&Tensor::f_zeros([0], (kind, device))?)?, RANGE)),
+        };
         loader.ignore_prefix("no_norm");
         let block = |loader: &mut Loader, i: usize| Block::load(loader, &format!("block_{i}"), width, kind);
         let network = Self {
@@ -109,7 +115,7 @@ impl Span {
             cat: Conv2d::same(loader, "conv_cat", [4 * width, width], 1)?,
             upsampler: Conv2d::same(loader, "upsampler.0", [width, 3 * scale * scale], 3)?,
             scale,
-            is_normalised,
+            normalisation,
         };
         loader.finish(NETWORK)?;
         Ok(network)
@@ -126,9 +132,9 @@ impl SingleImageNetwork for Span {
     }
 
     fn forward(&self, x: &Tensor, keep_going: &mut dyn FnMut(f32) -> bool) -> Result<Option<Tensor>, TchError> {
-        let x = match self.is_normalised {
-            true => x.f_sub(&mean_colour(x)?)?.f_mul_scalar(RANGE)?,
-            false => x.shallow_clone(),
+        let x = match &self.normalisation {
+            Some((mean, range)) => x.f_sub(mean)?.f_mul_scalar(*range)?,
+            None => x.shallow_clone(),
         };
         let features = self.first.forward(&x)?;
         let (mut h, mut inner, mut after_first) = (features.shallow_clone(), None, None);

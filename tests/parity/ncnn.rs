@@ -10,7 +10,7 @@ use crate::samples::Folder;
 use chain_of_zoom::base::Progress;
 use chain_of_zoom::checkpoint::Checkpoint;
 use chain_of_zoom::imaging::Picture;
-use chain_of_zoom::networks::{RrdbNet, SrvggNetCompact};
+use chain_of_zoom::networks::{RrdbNet, single_image};
 use chain_of_zoom::pipelines::sr::{StepInput, SuperResolver, Upscaler};
 use chain_of_zoom::runtime::weights::{Loader, Weights};
 
@@ -33,23 +33,18 @@ fn networks_of_pairs_equal_ncnn() {
         ("rrdb_x2_fp32", "bin", 2),
         ("compact_x4_fp16", "bin", 4),
         ("compact_x2_relu", "param", 2),
+        ("span_x4_fp16", "param", 4),
+        ("span_x2_mean", "bin", 2),
+        ("span_x2_plain", "param", 2),
     ] {
         let weights = Weights::open(&fixture(&format!("ncnn/{name}.{ending}"))).unwrap();
-        let input = tensor(&format!("{name}.input"));
-        let output = tch::no_grad(|| match name.starts_with("rrdb") {
-            true => {
-                let network = RrdbNet::load(&weights, "", Device::Cpu, Kind::Float).unwrap();
-                assert_eq!(network.scale(), scale, "{name}");
-                network.forward(&input, &mut |_, _| true).unwrap().unwrap()
-            }
-            false => {
-                let network = SrvggNetCompact::load(&weights, "", Device::Cpu, Kind::Float).unwrap();
-                assert_eq!(network.scale(), scale, "{name}");
-                network.forward(&input).unwrap()
-            }
-        });
-        let difference = (output - tensor(&format!("{name}.output"))).abs().max().double_value(&[]);
-        assert!(difference < 2e-5, "{name}: {difference}");
+        let network = single_image::load(&weights, Device::Cpu, Kind::Float).unwrap().expect("it is recognised");
+        assert_eq!(network.scale(), scale, "{name}");
+        let expected = tensor(&format!("{name}.output"));
+        let output = tch::no_grad(|| network.forward(&tensor(&format!("{name}.input")), &mut |_| true)).unwrap().unwrap();
+        let largest = expected.abs().max().double_value(&[]);
+        let difference = (output - expected).abs().max().double_value(&[]);
+        assert!(difference < 1e-5 * largest, "{name}: {difference} of {largest}");
     }
 }
 
@@ -118,6 +113,10 @@ fn what_does_not_fit_is_told() {
         ("compact_x4_fp16", "0=1 1=4", "0=2 1=4", "pixel shuffle"),
         ("compact_x4_to_x3", "7.500000e-01", "7.100000e-01", "whole number"),
         ("compact_x2_relu", "9=1", "9=5", "activation 5"),
+        ("span_x4_fp16", "Sigmoid", "Split", "no SPAN"),
+        ("span_x4_fp16", "2=5.000000e-01", "2=4.000000e-01", "do not weigh"),
+        ("span_x4_fp16", "0=1 1=1 2=3", "0=1 1=1 2=4", "no mean colour"),
+        ("span_x2_mean", "b2 0=1", "b2 0=3", "does not begin"),
     ] {
         let said = complaint(name, |text| text.replace(from, to), whole);
         assert!(said.contains(expected), "{name}, {from} -> {to}: {said}");

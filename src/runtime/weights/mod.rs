@@ -117,6 +117,14 @@ impl Weights {
         }
     }
 
+    /// What colours are multiplied by before the first layer, where the file tells: ncnn's graphs do.
+    pub fn input_range(&self) -> Option<f64> {
+        match &*self.source {
+            Source::Mapped(checkpoint) => checkpoint.input_range,
+            _ => None,
+        }
+    }
+
     /// Opens what [`checkpoint::find`] finds in a Hugging Face folder.
     pub fn open_folder(folder: &Path, stem: &str) -> Result<Self, CheckpointError> {
         let Some(file) = checkpoint::find(folder, stem) else {

@@ -43,8 +43,8 @@ class Graph:
         self.add("Split", [blob], outputs, "")
         return outputs
 
-    def conv(self, blob, channels_in, channels_out, activation=""):
-        weight = self.random.normal(0, 1.2 / np.sqrt(9 * channels_in), (channels_out, channels_in, 3, 3))
+    def conv(self, blob, channels_in, channels_out, activation="", side=3):
+        weight = self.random.normal(0, 1.2 / side / np.sqrt(channels_in), (channels_out, channels_in, side, side))
         bias = self.random.normal(0, 0.1, channels_out).astype("<f4")
         if self.half:
             data = weight.astype("<f2").tobytes()
@@ -53,7 +53,11 @@ class Graph:
             data = bytes(4) + weight.astype("<f4").tobytes()
         self.bin += data + bias.tobytes()
         size = weight.size
-        return self.one("Convolution", [blob], f"0={channels_out} 1=3 4=1 5=1 6={size} {activation}")
+        return self.one("Convolution", [blob], f"0={channels_out} 1={side} 4={side // 2} 5=1 6={size} {activation}")
+
+    def memory(self, numbers):
+        self.bin += np.array(numbers, "<f4").tobytes()
+        return self.one("MemoryData", [], f"0=1 1=1 2={len(numbers)}")
 
     def prelu(self, blob, channels):
         self.bin += self.random.uniform(0.05, 0.4, channels).astype("<f4").tobytes()
@@ -125,6 +129,32 @@ def srvgg(name, seed, half, features, convs, scale, prelu, resize):
     return x
 
 
+def span(name, seed, half, features, scale, mean, times):
+    graph = Graph(seed, half)
+    x = "data"
+    if mean:
+        x = graph.one("BinaryOp", [x, graph.memory(mean)], "0=1")
+    if times:
+        x = graph.one("BinaryOp", [x], f"0=2 1=1 2={times:.6e}")
+    x, base, joined = graph.split(graph.conv(x, 3, features), 3)
+    parts = [joined]
+    for i in range(1, 7):
+        h = graph.one("Swish", [graph.conv(x, features, features)])
+        if i == 6:
+            h, last = graph.split(h, 2)
+        h = graph.one("Swish", [graph.conv(h, features, features)])
+        h, weight = graph.split(graph.conv(h, features, features), 2)
+        weight = graph.one("BinaryOp", [graph.one("Sigmoid", [weight])], "0=1 1=1 2=5.000000e-01")
+        h = graph.one("BinaryOp", [graph.one("BinaryOp", [h, base], "0=0"), weight], "0=2")
+        x, base, first = graph.split(h, 3)
+        parts += [first] if i == 1 else []
+    x = graph.conv(x, features, features)
+    x = graph.conv(graph.one("Concat", [parts[0], x, parts[1], last]), 4 * features, features, side=1)
+    x = graph.one("PixelShuffle", [graph.conv(x, features, 3 * scale * scale)], f"0={scale}")
+    graph.write(name)
+    return x
+
+
 def run(name, output, picture):
     net = ncnn.Net()
     for option in ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic", "use_bf16_storage",
@@ -144,6 +174,9 @@ CASES = {
     "compact_x4_to_x2": lambda name: srvgg(name, 4, True, 8, 2, 4, True, 0.5),
     "compact_x4_to_x3": lambda name: srvgg(name, 5, False, 8, 2, 4, True, 0.75),
     "compact_x2_relu": lambda name: srvgg(name, 6, False, 10, 2, 2, False, 1),
+    "span_x4_fp16": lambda name: span(name, 7, True, 8, 4, (0.4, 0.5, 0.3), 20),
+    "span_x2_mean": lambda name: span(name, 8, False, 6, 2, (0.1, 0.2, 0.3), None),
+    "span_x2_plain": lambda name: span(name, 9, False, 6, 2, None, None),
 }
 
 tensors = {}
