@@ -107,6 +107,7 @@ fn first() -> Settings {
         model_paths.set(id, path.into());
     }
     Settings {
+        model_folders: Vec::new(),
         process_size: 384,
         backbone: Backbone { precision: Precision::Fp16, ..BackboneSpec::named("sd3").unwrap().into() }
             .with("model", "/models/stable diffusion 3")

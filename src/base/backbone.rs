@@ -64,7 +64,7 @@ pub static BUILT_IN: BackboneSpec = BackboneSpec {
 pub static FILE: BackboneSpec = BackboneSpec {
     id: "file",
     label: "Model file",
-    about: "Real-ESRGAN, RRDB or SRVGG compact, .pth, .safetensors or ncnn's .param: take no prompt",
+    about: "ESRGAN, Real-ESRGAN, SPAN, PLKSR, DAT, SwinIR, HAT, DRCT or OmniSR; .pth, .safetensors or ncnn's .param",
     kind: BackboneKind::SingleImage,
     files: &[FileSpec {
         role: "file",

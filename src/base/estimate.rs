@@ -13,10 +13,13 @@ pub struct StepEstimate {
     pub bytes: u64,
     /// The same with smaller memory plans, for models that have them.
     pub smaller: Vec<(MemoryPlan, u64)>,
+    /// What else is to be known of the result.
+    pub remark: Option<&'static str>,
 }
 
 impl fmt::Display for StepEstimate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "about {} and {} a step", secs_label(self.secs), bytes_label(self.bytes))
+        write!(f, "about {} and {} a step", secs_label(self.secs), bytes_label(self.bytes))?;
+        self.remark.map_or(Ok(()), |remark| write!(f, "; {remark}"))
     }
 }

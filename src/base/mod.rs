@@ -33,7 +33,7 @@ pub use folders::Folders;
 pub use full_image::{FullImage, Tiling};
 pub use hash::{sha256, sha256_of};
 pub use memory_plan::MemoryPlan;
-pub use model_files::{Content, FileSpec, ModelFiles, Published};
+pub use model_files::{Content, FileSpec, MODEL_ENDINGS, ModelFiles, Published, is_model_file};
 pub use paths::path_of;
 pub use precision::Precision;
 pub use progress::{Cancelled, Progress, Stage, TileProgress};

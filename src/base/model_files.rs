@@ -28,6 +28,14 @@ pub struct FileSpec {
     pub contents: &'static [Content],
 }
 
+/// What names of model files end in.
+pub const MODEL_ENDINGS: [&str; 6] = ["safetensors", "pth", "pt", "ckpt", "param", "bin"];
+
+/// Whether a file has the name of a model.
+pub fn is_model_file(file: &Path) -> bool {
+    file.extension().is_some_and(|ending| MODEL_ENDINGS.iter().any(|known| ending.eq_ignore_ascii_case(known)))
+}
+
 /// Under which name something is published.
 #[derive(Clone, Copy, Debug)]
 pub enum Published {

@@ -230,6 +230,14 @@ pub fn index(bytes: &[u8]) -> Result<Index, String> {
     Ok(tensors)
 }
 
+/// Under which terms a safetensors file says that it may be used (the model metadata of Stability's ModelSpec).
+pub fn licence(file: &Path) -> Option<String> {
+    let map = map(&File::open(file).ok()?, file).ok()?;
+    let (_, metadata) = SafeTensors::read_metadata(&map).ok()?;
+    let told = metadata.metadata().as_ref()?;
+    ["modelspec.license", "license"].iter().find_map(|key| told.get(*key)).cloned()
+}
+
 /// The types that networks can be filled with.
 fn is_known(dtype: Dtype) -> bool {
     use Dtype::{BF16, BOOL, F16, F32, F64, I8, I16, I32, I64, U8};

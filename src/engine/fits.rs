@@ -89,7 +89,7 @@ mod tests {
 
         fn estimate(&mut self, _: (u32, u32), _: (u32, u32)) -> Result<Option<StepEstimate>, PipelineError> {
             let smaller = vec![(MemoryPlan::Staged, 500 * MB), (MemoryPlan::Streamed, 100 * MB)];
-            Ok(Some(StepEstimate { secs: 1.0, bytes: 900 * MB, smaller }))
+            Ok(Some(StepEstimate { secs: 1.0, bytes: 900 * MB, smaller, remark: None }))
         }
     }
 

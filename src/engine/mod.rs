@@ -6,6 +6,7 @@ mod fits;
 mod full_image;
 mod message;
 mod models;
+mod network_facts;
 mod outbox;
 mod worker;
 
@@ -15,6 +16,7 @@ use crossbeam_channel::{Receiver, Sender};
 pub use full_image::LARGEST;
 use message::Command;
 pub use message::{Event, Job, JobId, JobOutcome, Restorer, StepOutput};
+pub use network_facts::{NetworkFacts, is_network};
 
 use crate::base::{Slot, Ticket};
 

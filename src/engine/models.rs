@@ -308,7 +308,7 @@ mod tests {
         fn estimate(&mut self, _: (u32, u32), (side, _): (u32, u32)) -> Result<Option<StepEstimate>, PipelineError> {
             let bytes = |plan| if plan == MemoryPlan::Resident && side > 512 { u64::MAX / 2 } else { 1 };
             let smaller = vec![(MemoryPlan::Streamed, bytes(MemoryPlan::Streamed))];
-            Ok(Some(StepEstimate { secs: 1.0, bytes: bytes(self.0), smaller }))
+            Ok(Some(StepEstimate { secs: 1.0, bytes: bytes(self.0), smaller, remark: None }))
         }
 
         fn plan(&self) -> Option<MemoryPlan> {

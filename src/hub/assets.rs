@@ -178,6 +178,15 @@ impl ModelAsset {
         &ASSETS[0]
     }
 
+    /// The one that a model was published as, where it is one of these.
+    pub fn of(backbone: &Backbone) -> Option<&'static Self> {
+        let main = backbone.spec.files.first()?;
+        match backbone.network_file() {
+            Some(file) => Some(Self::realesrgan()).filter(|_| realesrgan::is_one(file)),
+            None => ASSETS.iter().find(|asset| asset.files.contains(&main.id)),
+        }
+    }
+
     /// The models' files that it is, with the first file of the model each belongs to.
     fn file_specs(&self) -> impl Iterator<Item = (&'static FileSpec, &'static FileSpec)> {
         let backbones = BACKBONES.iter().map(|spec| spec.files);

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::model_folder::models_in;
 use super::repository::{RAM, TRAINED};
 use super::store;
 use super::store::Store;
@@ -40,10 +41,12 @@ impl ModelPaths {
         #[serde(default)]
         struct Settings {
             opened_models: Vec<Backbone>,
+            model_folders: Vec<PathBuf>,
             backbone: Backbone,
         }
-        let Settings { mut opened_models, backbone } = in_settings();
+        let Settings { mut opened_models, model_folders, backbone } = in_settings();
         opened_models.push(backbone);
+        opened_models.extend(model_folders.iter().flat_map(|folder| models_in(folder)).map(Backbone::file));
         opened_models
     }
 

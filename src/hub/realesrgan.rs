@@ -82,6 +82,13 @@ pub(super) fn is_named(file: &Path) -> bool {
     file.file_stem().is_some_and(|stem| stem == X4PLUS) || file.ends_with(MIRRORED)
 }
 
+/// Whether a file has the name of one of its networks, in the folder of models.
+pub(super) fn is_one(file: &Path) -> bool {
+    let is_here = model_folders().any(|folder| file.parent() == Some(&folder));
+    let is_named = NETWORKS.iter().any(|network| file.file_stem().is_some_and(|stem| stem == network.name));
+    (is_here && is_named) || file.ends_with(MIRRORED)
+}
+
 /// Its networks for drawings, where they are on this machine.
 pub(super) fn for_drawings() -> Vec<PathBuf> {
     let others = NETWORKS.iter().filter(|network| network.name != X4PLUS);
@@ -91,11 +98,15 @@ pub(super) fn for_drawings() -> Vec<PathBuf> {
 /// A model file by its name without ending, in the folder of models or beside an installed program.
 pub fn model_file(name: &str) -> Option<PathBuf> {
     let is_name = Path::new(name).components().count() == 1 && !name.contains(['/', '\\']) && !name.starts_with('.');
-    let models = Folders::of_user().map(|folders| folders.models);
-    let folders = models.iter().flat_map(|models| [models.clone(), models.join(FOLDER)]).chain(bundled());
-    let files = folders
+    let files = model_folders()
         .flat_map(|folder| ["safetensors", "pth", "param"].map(|ending| folder.join(format!("{name}.{ending}"))));
     files.filter(|_| is_name).find(|file| file.is_file() && weights_file(file).is_file())
+}
+
+/// Where model files lie that belong to the program.
+fn model_folders() -> impl Iterator<Item = PathBuf> {
+    let models = Folders::of_user().map(|folders| folders.models);
+    models.into_iter().flat_map(|models| [models.clone(), models.join(FOLDER)]).chain(bundled())
 }
 
 /// The models that an archive of the program brings along (`cargo xtask dist`).

@@ -286,7 +286,8 @@ struct BlockGroup {
 impl BlockGroup {
     fn load(loader: &mut Loader, name: &str, width: i64, window: i64) -> Result<Self, WeightsError> {
         let inside = format!("{name}.residual_layer");
-        let count = (0..).take_while(|i| loader.has_below(&format!("{inside}.{i}.layer"))).count();
+        // After the blocks stands a convolution.
+        let count = loader.count_below(&inside).saturating_sub(1);
         let block = |loader: &mut Loader, i: usize| Block::load(loader, &format!("{inside}.{i}"), width, window);
         let blocks = (0..count).map(|i| block(loader, i)).collect::<Result<_, _>>()?;
         let conv = Conv2d::same(loader, &format!("{inside}.{count}"), [width, width], 1)?;

@@ -199,9 +199,10 @@ impl Plksr {
             return Err(CheckpointError::format(weights.file(), found).into());
         }
         let width = rows(loader, "feats.0.weight");
-        // The last of all; where RealPLKSR had its dropout, there is a gap.
-        let blocks = (1..).take_while(|i| loader.has_below(&format!("feats.{i}.refine"))).count();
-        let last = format!("feats.{}", blocks + if kinds == Kinds::Real { 2 } else { 1 });
+        // Between the first convolution and the last; RealPLKSR had a dropout before that.
+        let layers = loader.count_below("feats");
+        let blocks = layers.saturating_sub(if kinds == Kinds::Real { 3 } else { 2 });
+        let last = format!("feats.{}", layers.saturating_sub(1));
         let scale = shuffle_factor(rows(loader, &format!("{last}.weight")), 3);
         let has_sampler = kinds == Kinds::Real && loader.has("to_img.init_pos");
         let block = |loader: &mut Loader, i: usize| Block::load(loader, &format!("feats.{i}"), width, kinds);

@@ -146,12 +146,11 @@ pub fn recognised(weights: &Weights) -> impl Iterator<Item = &'static Architectu
     prefixes(weights).into_iter().flat_map(move |prefix| recognised_at(weights, &prefix).collect::<Vec<_>>())
 }
 
+/// A network, and what its authors call it.
+pub type Named = (&'static str, Box<dyn SingleImageNetwork>);
+
 /// The network in a file; `None` where no architecture recognises its keys.
-pub fn load(
-    weights: &Weights,
-    device: Device,
-    kind: Kind,
-) -> Result<Option<Box<dyn SingleImageNetwork>>, WeightsError> {
+pub fn load(weights: &Weights, device: Device, kind: Kind) -> Result<Option<Named>, WeightsError> {
     for prefix in prefixes(weights) {
         if let Some(architecture) = recognised_at(weights, &prefix).next() {
             if let Some((name, kind)) = weights.integer_below(&prefix, &IGNORED) {
@@ -159,7 +158,8 @@ pub fn load(
                 return Err(CheckpointError::format(weights.file(), found).into());
             }
             only_for_rgb(weights)?;
-            return (architecture.load)(weights, &prefix, device, kind).map(Some);
+            let network = (architecture.load)(weights, &prefix, device, kind)?;
+            return Ok(Some((architecture.name, network)));
         }
     }
     only_for_rgb(weights)?;

@@ -82,6 +82,12 @@ pub enum Action {
     UseTheme(Theme),
     /// Use this super-resolution model.
     UseBackbone(Backbone),
+    /// List these super-resolution models from now on.
+    AddModels(Vec<Backbone>),
+    /// List the networks in this folder from now on.
+    AddModelFolder(PathBuf),
+    /// List them no more.
+    RemoveModelFolder(PathBuf),
     /// Ask for the folder of a diffusion model.
     OpenBackbone(&'static BackboneSpec),
     /// Have prompts come from this.
@@ -170,6 +176,9 @@ impl Action {
             Self::UseTheme(Theme::Light) => "Light".into(),
             Self::UseTheme(Theme::Contrast) => "High contrast".into(),
             Self::UseBackbone(_) => "Use this model".into(),
+            Self::AddModels(_) => "Add to the models".into(),
+            Self::AddModelFolder(_) => Command::AddModelFolder.label().into(),
+            Self::RemoveModelFolder(_) => "Remove this folder".into(),
             Self::OpenBackbone(spec) => format!("Open {}…", spec.label),
             Self::UsePromptSource(spec) | Self::UsePromptSourceAt(spec, _) => format!("Prompt from: {}", spec.label),
             Self::OpenPromptSource(spec) => format!("Open {}…", spec.title),
@@ -211,6 +220,9 @@ impl Action {
             | Self::DiscardRecoverable(_)
             | Self::UseTheme(_)
             | Self::UseBackbone(_)
+            | Self::AddModels(_)
+            | Self::AddModelFolder(_)
+            | Self::RemoveModelFolder(_)
             | Self::OpenBackbone(_)
             | Self::UsePromptSource(_)
             | Self::OpenPromptSource(_)

@@ -204,6 +204,7 @@ commands! {
     UseBestBackbone: "use_best_model", "Use the best model on this machine", [], always,
         |viewer, _| viewer.use_best_backbone();
     OpenModel: "open_model", "Open a model file…", [], always, |viewer, _| viewer.tasks.ask_for_model();
+    AddModelFolder: "add_model_folder", "Add a folder of models…", [], always, |viewer, _| viewer.tasks.ask_for_model_folder();
     TogglePalette: "palette", "All actions…", [ctrl(Key::P)], always, |viewer, _| {
         viewer.state.palette = match viewer.state.palette {
             Some(_) => None,

@@ -7,6 +7,7 @@ pub mod bindings;
 pub mod commands;
 mod dialogs;
 mod logic;
+pub mod network_facts;
 mod open;
 mod sample;
 pub mod selftest;
@@ -31,7 +32,7 @@ use tasks::Tasks;
 use thumbnails::Thumbnails;
 
 use self::settings::Settings;
-use crate::base::{DeviceChoice, Folders, Slot, UserError, memory};
+use crate::base::{DeviceChoice, Folders, Slot, UserError, is_model_file, memory};
 use crate::document::session::autosave;
 use crate::engine::Engine;
 use crate::scene::canvas::Renderer;
@@ -63,6 +64,8 @@ pub struct Viewer {
     examining: Slot,
     /// The self-test that runs.
     selftest: Slot,
+    /// Networks that are being looked up.
+    network_facts: Slot,
     /// Memory for the states' pictures, where the user has not said.
     picture_bytes: u64,
     /// Pictures reread so far.
@@ -121,7 +124,7 @@ impl Viewer {
         if let Some(folder) = &persistence.sessions {
             tasks.look_for_recoverable(folder.clone());
         }
-        tasks.look_for_backbones();
+        tasks.look_for_backbones(settings.opened_networks(), settings.model_folders.clone());
         Ok(Self {
             settings_at_start: settings.clone(),
             state: State::new(settings, persistence.settings),
@@ -139,6 +142,7 @@ impl Viewer {
             prompt_source_search: Slot::default(),
             examining: Slot::default(),
             selftest: Slot::default(),
+            network_facts: Slot::default(),
             picture_bytes: picture_bytes(),
             loaded_pictures: 0,
             documents: 0,
@@ -150,8 +154,11 @@ impl Viewer {
         })
     }
 
-    /// Opens the first of these, and offers the others, which wait among the recent ones too.
-    pub fn open_all(&mut self, mut files: Vec<PathBuf>) {
+    /// Opens the first of these, and offers the others, which wait among the recent ones too; model files are offered as
+    /// models.
+    pub fn open_all(&mut self, files: Vec<PathBuf>) {
+        let (models, mut files): (Vec<_>, Vec<_>) = files.into_iter().partition(|file| is_model_file(file));
+        self.offer_models(models);
         for file in files.iter().skip(1).rev() {
             self.state.settings.remember(file.clone());
         }

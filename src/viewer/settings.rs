@@ -39,6 +39,9 @@ pub struct Settings {
     /// Models that the user has opened, the newest first: files that name them may use them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub opened_models: Vec<Backbone>,
+    /// Folders of models, whose networks are listed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub model_folders: Vec<PathBuf>,
     /// Where the prompt for a step comes from.
     #[serde(rename = "extractor")]
     pub prompt_source: PromptSource,
@@ -114,6 +117,7 @@ impl Default for Settings {
             backbone: Backbone::default(),
             auto_backbone: None,
             opened_models: Vec::new(),
+            model_folders: Vec::new(),
             prompt_source: PromptSource::default(),
             model_paths: ModelPaths::default(),
             message: String::new(),
@@ -282,6 +286,11 @@ impl Settings {
             self.opened_models.insert(0, backbone.clone());
             self.opened_models.truncate(OPENED_MODELS);
         }
+    }
+
+    /// The networks among the models that were opened.
+    pub fn opened_networks(&self) -> Vec<PathBuf> {
+        self.opened_models.iter().filter_map(|model| model.network_file()).map(Path::to_owned).collect()
     }
 
     /// Puts a file on top of the recent ones.

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use super::actions::{Action, Against, CompareMode, Tool};
 use super::bindings::Bindings;
+use super::network_facts;
 use super::selftest::Selftest;
 use super::settings::Settings;
 use crate::base::{
@@ -88,6 +89,10 @@ pub struct State {
     pub prompt_models: Vec<(&'static PromptSourceSpec, Result<PathBuf, UserError>)>,
     /// The super-resolution models on this machine, the best first; empty while they are looked for.
     pub backbones: Vec<Backbone>,
+    /// What is known of networks that were listed.
+    pub network_facts: network_facts::Known,
+    /// Model files that were dropped on the window, until the user has said whether they are to be added.
+    pub offered_models: Vec<Backbone>,
     /// The open session has a model of its own, which is not the user's default.
     pub(super) session_backbone: bool,
     /// The model whose pace was asked for last, where it runs, and the side of its results.
@@ -395,6 +400,8 @@ impl State {
             diffusion: Vec::new(),
             prompt_models: Vec::new(),
             backbones: Vec::new(),
+            network_facts: Vec::new(),
+            offered_models: Vec::new(),
             session_backbone: false,
             estimated: None,
             loaded: None,

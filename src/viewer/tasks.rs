@@ -10,16 +10,17 @@ use super::actions::Action;
 use super::open::{Opened, open};
 use super::selftest::Selftest;
 use super::state::{Examined, Exporting, FoundBackbone};
-use super::{dialogs, sample, selftest};
+use super::{dialogs, network_facts, sample, selftest};
 use crate::base::{
-    BACKBONES, Backbone, BackboneSpec, DeviceChoice, PROMPT_SOURCES, Precision, PromptSource, PromptSourceSpec, Source,
-    Ticket, UserError,
+    BACKBONES, Backbone, BackboneSpec, DeviceChoice, MODEL_ENDINGS, PROMPT_SOURCES, Precision, PromptSource,
+    PromptSourceSpec, Source, Ticket, UserError,
 };
 use crate::document::consistency::examine;
 use crate::document::export::{Export, Exporter};
 use crate::document::session::autosave::RecoverableSession;
 use crate::document::session::{EXTENSION, Session, autosave};
 use crate::document::{CachedPicture, History, ScaleState, StateId, session};
+use crate::engine::{NetworkFacts, is_network};
 use crate::hub;
 use crate::hub::{ASSETS, Found, HubError, ModelAsset, ModelPaths, Patience, Transfer};
 use crate::imaging::codec::Preview;
@@ -49,6 +50,10 @@ pub(super) enum Outcome {
     Diffusion(Vec<(&'static BackboneSpec, FoundBackbone)>),
     /// The super-resolution models on this machine, the best first.
     Backbones(Vec<Backbone>),
+    /// What is known of a network, or why it cannot be used.
+    NetworkFacts { generation: u64, backbone: Backbone, facts: Box<Result<NetworkFacts, UserError>> },
+    /// All that were asked for are looked up.
+    NetworkFactsDone { generation: u64 },
     /// Where the models of prompt sources are.
     PromptModels(Vec<(&'static PromptSourceSpec, Result<PathBuf, UserError>)>),
     /// What can be got from the hub, and what of it is there.
@@ -299,9 +304,7 @@ impl Tasks {
 
     pub(super) fn ask_for_model(&self) {
         self.dialog(|dialog| {
-            let dialog = dialog
-                .set_title("Open a super-resolution model of the ESRGAN family")
-                .add_filter("Models", &["pth", "safetensors", "pt", "param", "bin"]);
+            let dialog = dialog.set_title("Open a super-resolution network").add_filter("Models", &MODEL_ENDINGS);
             dialog.pick_file().map(|file| Action::UseBackbone(Backbone::file(file)))
         });
     }
@@ -338,9 +341,44 @@ impl Tasks {
         });
     }
 
-    /// Looks for super-resolution models.
-    pub(super) fn look_for_backbones(&self) {
-        self.spawn("models", || Some(Outcome::Backbones(hub::backbones())));
+    /// Looks for super-resolution models: those of the program, then networks that the user has opened, then those in the
+    /// user's folders.
+    pub(super) fn look_for_backbones(&self, opened: Vec<PathBuf>, folders: Vec<PathBuf>) {
+        self.spawn("models", move || {
+            let mut found = hub::backbones();
+            let opened = opened.into_iter().filter(|file| file.is_file());
+            let in_folders = folders.iter().flat_map(|folder| hub::models_in(folder)).filter(|file| is_network(file));
+            for backbone in opened.chain(in_folders).map(Backbone::file) {
+                if !found.contains(&backbone) {
+                    found.push(backbone);
+                }
+            }
+            Some(Outcome::Backbones(found))
+        });
+    }
+
+    /// Finds out what these networks are and how fast they are here.
+    pub(super) fn look_up_networks(
+        &self,
+        backbones: Vec<Backbone>,
+        device: DeviceChoice,
+        file: Option<PathBuf>,
+        ticket: Ticket,
+    ) {
+        let (sender, context) = (self.sender.clone(), self.context.clone());
+        self.spawn("networks", move || {
+            network_facts::look_up(&backbones, device, file, &ticket, &|outcome| {
+                // The window may be closed by now.
+                _ = sender.send(outcome);
+                context.request_repaint();
+            });
+            None
+        });
+    }
+
+    /// Asks for a folder of models.
+    pub(super) fn ask_for_model_folder(&self) {
+        self.dialog(|dialog| dialog.set_title("A folder of models").pick_folder().map(Action::AddModelFolder));
     }
 
     /// Looks for the models of all prompt sources.

@@ -38,10 +38,11 @@ fn networks_of_pairs_equal_ncnn() {
         ("span_x2_plain", "param", 2),
     ] {
         let weights = Weights::open(&fixture(&format!("ncnn/{name}.{ending}"))).unwrap();
-        let network = single_image::load(&weights, Device::Cpu, Kind::Float).unwrap().expect("it is recognised");
+        let network = single_image::load(&weights, Device::Cpu, Kind::Float).unwrap().expect("it is recognised").1;
         assert_eq!(network.scale(), scale, "{name}");
         let expected = tensor(&format!("{name}.output"));
-        let output = tch::no_grad(|| network.forward(&tensor(&format!("{name}.input")), &mut |_| true)).unwrap().unwrap();
+        let output =
+            tch::no_grad(|| network.forward(&tensor(&format!("{name}.input")), &mut |_| true)).unwrap().unwrap();
         let largest = expected.abs().max().double_value(&[]);
         let difference = (output - expected).abs().max().double_value(&[]);
         assert!(difference < 1e-5 * largest, "{name}: {difference} of {largest}");

@@ -65,3 +65,75 @@ fn the_panel_tells_how_long_a_step_takes_before_one_has_run() {
     let told = harness.get_by_label_contains("a step on").accesskit_node().value().unwrap();
     assert!(told.contains("About ") && told.contains("B a step on"), "{told}");
 }
+
+/// A file of tests/parity.
+fn network(name: &str) -> std::path::PathBuf {
+    std::path::PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/parity/single_image").join(name)
+}
+
+#[test]
+fn a_dropped_model_is_offered_and_used() {
+    let folder = Folder::new();
+    let mut harness = app(settings());
+    super::open(&mut harness, &folder);
+    let no_model = folder.path("page.pth");
+    std::fs::write(&no_model, "<!DOCTYPE html><html></html>").unwrap();
+    harness.state_mut().open_all(vec![network("span_x4.pth"), no_model.clone()]);
+    until(&mut harness, "both to be looked up", |viewer| viewer.state.network_facts.len() == 2);
+    assert!(harness.query_by_label("Add these models?").is_some());
+    let line =
+        harness.get_by_label_contains("SPAN \u{b7} \u{d7}4 \u{b7} 328 kB \u{b7} ").accesskit_node().value().unwrap();
+    assert!(line.ends_with(" a step here"), "{line}");
+    assert!(harness.query_by_label_contains("a web page").is_some(), "what is no model says so");
+    harness.get_by_label("Add and use span_x4").click();
+    harness.step();
+    harness.step();
+    assert!(harness.state().state.offered_models.is_empty());
+    assert_eq!(harness.state().state.settings.backbone, Backbone::file(network("span_x4.pth")));
+    assert!(!harness.state().state.settings.opened_models.contains(&Backbone::file(no_model)));
+    drag(&mut harness, (180.0, 100.0), (212.0, 132.0));
+    until(&mut harness, "a state", |viewer| count(viewer) == 2 && idle(viewer));
+}
+
+#[test]
+fn networks_of_a_folder_are_listed_until_it_is_removed() {
+    let (folder, data) = (Folder::new(), Folder::new());
+    for name in ["span_x4.pth", "swinir_x1_jpeg.pth"] {
+        std::fs::copy(network(name), folder.path(name)).unwrap();
+    }
+    std::fs::write(folder.path("notes.pth"), "not a model").unwrap();
+    let keeps = || Persistence { sessions: Some(data.path("autosave")), ..Persistence::default() };
+    let mut harness = app_that_keeps(settings(), keeps());
+    harness.state_mut().act(Action::AddModelFolder(folder.path("")));
+    harness.state_mut().act(Command::ToggleModels);
+    let of_folder = |viewer: &chain_of_zoom::viewer::Viewer| {
+        viewer
+            .state
+            .backbones
+            .iter()
+            .filter(|it| it.network_file().is_some_and(|file| file.starts_with(folder.path(""))))
+            .count()
+    };
+    until(&mut harness, "the networks", |viewer| of_folder(viewer) == 2);
+    let looked_up = |viewer: &chain_of_zoom::viewer::Viewer| {
+        let known =
+            |file: &std::path::Path| viewer.state.network_facts.iter().any(|(of, _)| of.network_file() == Some(file));
+        ["span_x4.pth", "swinir_x1_jpeg.pth"].iter().all(|name| known(&folder.path(name)))
+    };
+    until(&mut harness, "them to be looked up", looked_up);
+    assert!(harness.query_by_label("Single-image networks").is_some());
+    assert!(harness.query_by_label_contains("SwinIR \u{b7} cleans, does not enlarge").is_some());
+    // Measured once on a machine: another window reads it.
+    let text = std::fs::read_to_string(data.path("networks.json")).unwrap();
+    assert!(text.contains("span_x4.pth") && text.contains("\"SwinIR\""), "{text}");
+    let marked = text.replace("\"SPAN\"", "\"SPAN as remembered\"");
+    std::fs::write(data.path("networks.json"), marked).unwrap();
+    let model_folders = harness.state().state.settings.model_folders.clone();
+    drop(harness);
+    let mut harness = app_that_keeps(Settings { model_folders, ..settings() }, keeps());
+    harness.state_mut().act(Command::ToggleModels);
+    until(&mut harness, "them to be remembered", looked_up);
+    assert!(harness.query_by_label_contains("SPAN as remembered").is_some());
+    harness.state_mut().act(Action::RemoveModelFolder(folder.path("")));
+    until(&mut harness, "them to be gone", |viewer| of_folder(viewer) == 0);
+}

@@ -110,9 +110,8 @@ impl<G: Group> Restoration<G> {
             loader.report("absolute_pos_embed: networks for pictures of one size alone are not read".into());
         }
         let mut groups = Vec::new();
-        while loader.has_below(&format!("layers.{}", groups.len())) {
-            let group = load_group(loader, &format!("layers.{}", groups.len()), width, groups.len())?;
-            groups.push(group);
+        for number in 0..loader.count_below("layers") {
+            groups.push(load_group(loader, &format!("layers.{number}"), width, number)?);
         }
         let layout = layout(&groups);
         let has_norm = loader.has(&format!("{}.weight", layout.norm_before));

@@ -205,9 +205,14 @@ impl<'a> Loader<'a> {
         self.origin.weights.shapes().range(start.as_str()..).next().is_some_and(|(key, _)| key.starts_with(&start))
     }
 
-    /// How many of `{name}.0`, `{name}.1`, … there are, without a gap.
+    /// The highest number below `name`, as of `{name}.5.weight`, and one more: how many layers of a row there are, or would
+    /// be if none were missing. At most as many as there are tensors.
     pub fn count_below(&self, name: &str) -> usize {
-        (0..).take_while(|i| self.has_below(&format!("{name}.{i}"))).count()
+        let start = format!("{}{name}.", self.origin.prefix);
+        let shapes = self.origin.weights.shapes();
+        let names = shapes.range(start.as_str()..).map_while(|(key, _)| key.strip_prefix(start.as_str()));
+        let numbers = names.filter_map(|rest| rest.split('.').next()?.parse::<usize>().ok());
+        numbers.max().map_or(0, |highest| highest.saturating_add(1).min(shapes.len()))
     }
 
     /// Ignores all keys in which one of `parts` occurs.

@@ -99,6 +99,13 @@ impl Viewer {
                 self.state.backbones = found;
                 self.state.use_best();
             }
+            Outcome::NetworkFacts { generation, backbone, facts } => {
+                if self.network_facts.is_current(generation) {
+                    self.state.network_facts.retain(|(of, _)| *of != backbone);
+                    self.state.network_facts.push((backbone, *facts));
+                }
+            }
+            Outcome::NetworkFactsDone { generation } => _ = self.network_facts.finish(generation),
             Outcome::PromptModels(found) => self.state.prompt_models = found,
             Outcome::Assets(found) => self.state.assets = found,
             Outcome::Downloaded(done) => {
@@ -112,7 +119,7 @@ impl Viewer {
                     Err(error) => self.tell(Message::UserError(error.into(), Cause::Download)),
                 }
                 self.look_for_models();
-                self.tasks.look_for_backbones();
+                self.look_for_backbones();
             }
             Outcome::PromptSource { generation, prompt_source } => {
                 if self.prompt_source_search.finish(generation) {

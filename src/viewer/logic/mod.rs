@@ -5,6 +5,7 @@ mod files;
 mod jobs;
 mod keyboard_box;
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -16,6 +17,7 @@ use super::bindings::Bindings;
 use super::state::{Cause, Document, Edited, Message};
 use super::{Viewer, bindings, commands, theme};
 use crate::base;
+use crate::base::Backbone;
 use crate::document::Direction;
 use crate::hub::{ModelAsset, Transfer};
 
@@ -94,6 +96,7 @@ impl Viewer {
         self.evict_pictures();
         self.examine_current();
         self.estimate_soon();
+        self.look_up_networks();
         let restored_from = self.state.document.as_mut().and_then(|document| document.restored_from.take());
         self.keep_session(restored_from);
     }
@@ -127,6 +130,9 @@ impl Viewer {
                     self.look_for_models();
                 }
             }
+            Action::AddModels(backbones) => self.add_models(&backbones),
+            Action::AddModelFolder(folder) => self.add_model_folder(folder),
+            Action::RemoveModelFolder(folder) => self.remove_model_folder(&folder),
             Action::OpenBackbone(spec) => self.tasks.ask_for_diffusion(spec),
             Action::UsePromptSource(spec) if spec.files.is_empty() => self.use_prompt_source(spec.into()),
             Action::UsePromptSource(spec) => {
@@ -237,7 +243,42 @@ impl Viewer {
         self.state.settings.auto_backbone = Some(true);
         self.state.session_backbone = false;
         self.state.use_best();
-        self.tasks.look_for_backbones();
+        self.look_for_backbones();
+    }
+
+    /// Looks again which super-resolution models there are.
+    pub(super) fn look_for_backbones(&self) {
+        let settings = &self.state.settings;
+        self.tasks.look_for_backbones(settings.opened_networks(), settings.model_folders.clone());
+    }
+
+    /// Asks whether these are to be added to the models.
+    pub(super) fn offer_models(&mut self, files: Vec<PathBuf>) {
+        for backbone in files.into_iter().map(Backbone::file) {
+            if !self.state.offered_models.contains(&backbone) {
+                self.state.offered_models.push(backbone);
+            }
+        }
+    }
+
+    fn add_models(&mut self, backbones: &[Backbone]) {
+        for backbone in backbones.iter().rev() {
+            self.state.settings.remember_model(backbone);
+        }
+        self.state.offered_models.clear();
+        self.look_for_backbones();
+    }
+
+    fn add_model_folder(&mut self, folder: PathBuf) {
+        if !self.state.settings.model_folders.contains(&folder) {
+            self.state.settings.model_folders.push(folder);
+        }
+        self.look_for_backbones();
+    }
+
+    fn remove_model_folder(&mut self, folder: &Path) {
+        self.state.settings.model_folders.retain(|known| known != folder);
+        self.look_for_backbones();
     }
 
     pub(super) fn step(&mut self, direction: Direction) {

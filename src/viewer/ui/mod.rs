@@ -11,6 +11,7 @@ mod history_panel;
 mod messages;
 mod minimap;
 mod models;
+mod offered_models;
 mod palette;
 mod prompt_field;
 mod prompt_panel;
@@ -74,6 +75,7 @@ pub(super) fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
     });
     film::show(viewer, ui);
     models::show(viewer, ui);
+    offered_models::show(viewer, ui);
     downloads::show(viewer, ui);
     palette::show(viewer, ui);
     rebuild::show(viewer, ui);

@@ -3,19 +3,22 @@
 
 use std::path::{Path, PathBuf};
 
-use egui::{Align2, DragValue, Grid, Label, RichText, Window};
+use egui::{Align2, DragValue, Grid, Label, RichText, ScrollArea, Window};
+use egui_material_icons::icons as icon;
 use strum::VariantArray;
 
 use super::dim;
 use crate::base::{
-    BACKBONES, BUILT_IN, Backbone, BackboneSpec, FILE, FileSpec, MemoryPlan, PROMPT_SOURCES, Precision, bytes_label,
+    BACKBONES, Backbone, BackboneKind, BackboneSpec, FILE, FileSpec, MemoryPlan, PROMPT_SOURCES, Precision, bytes_label,
 };
 use crate::viewer::actions::Action;
 use crate::viewer::commands::Command;
 use crate::viewer::settings::PICTURE_MEMORY_MB;
 use crate::viewer::state::FoundBackbone;
-use crate::viewer::{Viewer, theme};
+use crate::viewer::{Viewer, network_facts, theme};
 
+/// The list of networks scrolls where it is higher, in points.
+const NETWORKS_HEIGHT: f32 = 220.0;
 /// Missing files that are named.
 const NAMED: usize = 4;
 
@@ -34,18 +37,10 @@ pub(super) fn show(viewer: &mut Viewer, ui: &egui::Ui) {
         }
         super::top_bar::get_realesrgan(viewer, ui);
         ui.separator();
-        entry(viewer, ui, (&BUILT_IN).into(), "Inside the program: fast, takes no prompt.");
+        group(ui, BackboneKind::SingleImage);
+        networks(viewer, ui);
         ui.separator();
-        let chosen = Some(viewer.state.choices.backbone.clone());
-        let known = viewer.state.backbones.clone();
-        for backbone in known.iter().chain(chosen.iter().filter(|chosen| !known.contains(chosen))) {
-            if let Some(file) = backbone.network_file() {
-                entry(viewer, ui, backbone.clone(), &file.display().to_string());
-            }
-        }
-        ui.label(dim(ui, format!("{}.", FILE.about)));
-        button(viewer, ui, Command::OpenModel);
-        ui.separator();
+        group(ui, BackboneKind::Diffusion);
         for spec in BACKBONES.into_iter().filter(|spec| spec.is_diffusion()) {
             diffusion(viewer, ui, spec);
         }
@@ -60,6 +55,57 @@ pub(super) fn show(viewer: &mut Viewer, ui: &egui::Ui) {
     });
     // The buttons inside close it too.
     viewer.state.models &= open;
+}
+
+/// The heading of models of one kind.
+pub(super) fn group(ui: &mut egui::Ui, kind: BackboneKind) {
+    let (title, about) = match kind {
+        BackboneKind::SingleImage => ("Single-image networks", "Fast; they take no prompt"),
+        BackboneKind::Diffusion => {
+            ("Diffusion models", "They follow the prompt, and take long without a graphics card")
+        }
+        BackboneKind::Interpolation => ("Interpolation", "No model at all, to compare with"),
+    };
+    ui.label(RichText::new(title).small().strong()).on_hover_text(about);
+}
+
+/// The single-image networks that are known, and where others are.
+fn networks(viewer: &mut Viewer, ui: &mut egui::Ui) {
+    ScrollArea::vertical().max_height(NETWORKS_HEIGHT).show(ui, |ui| {
+        ui.set_width(ui.available_width());
+        for backbone in viewer.listed_networks() {
+            entry(viewer, ui, backbone.clone(), "");
+            facts(viewer, ui, &backbone);
+        }
+    });
+    ui.label(dim(ui, format!("{}.", FILE.about)));
+    for folder in viewer.state.settings.model_folders.clone() {
+        ui.horizontal(|ui| {
+            let remove = Action::RemoveModelFolder(folder.clone());
+            if ui.small_button(icon::ICON_CLOSE.codepoint).on_hover_text(remove.label()).clicked() {
+                viewer.actions.push(remove);
+            }
+            ui.add(Label::new(dim(ui, format!("Folder: {}", folder.display()))).truncate());
+        });
+    }
+    ui.horizontal(|ui| {
+        button(viewer, ui, Command::OpenModel);
+        button(viewer, ui, Command::AddModelFolder);
+    });
+}
+
+/// What is known of a network.
+pub(super) fn facts(viewer: &Viewer, ui: &mut egui::Ui, backbone: &Backbone) {
+    let known = viewer.state.network_facts.iter().find(|(of, _)| of == backbone).map(|(_, facts)| facts);
+    let text = match known {
+        Some(Ok(facts)) => dim(ui, network_facts::line(backbone, facts)),
+        Some(Err(problem)) => RichText::new(&problem.details).small().color(theme::ERROR),
+        None => dim(ui, "Looking it up\u{2026}"),
+    };
+    let label = ui.add(Label::new(text).wrap());
+    if let Some(file) = backbone.network_file() {
+        label.on_hover_text(file.display().to_string());
+    }
 }
 
 /// How much memory the pictures of states may take.
@@ -93,7 +139,9 @@ fn entry(viewer: &mut Viewer, ui: &mut egui::Ui, backbone: Backbone, about: &str
     if ui.radio(is_chosen && !viewer.state.uses_best(), RichText::new(backbone.name()).strong()).clicked() {
         viewer.actions.push(Action::UseBackbone(backbone.clone()));
     }
-    ui.add(Label::new(dim(ui, about)).wrap());
+    if !about.is_empty() {
+        ui.add(Label::new(dim(ui, about)).wrap());
+    }
     if is_chosen {
         ui.label(dim(ui, state(viewer, &backbone)));
     }
@@ -192,7 +240,8 @@ fn whole(viewer: &mut Viewer, ui: &mut egui::Ui, backbone: Backbone) {
         Some(path) => format!("{}: {}", file.label, path.display()),
         None => format!("{}: not found, and without it the model is no good at this", file.label),
     };
-    let about: Vec<String> = backbone.spec.files.iter().map(line).collect();
+    let licence = network_facts::licence(&backbone).map(|licence| format!("Licence: {licence}"));
+    let about: Vec<String> = backbone.spec.files.iter().map(line).chain(licence).collect();
     entry(viewer, ui, backbone.clone(), &about.join("\n"));
     Grid::new(backbone.spec.id).num_columns(2).spacing([16.0, 8.0]).show(ui, |ui| {
         ui.label("Precision");

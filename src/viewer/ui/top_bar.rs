@@ -3,15 +3,15 @@
 use egui::{Align, DragValue, Layout, RichText};
 use egui_material_icons::icons as icon;
 
-use super::{dim, icon_button};
-use crate::base::{AlignMethod, BACKBONES, Backbone, BackboneKind};
+use super::{dim, icon_button, models};
+use crate::base::{AlignMethod, BACKBONES, Backbone, BackboneKind, FILE};
 use crate::document::export::EXPORTERS;
 use crate::hub::ModelAsset;
 use crate::imaging::Format;
-use crate::viewer::Viewer;
 use crate::viewer::actions::Action;
 use crate::viewer::commands::Command;
 use crate::viewer::settings::Theme;
+use crate::viewer::{Viewer, network_facts};
 
 pub(super) fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
     ui.horizontal_centered(|ui| {
@@ -119,6 +119,16 @@ fn recent(viewer: &mut Viewer, ui: &mut egui::Ui) {
     });
 }
 
+/// What is known of a model, for its tooltip.
+fn about(viewer: &Viewer, backbone: &Backbone) -> String {
+    let known =
+        viewer.state.network_facts.iter().find(|(of, _)| of == backbone).and_then(|(_, facts)| facts.as_ref().ok());
+    let facts = known.map(|facts| network_facts::line(backbone, facts));
+    let file = backbone.main_file().map(|file| file.display().to_string());
+    let lines = facts.into_iter().chain(file.or_else(|| Some(backbone.spec.about.to_owned())));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
 fn model(viewer: &mut Viewer, ui: &mut egui::Ui) {
     let choices = viewer.state.choices.clone();
     let (is_auto, known) = (viewer.state.uses_best(), viewer.state.backbones.clone());
@@ -130,31 +140,29 @@ fn model(viewer: &mut Viewer, ui: &mut egui::Ui) {
             ui.close();
         }
         get_realesrgan(viewer, ui);
-        let mut choice = |ui: &mut egui::Ui, backbone: &Backbone, about: &str| {
-            let is_chosen = !is_auto && choices.backbone == *backbone;
-            if ui.radio(is_chosen, backbone.name()).on_hover_text(about).clicked() {
-                viewer.actions.push(Action::UseBackbone(backbone.clone()));
-                ui.close();
+        let chosen = Some(&choices.backbone).filter(|chosen| !known.contains(chosen)).cloned();
+        let plain = BACKBONES.into_iter().filter(|spec| spec.kind == BackboneKind::Interpolation).map(Backbone::from);
+        let all: Vec<Backbone> = known.into_iter().chain(plain).chain(chosen).collect();
+        for kind in [BackboneKind::Diffusion, BackboneKind::SingleImage, BackboneKind::Interpolation] {
+            let mut of_kind = all.iter().filter(|backbone| backbone.spec.kind == kind).peekable();
+            if of_kind.peek().is_some() {
+                ui.separator();
+                models::group(ui, kind);
             }
-        };
-        let chosen = Some(&choices.backbone).filter(|chosen| !known.contains(chosen));
-        for backbone in known.iter().chain(chosen) {
-            // Those to compare with come below.
-            if backbone.spec.kind != BackboneKind::Interpolation {
-                let about = backbone.main_file().map(|file| file.display().to_string());
-                choice(ui, backbone, about.as_deref().unwrap_or(backbone.spec.about));
+            for backbone in of_kind {
+                let is_chosen = !is_auto && choices.backbone == *backbone;
+                let radio = ui.radio(is_chosen, backbone.name()).on_hover_text(about(viewer, backbone));
+                if radio.clicked() {
+                    viewer.actions.push(Action::UseBackbone(backbone.clone()));
+                    ui.close();
+                }
             }
         }
-        for spec in BACKBONES.into_iter().filter(|spec| spec.kind == BackboneKind::Interpolation) {
-            choice(ui, &spec.into(), spec.about);
-        }
+        ui.separator();
         for (command, about) in [
             (Command::ToggleModels, "Where models are, what they need, Chain-of-Zoom's own among them"),
             (Command::ToggleDownloads, "What can be downloaded, and what is there"),
-            (
-                Command::OpenModel,
-                "Real-ESRGAN, RRDB or SRVGG compact: .pth, .safetensors, or ncnn's .param with its .bin",
-            ),
+            (Command::OpenModel, FILE.about),
         ] {
             if ui.button(command.label()).on_hover_text(about).clicked() {
                 viewer.actions.push(command.into());

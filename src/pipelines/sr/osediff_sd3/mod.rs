@@ -264,7 +264,7 @@ impl OsediffSd3 {
         };
         let smaller = std::iter::successors(self.plan.smaller(), |plan| plan.smaller());
         let smaller = smaller.map(|plan| (plan, bytes(plan))).collect();
-        Ok(StepEstimate { secs, bytes: bytes(self.plan), smaller })
+        Ok(StepEstimate { secs, bytes: bytes(self.plan), smaller, remark: None })
     }
 
     /// The embeds of some prompts.

@@ -26,6 +26,8 @@ const BUILT_IN: &[u8] = include_bytes!("../../../../assets/builtin_x4.safetensor
 
 /// No published network enlarges by more.
 const LARGEST_SCALE: u32 = 16;
+/// What is to be known of a network that does not enlarge.
+const CLEANER: &str = "it cleans pictures and does not enlarge them: bicubic does, after it";
 /// Side of the picture by which time and memory are measured, in pixels.
 const PROBE: i64 = 32;
 
@@ -40,6 +42,7 @@ struct Probe {
 /// An upscaling network, loaded.
 pub struct Upscaler {
     network: Box<dyn SingleImageNetwork>,
+    architecture: &'static str,
     /// What the network's output is resized by.
     output_scale: f64,
     device: Device,
@@ -69,13 +72,13 @@ impl Upscaler {
     }
 
     fn from_weights(weights: &Weights, device: Device) -> Result<Self, PipelineError> {
-        let Some(network) = single_image::load(weights, device, Kind::Float)? else {
+        let Some((architecture, network)) = single_image::load(weights, device, Kind::Float)? else {
             let first_key = weights.shapes().keys().next().map(ToString::to_string).unwrap_or_default();
             return Err(PipelineError::UnknownNetwork { file: weights.file().to_owned(), first_key });
         };
         let (output_scale, name) = (weights.output_scale(), weights.file().display().to_string());
         let scale = network.scale() as f64 * output_scale;
-        let upscaler = Self { network, output_scale, device, name, probe: OnceCell::new() };
+        let upscaler = Self { network, architecture, output_scale, device, name, probe: OnceCell::new() };
         if (scale - f64::from(upscaler.scale())).abs() > 1e-6 || !(1..=LARGEST_SCALE).contains(&upscaler.scale()) {
             let found = format!("it enlarges by {scale}, expected a whole number from 1 to {LARGEST_SCALE}");
             return Err(CheckpointError::format(weights.file(), found).into());
@@ -83,14 +86,14 @@ impl Upscaler {
         Ok(upscaler)
     }
 
+    /// The network, as its authors call it.
+    pub fn architecture(&self) -> &'static str {
+        self.architecture
+    }
+
     /// How many times larger its output is.
     pub fn scale(&self) -> u32 {
         (self.network.scale() as f64 * self.output_scale).round() as u32
-    }
-
-    /// Whether it makes pictures clean and not larger.
-    pub fn is_cleaner(&self) -> bool {
-        self.scale() == 1
     }
 
     /// How often it is applied to make pictures of `from` pixels as wide as `to`.
@@ -110,7 +113,8 @@ impl Upscaler {
     /// What a picture of this size takes for a result of this width, told from a small one.
     pub fn estimate(&self, (width, height): (u32, u32), result: u32) -> Result<StepEstimate, PipelineError> {
         let Probe { secs, bytes: [fixed, a_row] } = self.probe()?;
-        let mut estimate = StepEstimate { secs: 0.0, bytes: 0, smaller: Vec::new() };
+        let remark = (self.scale() == 1).then_some(CLEANER);
+        let mut estimate = StepEstimate { secs: 0.0, bytes: 0, smaller: Vec::new(), remark };
         for pass in 0..self.passes(width, result) {
             let (width, height) = (width * self.scale().pow(pass), height * self.scale().pow(pass));
             let tiling = self.tiling(width, height)?;
