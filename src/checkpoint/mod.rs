@@ -219,6 +219,12 @@ pub fn index(bytes: &[u8]) -> Result<Index, String> {
         _ => index_safetensors(bytes)?,
     };
     for (name, stored) in &tensors {
+        // Strides of 0 and dimensions of 0 beside huge ones cost a file nothing, and who reads it everything.
+        let has_sizes = |size: &i64| (0..=bytes.len() as i64).contains(size);
+        let numbers = stored.shape.iter().try_fold(1i64, |all, size| all.checked_mul((*size).max(1)));
+        if !stored.shape.iter().all(has_sizes) || numbers.is_none_or(|numbers| numbers > bytes.len() as i64) {
+            return Err(format!("tensor {name} {:?} claims more numbers than the file has bytes", stored.shape));
+        }
         let end = stored.span().and_then(|span| stored.start.checked_add(span));
         if end.is_none_or(|end| end > bytes.len()) {
             return Err(format!("tensor {name} {:?} reaches beyond the end of the file (truncated?)", stored.shape));
@@ -235,7 +241,9 @@ pub fn licence(file: &Path) -> Option<String> {
     let map = map(&File::open(file).ok()?, file).ok()?;
     let (_, metadata) = SafeTensors::read_metadata(&map).ok()?;
     let told = metadata.metadata().as_ref()?;
-    ["modelspec.license", "license"].iter().find_map(|key| told.get(*key)).cloned()
+    let told = ["modelspec.license", "license"].iter().find_map(|key| told.get(*key))?;
+    // It may be anything.
+    Some(told.lines().next()?.chars().take(80).collect())
 }
 
 /// The types that networks can be filled with.

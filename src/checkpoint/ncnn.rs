@@ -240,8 +240,15 @@ impl Layers {
         {
             return Err("its blocks do not weigh their results as SPAN's do".into());
         }
-        if self.0.last().is_none_or(|layer| layer.kind != "PixelShuffle" || layer.number(1, 0.0) != 0.0) {
-            return Err("it does not end in a pixel shuffle, as SPAN does".into());
+        if !self.slopes()?.is_empty() {
+            return Err("ReLUs are fused into its convolutions, which SPAN has none of".into());
+        }
+        let outputs = self.of("Convolution").last().map_or(0.0, |layer| layer.number(0, 0.0));
+        let is_end = |layer: &Layer| {
+            layer.kind == "PixelShuffle" && layer.number(1, 0.0) == 0.0 && 3.0 * layer.number(0, 1.0).powi(2) == outputs
+        };
+        if !self.0.last().is_some_and(is_end) {
+            return Err("it does not end in a pixel shuffle to three channels, as SPAN does".into());
         }
         let blocks = (1..=BLOCKS).flat_map(|i| (1..=3).map(move |conv| format!("block_{i}.c{conv}_r")));
         let names = std::iter::repeat_n("mean".to_owned(), means)
@@ -335,7 +342,7 @@ impl Weighted {
                 }
                 "MemoryData" => {
                     let sides = [layer.count(0, 0)?, layer.count(1, 0)?, layer.count(2, 0)?];
-                    if sides.map(|side| side.max(1)).iter().product::<i64>() != 3 {
+                    if layer.number(21, 1.0) != 1.0 || sides.map(|side| side.max(1)).iter().product::<i64>() != 3 {
                         return Err(format!("layer {}: {sides:?} numbers are no mean colour", layer.name));
                     }
                     let weight = reader.plain(layer, vec![1, 3, 1, 1])?;
@@ -359,7 +366,7 @@ fn convolution(layer: &Layer, reader: &mut Reader) -> Result<Weighted, String> {
     if !matches!(kernel, 1 | 3) || sides[1] != kernel || (dilation, stride, padding) != (1, 1, (kernel / 2) as f64) {
         return Err(format!(
             "layer {}: a convolution of {} x {} with stride {stride}, dilation {dilation} and padding {padding}, \
-             expected 3 x 3 with 1, 1 and 1: the file is of another network",
+             expected 3 x 3 with 1, 1 and 1, or 1 x 1 with 1, 1 and 0: the file is of another network",
             layer.name, sides[0], sides[1]
         ));
     }

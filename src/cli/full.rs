@@ -62,8 +62,9 @@ pub(super) struct Arguments {
     /// on the background
     #[arg(long)]
     keep_alpha: bool,
-    /// Super-resolution model: auto (the best that is here), builtin, realesrgan, sd3, nearest, bicubic, or an ESRGAN-family
-    /// file (.pth, .safetensors, .param with its .bin) [default: sd3 where one of its files is given, else builtin]
+    /// Super-resolution model: auto (the best that is here), builtin, realesrgan, sd3, nearest, bicubic, or the
+    /// file of a network such as ESRGAN, SPAN or DAT (.pth, .safetensors, .param with its .bin) [default: sd3 where one of its
+    /// files is given, else builtin]
     #[arg(long)]
     backbone: Option<String>,
     #[command(flatten)]
@@ -173,6 +174,15 @@ pub(super) fn run(arguments: &Arguments, options: &RunOptions) -> anyhow::Result
     }
     let is_default = arguments.backbone.is_none() && model.is(&BUILT_IN) && !arguments.batch.json;
     let secs_per_pixel = if is_default { Some(SecsPerPixel::measure(arguments.batch.device)?) } else { None };
+    let remark = match arguments.backbone {
+        Some(_) if !arguments.batch.json => {
+            network(&model, arguments.batch.device)?.and_then(|network| network.remark())
+        }
+        _ => None,
+    };
+    if let Some(remark) = remark {
+        println!("{}: {remark}", model.name());
+    }
     let task = Task {
         steps: arguments.rec_num,
         model: model.name(),
@@ -216,7 +226,8 @@ impl SecsPerPixel {
         const SIDE: u32 = 1000;
         let of = |model: Backbone| -> Result<f64, PipelineError> {
             let network = network(&model, device)?;
-            let estimate = network.map(|network| network.estimate((SIDE, SIDE), SIDE * network.scale())).transpose()?;
+            let estimate =
+                network.map(|network| network.estimate((SIDE, SIDE), SIDE * network.scale(), false)).transpose()?;
             let secs = estimate.map_or(0.0, |estimate| estimate.secs);
             Ok(secs / f64::from(SIDE * SIDE))
         };

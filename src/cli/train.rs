@@ -72,7 +72,7 @@ pub(super) struct MeasureArguments {
     /// Pictures or folders of pictures
     #[arg(required = true)]
     input: Vec<PathBuf>,
-    /// The model: builtin, nearest, bicubic, or an ESRGAN-family file
+    /// The model: builtin, nearest, bicubic, or the file of a network
     #[arg(long, default_value = "builtin", value_parser = backbone)]
     backbone: Backbone,
     /// Where it runs: auto, cpu, cuda or cuda:NUMBER

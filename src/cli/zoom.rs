@@ -53,8 +53,9 @@ pub(super) struct Arguments {
     /// Box of step I, in pixels of the state it is cut from, instead of the centre; repeat for each step
     #[arg(long, alias = "crop_box", value_name = "X,Y,W,H", value_parser = crop_box)]
     crop_box: Vec<Region>,
-    /// Super-resolution model: auto (the best that is here), builtin, realesrgan, sd3, nearest, bicubic, or an ESRGAN-family
-    /// file (.pth, .safetensors, .param with its .bin) [default: sd3 where one of its files is given, else auto]
+    /// Super-resolution model: auto (the best that is here), builtin, realesrgan, sd3, nearest, bicubic, or the
+    /// file of a network such as ESRGAN, SPAN or DAT (.pth, .safetensors, .param with its .bin) [default: sd3 where one of its
+    /// files is given, else auto]
     #[arg(long)]
     backbone: Option<String>,
     #[command(flatten)]

@@ -2,26 +2,24 @@
 
 use crate::base::StepEstimate;
 use crate::pipelines::PipelineError;
-use crate::pipelines::sr::SuperResolver;
-
 /// Sizes that are proposed are multiples of it.
 const MULTIPLE: u32 = 64;
 
-/// What a step from a cut to a result of these sizes takes, where `free` bytes can be had; `None` where it is nothing to
-/// speak of.
+/// What a step from a cut to a result of these sizes takes, as `estimate` says, where `free` bytes can be had; `None` where
+/// it is nothing to speak of.
 ///
 /// # Errors
 /// [`PipelineError::WillNotFit`].
 pub(super) fn fitting(
-    resolver: &mut dyn SuperResolver,
+    mut estimate: impl FnMut((u32, u32), (u32, u32)) -> Result<Option<StepEstimate>, PipelineError>,
     model: &str,
     cut: (u32, u32),
     result: (u32, u32),
     free: Option<u64>,
 ) -> Result<Option<StepEstimate>, PipelineError> {
-    let Some(estimate) = resolver.estimate(cut, result)? else { return Ok(None) };
-    let Some(free) = free.filter(|free| estimate.bytes > *free) else { return Ok(Some(estimate)) };
-    let plan = estimate.smaller.iter().find(|(_, bytes)| *bytes <= free).map(|(plan, _)| *plan);
+    let Some(estimated) = estimate(cut, result)? else { return Ok(None) };
+    let Some(free) = free.filter(|free| estimated.bytes > *free) else { return Ok(Some(estimated)) };
+    let plan = estimated.smaller.iter().find(|(_, bytes)| *bytes <= free).map(|(plan, _)| *plan);
     let mut side = None;
     let longest = result.0.max(result.1);
     for shorter in (1..longest.div_ceil(MULTIPLE)).rev().map(|i| i * MULTIPLE) {
@@ -29,12 +27,12 @@ pub(super) fn fitting(
             let side = |length: u32| (u64::from(length) * u64::from(shorter) / u64::from(longest)).max(1) as u32;
             (side(width), side(height))
         };
-        if resolver.estimate(scaled(cut), scaled(result))?.is_none_or(|smaller| smaller.bytes <= free) {
+        if estimate(scaled(cut), scaled(result))?.is_none_or(|smaller| smaller.bytes <= free) {
             side = Some(shorter);
             break;
         }
     }
-    let (model, needed, (width, height)) = (model.to_owned(), estimate.bytes, result);
+    let (model, needed, (width, height)) = (model.to_owned(), estimated.bytes, result);
     Err(PipelineError::WillNotFit { model, needed, free, width, height, plan, side })
 }
 
@@ -42,14 +40,22 @@ pub(super) fn fitting(
 mod tests {
     use super::*;
     use crate::base::{MemoryPlan, Remedy, UserError};
-    use crate::pipelines::sr::Upscaler;
+    use crate::pipelines::sr::{SuperResolver, Upscaler};
 
     const MB: u64 = 1_000_000;
 
     #[test]
     fn what_does_not_fit_is_refused_with_what_would() {
         let mut network = Upscaler::built_in(tch::Device::Cpu).expect("it is inside");
-        let mut ask = |side: u32, free| fitting(&mut network, "it", (side / 4, side / 4), (side, side), free);
+        let mut ask = |side: u32, free| {
+            fitting(
+                |cut, result| SuperResolver::estimate(&mut network, cut, result),
+                "it",
+                (side / 4, side / 4),
+                (side, side),
+                free,
+            )
+        };
         let needed = |side: u32, ask: &mut dyn FnMut(u32, Option<u64>) -> _| {
             let fits: Result<Option<StepEstimate>, PipelineError> = ask(side, None);
             fits.expect("it is not asked whether it fits").expect("it takes something").bytes
@@ -96,7 +102,8 @@ mod tests {
     #[test]
     fn a_smaller_plan_is_proposed() {
         let refused = |free| {
-            let refused = fitting(&mut WithPlans, "it", (128, 128), (512, 512), Some(free * MB));
+            let refused =
+                fitting(|cut, result| WithPlans.estimate(cut, result), "it", (128, 128), (512, 512), Some(free * MB));
             UserError::from(refused.expect_err("it is too large"))
         };
         assert_eq!(refused(600).remedy, Some(Remedy::Memory(MemoryPlan::Staged)));

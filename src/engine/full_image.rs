@@ -53,7 +53,7 @@ impl Worker {
         let Opened { captioner, loaded, .. } = self.models.open(job, &self.outbox)?;
         if loaded.resolver.plan().is_none() {
             // Models with a plan work in tiles of one size, whatever the picture's.
-            loaded.check_fits((source.width(), source.height()), (width, height), 0)?;
+            loaded.check_full_image_fits((source.width(), source.height()), (width, height))?;
         }
         if !are_open {
             start = Instant::now();

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::NetworkFacts;
 use crate::base::{
     AlignMethod, Backbone, BackboneKind, CaptionRequest, DeviceChoice, FullImage, MemoryPlan, PromptSource, Region,
     Stage, StepEstimate, StepRecord, Ticket, TileProgress, UserError,
@@ -89,6 +90,8 @@ pub(super) enum Command {
     Prepare(Ticket, Job),
     /// Load the model and tell what a step to a result of this width and height will take.
     Estimate(Restorer, (u32, u32)),
+    /// Find out what a network is and how fast it is.
+    Measure(Ticket, Backbone, DeviceChoice),
     /// Let pictures go that were kept for the next job.
     Forget,
     /// Leave.
@@ -142,6 +145,13 @@ pub enum Event {
         backbone: Backbone,
         /// For one step.
         estimate: StepEstimate,
+    },
+    /// A network was measured, on its own.
+    Measured {
+        /// Which.
+        backbone: Backbone,
+        /// What is known of it now, or why it cannot be used; nothing where a job came before it.
+        facts: Option<Result<NetworkFacts, UserError>>,
     },
     /// A step goes on.
     Progress {

@@ -18,7 +18,7 @@ use message::Command;
 pub use message::{Event, Job, JobId, JobOutcome, Restorer, StepOutput};
 pub use network_facts::{NetworkFacts, is_network};
 
-use crate::base::{Slot, Ticket};
+use crate::base::{Backbone, DeviceChoice, Slot, Ticket};
 
 /// Called after each event was sent, to wake whoever receives them.
 pub type Wake = Arc<dyn Fn() + Send + Sync>;
@@ -29,6 +29,7 @@ pub struct Engine {
     events: Receiver<Event>,
     job: Slot,
     prefetch: Slot,
+    measuring: Slot,
     /// What the prefetch is for.
     prefetched: Option<Job>,
     thread: Option<std::thread::JoinHandle<()>>,
@@ -43,8 +44,8 @@ impl Engine {
         // Built on its own thread: what it owns never leaves it.
         let run = move || worker::Worker::new(outbox).run(&inbox);
         let thread = std::thread::Builder::new().name("coz-engine".into()).spawn(run)?;
-        let (job, prefetch) = (Slot::default(), Slot::default());
-        Ok(Self { commands, events, job, prefetch, prefetched: None, thread: Some(thread) })
+        let (job, prefetch, measuring) = (Slot::default(), Slot::default(), Slot::default());
+        Ok(Self { commands, events, job, prefetch, measuring, prefetched: None, thread: Some(thread) })
     }
 
     /// Starts a job; a running one is stopped.
@@ -65,6 +66,7 @@ impl Engine {
 
     /// A job takes over what was prefetched for it, and with it what stops that; else it is dropped.
     fn begin(&mut self, job: &Job) -> Ticket {
+        self.measuring.clear();
         let is_for = |other: Job| other.begins_like(job) && other.restorer == job.restorer;
         match self.prefetched.take().is_some_and(is_for).then(|| self.prefetch.take()).flatten() {
             Some(prefetch) => self.job.adopt(prefetch),
@@ -78,6 +80,7 @@ impl Engine {
     /// Does ahead what the job's first step will need, while nothing else runs; earlier prefetches are dropped. A real
     /// job never waits for it, unless it is the same work.
     pub fn prepare(&mut self, job: Job) -> JobId {
+        self.measuring.clear();
         let ticket = self.prefetch.start();
         let id = JobId::from(&ticket);
         self.prefetched = Some(job.clone());
@@ -88,6 +91,12 @@ impl Engine {
     /// Has the model opened, and told what a step to a result of this width and height takes.
     pub fn estimate(&self, restorer: Restorer, size: (u32, u32)) {
         self.send(Command::Estimate(restorer, size));
+    }
+
+    /// Finds out what a network is and how fast it is on this device, while nothing else runs: whatever comes next stops it.
+    pub fn measure(&mut self, backbone: Backbone, device: DeviceChoice) {
+        let ticket = self.measuring.start();
+        self.send(Command::Measure(ticket, backbone, device));
     }
 
     /// The box that was being placed is no longer.
@@ -123,6 +132,7 @@ impl Drop for Engine {
     fn drop(&mut self) {
         self.cancel();
         self.drop_prefetch();
+        self.measuring.clear();
         self.send(Command::Quit);
         if let Some(thread) = self.thread.take() {
             // What panicked there is an event and in the log already.

@@ -199,13 +199,25 @@ impl Loaded {
         }
         loop {
             let free = free_memory(self.devices.picture).map(|free| free + reclaimable);
-            match fitting(self.resolver.as_mut(), &self.backbone.name(), cut, result, free) {
+            let estimate = |cut, result| self.resolver.estimate(cut, result);
+            match fitting(estimate, &self.backbone.name(), cut, result, free) {
                 Err(PipelineError::WillNotFit { plan: Some(plan), .. }) if self.memory == MemoryPlan::Auto => {
                     self.resolver.set_plan(plan);
                 }
                 fits => return fits.map(drop),
             }
         }
+    }
+
+    /// The same of a full image, by a model that has no plan.
+    pub(super) fn check_full_image_fits(
+        &mut self,
+        source: (u32, u32),
+        result: (u32, u32),
+    ) -> Result<(), PipelineError> {
+        let free = free_memory(self.devices.picture);
+        let estimate = |source, result| self.resolver.estimate_full_image(source, result);
+        fitting(estimate, &self.backbone.name(), source, result, free).map(drop)
     }
 
     /// Sends what a step takes, before the first to results of that size.

@@ -24,26 +24,34 @@ pub struct NetworkFacts {
     pub scale: u32,
     /// Bytes of its file.
     pub bytes: u64,
-    /// Its terms, where the file tells them.
+    /// Its terms, where they are known.
     pub licence: Option<String>,
     /// How long a step from 128 x 128 to 512 x 512 takes, in seconds.
     pub step_secs: f64,
 }
 
 impl NetworkFacts {
-    /// Reads the network and runs it on small pictures. Slow.
+    /// Reads the network and runs it on small pictures, as long as it is of use.
     ///
     /// # Errors
     /// Why it cannot be used.
-    pub fn measure(backbone: &Backbone, device: DeviceChoice) -> Result<Self, PipelineError> {
+    pub(super) fn measure(
+        backbone: &Backbone,
+        device: DeviceChoice,
+        is_active: &dyn Fn() -> bool,
+    ) -> Result<Self, PipelineError> {
+        if !is_active() {
+            return Err(PipelineError::Cancelled);
+        }
         let network = Upscaler::of(backbone, device::resolve(device)?.picture)?;
+        network.measure(is_active)?;
         let file = backbone.network_file().map(checkpoint::weights_file);
         Ok(Self {
             architecture: network.architecture().into(),
             scale: network.scale(),
             bytes: file.as_ref().and_then(|file| file.metadata().ok()).map_or(0, |file| file.len()),
             licence: file.and_then(|file| checkpoint::licence(&file)),
-            step_secs: tch::no_grad(|| network.estimate((STEP[0], STEP[0]), STEP[1]))?.secs,
+            step_secs: network.estimate((STEP[0], STEP[0]), STEP[1], true)?.secs,
         })
     }
 }

@@ -8,9 +8,11 @@ use crossbeam_channel::Receiver;
 
 use super::message::{Command, Event, Job, JobId, JobOutcome, Restorer, StepOutput};
 use super::models::{Loaded, Models, Opened};
+use super::network_facts::NetworkFacts;
 use super::outbox::Outbox;
 use crate::base::{
-    BUILT_IN, BackboneKind, DeviceChoice, MAX_FACTOR, Progress, Region, Stage, StepRecord, Ticket, joined,
+    BUILT_IN, Backbone, BackboneKind, DeviceChoice, MAX_FACTOR, Progress, Region, Stage, StepRecord, Ticket, UserError,
+    joined,
 };
 use crate::document;
 use crate::imaging::metrics::luma_psnr;
@@ -77,6 +79,7 @@ impl Worker {
                 Command::Caption(ticket, job) => self.guarded(&ticket, &job, Self::caption),
                 Command::Prepare(ticket, job) => self.guarded_prefetch(&ticket, &job),
                 Command::Forget => self.prefetched = None,
+                Command::Measure(ticket, backbone, device) => self.guarded_measure(&ticket, backbone, device),
                 Command::Estimate(restorer, size) => self.guarded_estimate(&restorer, size),
             }
         }
@@ -122,6 +125,18 @@ impl Worker {
             Ok(outcome) => self.log_failure("the estimate", outcome.err(), restorer.device),
             Err(_) => self.free(),
         }
+    }
+
+    /// Finds out what a network is.
+    fn guarded_measure(&mut self, ticket: &Ticket, backbone: Backbone, device: DeviceChoice) {
+        let is_active = || !ticket.cancel.is_cancelled();
+        let measured = catch_unwind(AssertUnwindSafe(|| NetworkFacts::measure(&backbone, device, &is_active)))
+            .unwrap_or_else(|panic| Err(PipelineError::of_panic(panic.as_ref())));
+        let facts = match measured {
+            Err(PipelineError::Cancelled) => None,
+            measured => Some(measured.map_err(UserError::from)),
+        };
+        self.outbox.send(Event::Measured { backbone, facts });
     }
 
     /// What failed and is not reported to anybody.

@@ -3,22 +3,15 @@
 
 use tch::{Device, Kind, TchError, Tensor};
 
-use super::layers::restoration::{BodyConv, Group, Layout, Restoration};
+use super::layers::restoration::{Block, BodyConv, Residual, Restoration, Variant};
 use super::layers::swin::{from_tokens, to_tokens};
-use super::layers::windows::{self, channel_attention, relative_bias, relative_positions};
+use super::layers::windows::{self, LARGEST_WINDOW, channel_attention};
 use super::layers::{Conv2d, LayerNorm, Linear};
 use super::single_image::{Context, SingleImageNetwork, loader};
 use crate::runtime::weights::{Loader, Weights, WeightsError};
 
-const NETWORK: &str = "DAT";
 const EPSILON: f64 = 1e-5;
-/// Larger windows are in no published file.
-const LARGEST_WINDOW: i64 = 64;
 const OFFSETS: &str = "layers.0.blocks.0.attn.attns.0.rpe_biases";
-
-fn rows(loader: &Loader, key: &str) -> i64 {
-    loader.shape(key).and_then(|shape| shape.first().copied()).unwrap_or(0)
-}
 
 /// `nn.BatchNorm2d` by the numbers of its training.
 struct BatchNorm {
@@ -51,7 +44,7 @@ struct Gate {
 impl Gate {
     /// From `{name}.{first}`, the one after it, and the third after it.
     fn load(loader: &mut Loader, name: &str, first: usize, channels: [i64; 2]) -> Result<Self, WeightsError> {
-        let inner = rows(loader, &format!("{name}.{first}.weight"));
+        let inner = loader.rows(&format!("{name}.{first}.weight"));
         Ok(Self {
             squeeze: Conv2d::same(loader, &format!("{name}.{first}"), [channels[0], inner], 1)?,
             norm: BatchNorm::load(loader, &format!("{name}.{}", first + 1), inner)?,
@@ -103,9 +96,7 @@ impl Interaction {
 struct PositionBias {
     /// `[(2h - 1)(2w - 1), heads]`.
     table: Tensor,
-    positions: Tensor,
     layout: windows::Layout,
-    length: i64,
 }
 
 impl PositionBias {
@@ -117,7 +108,7 @@ impl PositionBias {
         is_shifted: bool,
     ) -> Result<Self, WeightsError> {
         let [h, w] = size;
-        let width = rows(loader, &format!("{name}.pos_proj.weight"));
+        let width = loader.rows(&format!("{name}.pos_proj.weight"));
         let first = Linear::load(loader, &format!("{name}.pos_proj"), 2, width)?;
         let mut layer = |key: &str, outputs: i64| -> Result<(LayerNorm, Linear), WeightsError> {
             let norm = LayerNorm::load(loader, &format!("{name}.{key}.0"), width, EPSILON)?;
@@ -130,20 +121,19 @@ impl PositionBias {
         let offsets = Tensor::f_from_slice(&offsets)?.f_view([-1, 2])?.f_to_device(device)?.f_to_kind(kind)?;
         // Of what does not fit there is nothing to compute; it is reported in the end.
         let table = match loader.has_problems() {
-            true => Tensor::f_zeros([(2 * h - 1) * (2 * w - 1), heads], (kind, device))?,
+            true => Tensor::f_zeros([1], (kind, device))?.f_expand([(2 * h - 1) * (2 * w - 1), heads], false)?,
             false => tch::no_grad(|| {
                 layers.iter().try_fold(first.forward(&offsets)?, |x, (norm, linear)| {
                     linear.forward(&norm.forward(&x)?.f_relu()?)
                 })
             })?,
         };
-        let positions = relative_positions(size, device)?;
-        Ok(Self { table, positions, layout: windows::Layout::new(size, is_shifted), length: h * w })
+        Ok(Self { table, layout: windows::Layout::new(size, is_shifted) })
     }
 
     /// `[B, H, W, 3 * C] -> [B, H, W, C]`.
     fn attention(&self, qkv: &Tensor) -> Result<Tensor, TchError> {
-        self.layout.attention(qkv, &relative_bias(&self.table, &self.positions, self.length)?)
+        self.layout.attention(qkv, &self.layout.bias(&self.table)?)
     }
 }
 
@@ -154,7 +144,7 @@ enum Attention {
     Channels { temperature: Tensor },
 }
 
-struct Block {
+struct DatBlock {
     norm1: LayerNorm,
     qkv: Linear,
     attention: Attention,
@@ -164,8 +154,8 @@ struct Block {
     feed_forward: FeedForward,
 }
 
-impl Block {
-    /// `attention`: 0 for windows, with their sides; `number`: of the group, and of the block in it.
+impl DatBlock {
+    /// The numbers are those of the group, and of the block in it.
     fn load(
         loader: &mut Loader,
         name: &str,
@@ -195,12 +185,6 @@ impl Block {
             norm2: LayerNorm::load(loader, &format!("{name}.norm2"), width, EPSILON)?,
             feed_forward: FeedForward::load(loader, &format!("{name}.ffn"), width)?,
         })
-    }
-
-    /// `[B, H, W, C] -> [B, H, W, C]`.
-    fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
-        let x = x.f_add(&self.attend(&self.norm1.forward(x)?)?)?;
-        x.f_add(&self.feed_forward.forward(&self.norm2.forward(&x)?)?)
     }
 
     fn attend(&self, x: &Tensor) -> Result<Tensor, TchError> {
@@ -236,6 +220,13 @@ impl Block {
     }
 }
 
+impl Block for DatBlock {
+    fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
+        let x = x.f_add(&self.attend(&self.norm1.forward(x)?)?)?;
+        x.f_add(&self.feed_forward.forward(&self.norm2.forward(&x)?)?)
+    }
+}
+
 /// `SGFN`: half of the channels times a convolution of the other half.
 struct FeedForward {
     first: Linear,
@@ -246,7 +237,10 @@ struct FeedForward {
 
 impl FeedForward {
     fn load(loader: &mut Loader, name: &str, width: i64) -> Result<Self, WeightsError> {
-        let inner = rows(loader, &format!("{name}.fc1.weight"));
+        let inner = loader.rows(&format!("{name}.fc1.weight"));
+        if inner < 2 || inner % 2 != 0 {
+            loader.report(format!("{name}.fc1.weight: {inner} channels do not make two halves"));
+        }
         Ok(Self {
             first: Linear::load(loader, &format!("{name}.fc1"), width, inner)?,
             norm: LayerNorm::load(loader, &format!("{name}.sg.norm"), inner / 2, EPSILON)?,
@@ -264,104 +258,69 @@ impl FeedForward {
 }
 
 /// `ResidualGroup`.
-struct DatGroup {
-    blocks: Vec<Block>,
-    conv: BodyConv,
+fn group(
+    loader: &mut Loader,
+    name: &str,
+    width: i64,
+    number: usize,
+    window: [i64; 2],
+) -> Result<Residual<DatBlock>, WeightsError> {
+    let mut heads = match loader.shape(&format!("{name}.blocks.1.attn.temperature")) {
+        Some(shape) => shape.first().copied().unwrap_or(0),
+        None => 2 * loader.rows(&format!("{name}.blocks.0.attn.attns.0.pos.pos3.2.weight")),
+    };
+    if heads < 2 || heads % 2 != 0 || width % heads != 0 {
+        loader.report(format!(
+            "{name}: {width} channels do not make {heads} heads, half of them for each kind of window"
+        ));
+        heads = 2;
+    }
+    let count = loader.count_below(&format!("{name}.blocks"));
+    let block = |loader: &mut Loader, i: usize| {
+        DatBlock::load(loader, &format!("{name}.blocks.{i}"), width, (number, i), window, heads)
+    };
+    let blocks = (0..count).map(|i| block(loader, i)).collect::<Result<_, _>>()?;
+    Ok(Residual { blocks, conv: BodyConv::load(loader, &format!("{name}.conv"), width)? })
 }
 
-impl DatGroup {
-    fn load(
-        loader: &mut Loader,
-        name: &str,
-        width: i64,
-        number: usize,
-        window: [i64; 2],
-    ) -> Result<Self, WeightsError> {
-        let heads = match loader.shape(&format!("{name}.blocks.1.attn.temperature")) {
-            Some(shape) => shape.first().copied().unwrap_or(0),
-            None => 2 * rows(loader, &format!("{name}.blocks.0.attn.attns.0.pos.pos3.2.weight")),
-        };
-        if heads < 2 || heads % 2 != 0 || width % heads != 0 {
-            loader.report(format!(
-                "{name}: {width} channels do not make {heads} heads, half of them for each kind of window"
-            ));
-        }
-        let count = loader.count_below(&format!("{name}.blocks"));
-        let block = |loader: &mut Loader, i: usize| {
-            Block::load(loader, &format!("{name}.blocks.{i}"), width, (number, i), window, heads)
-        };
-        let blocks = (0..count).map(|i| block(loader, i)).collect::<Result<_, _>>()?;
-        Ok(Self { blocks, conv: BodyConv::load(loader, &format!("{name}.conv"), width)? })
-    }
+/// Whether the keys under `prefix` look like this network.
+pub fn recognises(weights: &Weights, prefix: &str) -> bool {
+    let has = |key: &str| weights.shape(&format!("{prefix}{key}.weight")).is_some();
+    has("layers.0.blocks.0.attn.channel_interaction.1") && has("before_RG.1")
 }
 
-impl Group for DatGroup {
-    fn blocks(&self) -> usize {
-        self.blocks.len()
-    }
-
-    fn forward(&self, x: &Tensor, keep_going: &mut dyn FnMut() -> bool) -> Result<Option<Tensor>, TchError> {
-        let mut h = x.shallow_clone();
-        for block in &self.blocks {
-            if !keep_going() {
-                return Ok(None);
-            }
-            h = block.forward(&h)?;
-        }
-        self.conv.forward_tokens(&h)?.f_add(x).map(Some)
-    }
-}
-
-/// `[B, 3, H, W]` in [0, 1] -> `[B, 3, scale * H, scale * W]`, not clamped.
-pub struct Dat(Restoration<DatGroup>);
-
-impl Dat {
-    /// Whether the keys under `prefix` look like this network.
-    pub fn recognises(weights: &Weights, prefix: &str) -> bool {
-        let has = |key: &str| weights.shape(&format!("{prefix}{key}.weight")).is_some();
-        has("layers.0.blocks.0.attn.channel_interaction.1") && has("before_RG.1")
-    }
-
-    /// # Errors
-    /// Every missing, surplus or misshapen key, all at once.
-    pub fn load(weights: &Weights, prefix: &str, device: Device, kind: Kind) -> Result<Self, WeightsError> {
-        let mut loader = loader(weights, prefix, device, kind);
-        let window = window(&mut loader)?;
-        let load_group =
-            |loader: &mut Loader, name: &str, width, number| DatGroup::load(loader, name, width, number, window);
-        let layout = |_: &[DatGroup]| Layout { multiple: 1, range: 1.0, norm_before: "before_RG.1" };
-        let network = Restoration::load(&mut loader, load_group, layout)?;
-        loader.finish(NETWORK)?;
-        Ok(Self(network))
-    }
+/// # Errors
+/// Every missing, surplus or misshapen key, all at once.
+pub fn load(
+    weights: &Weights,
+    prefix: &str,
+    device: Device,
+    kind: Kind,
+) -> Result<impl SingleImageNetwork + use<>, WeightsError> {
+    let mut loader = loader(weights, prefix, device, kind);
+    let window = window(&mut loader)?;
+    let load_group = |loader: &mut Loader, name: &str, width, number| group(loader, name, width, number, window);
+    let variant = |_: &[_]| Variant { context: Context::Global, multiple: 1, range: 1.0, norm_before: "before_RG.1" };
+    let network = Restoration::load(&mut loader, load_group, variant)?;
+    loader.finish("DAT")?;
+    Ok(network)
 }
 
 /// Height and width of the windows, which the largest offset within them tells.
 fn window(loader: &mut Loader) -> Result<[i64; 2], WeightsError> {
-    let count = rows(loader, OFFSETS);
+    let count = loader.rows(OFFSETS);
     let offsets = loader.tensor_as(Kind::Double, OFFSETS, &[count, 2])?;
     if count > 0 {
         let last = offsets.f_get(count - 1)?;
-        let sides = [last.f_double_value(&[0])? + 1.0, last.f_double_value(&[1])? + 1.0].map(|side| side as i64);
-        let distances = sides.iter().map(|side| 2 * side - 1).product::<i64>();
-        if sides.iter().all(|side| (1..=LARGEST_WINDOW).contains(side)) && distances == count {
+        // Those of no window saturate, and are out of range.
+        let sides =
+            [last.f_double_value(&[0])?, last.f_double_value(&[1])?].map(|offset| (offset as i64).saturating_add(1));
+        if sides.iter().all(|side| (1..=LARGEST_WINDOW).contains(side))
+            && sides.iter().map(|side| 2 * side - 1).product::<i64>() == count
+        {
             return Ok(sides);
         }
         loader.report(format!("{OFFSETS}: {count} offsets that end at {sides:?} are those of no window"));
     }
     Ok([1, 1])
-}
-
-impl SingleImageNetwork for Dat {
-    fn scale(&self) -> i64 {
-        self.0.scale()
-    }
-
-    fn context(&self) -> Context {
-        Context::Global
-    }
-
-    fn forward(&self, x: &Tensor, keep_going: &mut dyn FnMut(f32) -> bool) -> Result<Option<Tensor>, TchError> {
-        self.0.forward(x, keep_going)
-    }
 }

@@ -3,14 +3,13 @@
 
 use tch::{Device, Kind, TchError, Tensor};
 
-use super::layers::restoration::{BodyConv, Group, Layout, Restoration};
+use super::layers::restoration::{Block, BodyConv, Residual, Restoration, Variant};
 use super::layers::swin::{Mlp, SwinBlock, from_tokens, to_tokens};
 use super::layers::windows::{from_windows, relative_bias, windows};
 use super::layers::{Conv2d, LayerNorm, Linear};
 use super::single_image::{Context, SingleImageNetwork, loader};
 use crate::runtime::weights::{Loader, Weights, WeightsError};
 
-const NETWORK: &str = "HAT";
 const EPSILON: f64 = 1e-5;
 /// Weight of the channel attention (`conv_scale`), which is in no file.
 const CHANNEL_WEIGHT: f64 = 0.01;
@@ -23,10 +22,7 @@ struct ChannelAttention {
 
 impl ChannelAttention {
     fn load(loader: &mut Loader, name: &str, width: i64) -> Result<Self, WeightsError> {
-        let rows = |loader: &Loader, key: &str| {
-            loader.shape(&format!("{name}.{key}.weight")).and_then(|shape| shape.first().copied()).unwrap_or(0)
-        };
-        let (inner, squeezed) = (rows(loader, "0"), rows(loader, "3.attention.1"));
+        let (inner, squeezed) = (loader.rows("0"), loader.rows("3.attention.1"));
         let mut conv = |key: &str, channels, kernel| Conv2d::same(loader, &format!("{name}.{key}"), channels, kernel);
         Ok(Self {
             convs: [conv("0", [width, inner], 3)?, conv("2", [inner, width], 3)?],
@@ -48,7 +44,6 @@ struct OverlappingAttention {
     norm1: LayerNorm,
     qkv: Linear,
     table: Tensor,
-    positions: Tensor,
     proj: Linear,
     norm2: LayerNorm,
     mlp: Mlp,
@@ -66,7 +61,7 @@ impl OverlappingAttention {
         };
         let span = (places as f64).sqrt() as i64;
         let mut around = span - window + 1;
-        let is_known = span * span == places && (window..=4 * window).contains(&around) && (around - window) % 2 == 0;
+        let is_known = span * span == places && (window..=2 * window).contains(&around) && (around - window) % 2 == 0;
         if !is_known || heads < 1 || width % heads != 0 {
             loader.report(format!(
                 "{key} is [{places}, {heads}], which suits no surrounding of windows of {window} x {window} with {width} channels"
@@ -78,7 +73,6 @@ impl OverlappingAttention {
         Ok(Self {
             norm1: LayerNorm::load(loader, &format!("{name}.norm1"), width, EPSILON)?,
             qkv: Linear::load_merged(loader, &format!("{name}.qkv"), [width, 3 * width], has_bias, None)?,
-            positions: overlapping_positions(window, around)?.f_to_device(table.device())?,
             table,
             proj: Linear::load(loader, &format!("{name}.proj"), width, width)?,
             norm2: LayerNorm::load(loader, &format!("{name}.norm2"), width, EPSILON)?,
@@ -103,7 +97,8 @@ impl OverlappingAttention {
             split(&x.f_permute([0, 1, 2, 4, 5, 3])?, around * around)
         };
         let (k, v) = (wide(channels)?, wide(2 * channels)?);
-        let bias = relative_bias(&self.table, &self.positions, w * w)?.f_unsqueeze(0)?;
+        let positions = overlapping_positions(w, around)?.f_to_device(x.device())?;
+        let bias = relative_bias(&self.table, &positions, w * w)?.f_unsqueeze(0)?;
         let attended = Tensor::f_scaled_dot_product_attention(&q, &k, &v, Some(&bias), 0.0, false, None, false)?;
         let attended = attended.f_transpose(1, 2)?.f_reshape([batch, height / w, width / w, w * w, channels])?;
         let x = x.f_add(&self.proj.forward(&from_windows(&attended, [w, w])?)?)?;
@@ -124,90 +119,68 @@ fn overlapping_positions(w: i64, around: i64) -> Result<Tensor, TchError> {
     Tensor::f_from_slice(&places)
 }
 
+/// What a group of it is made of.
+enum HatBlock {
+    /// `HAB`.
+    Hybrid(Box<(SwinBlock, ChannelAttention)>),
+    /// `OCAB`.
+    Overlapping(Box<OverlappingAttention>),
+}
+
+impl Block for HatBlock {
+    fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
+        match self {
+            Self::Hybrid(hybrid) => hybrid.0.forward_with(x, |attended, normalised| {
+                attended.f_add(&hybrid.1.forward(normalised)?.f_mul_scalar(CHANNEL_WEIGHT)?)
+            }),
+            Self::Overlapping(attention) => attention.forward(x),
+        }
+    }
+}
+
 /// `RHAG`.
-struct HatGroup {
-    blocks: Vec<(SwinBlock, ChannelAttention)>,
-    overlapping: OverlappingAttention,
-    conv: BodyConv,
+fn group(loader: &mut Loader, name: &str, width: i64) -> Result<Residual<HatBlock>, WeightsError> {
+    let count = loader.count_below(&format!("{name}.residual_group.blocks"));
+    let mut window = 1;
+    let mut blocks = Vec::new();
+    for i in 0..count {
+        let name = format!("{name}.residual_group.blocks.{i}");
+        let block = SwinBlock::load(loader, &name, width, i % 2 == 1)?;
+        window = block.window();
+        let channels = ChannelAttention::load(loader, &format!("{name}.conv_block.cab"), width)?;
+        blocks.push(HatBlock::Hybrid(Box::new((block, channels))));
+    }
+    let overlapping = format!("{name}.residual_group.overlap_attn");
+    blocks.push(HatBlock::Overlapping(Box::new(OverlappingAttention::load(loader, &overlapping, width, window)?)));
+    Ok(Residual { blocks, conv: BodyConv::load(loader, &format!("{name}.conv"), width)? })
 }
 
-impl HatGroup {
-    fn load(loader: &mut Loader, name: &str, width: i64) -> Result<Self, WeightsError> {
-        let count = loader.count_below(&format!("{name}.residual_group.blocks"));
-        let block = |i: usize| {
-            let name = format!("{name}.residual_group.blocks.{i}");
-            let block = SwinBlock::load(loader, &name, width, i % 2 == 1)?;
-            Ok((block, ChannelAttention::load(loader, &format!("{name}.conv_block.cab"), width)?))
-        };
-        let blocks = (0..count).map(block).collect::<Result<Vec<_>, WeightsError>>()?;
-        let window = blocks.first().map_or(1, |(block, _)| block.window());
-        let overlapping = format!("{name}.residual_group.overlap_attn");
-        Ok(Self {
-            overlapping: OverlappingAttention::load(loader, &overlapping, width, window)?,
-            conv: BodyConv::load(loader, &format!("{name}.conv"), width)?,
-            blocks,
-        })
-    }
+/// Whether the keys under `prefix` look like this network.
+pub fn recognises(weights: &Weights, prefix: &str) -> bool {
+    weights.shape(&format!("{prefix}layers.0.residual_group.overlap_attn.qkv.weight")).is_some()
 }
 
-impl Group for HatGroup {
-    fn blocks(&self) -> usize {
-        self.blocks.len() + 1
-    }
-
-    fn forward(&self, x: &Tensor, keep_going: &mut dyn FnMut() -> bool) -> Result<Option<Tensor>, TchError> {
-        let mut h = x.shallow_clone();
-        for (block, channels) in &self.blocks {
-            if !keep_going() {
-                return Ok(None);
-            }
-            h = block.forward_with(&h, |attended, normalised| {
-                attended.f_add(&channels.forward(normalised)?.f_mul_scalar(CHANNEL_WEIGHT)?)
-            })?;
-        }
-        if !keep_going() {
-            return Ok(None);
-        }
-        let h = self.overlapping.forward(&h)?;
-        self.conv.forward_tokens(&h)?.f_add(x).map(Some)
-    }
-}
-
-/// `[B, 3, H, W]` in [0, 1] -> `[B, 3, scale * H, scale * W]`, not clamped.
-pub struct Hat(Restoration<HatGroup>);
-
-impl Hat {
-    /// Whether the keys under `prefix` look like this network.
-    pub fn recognises(weights: &Weights, prefix: &str) -> bool {
-        weights.shape(&format!("{prefix}layers.0.residual_group.overlap_attn.qkv.weight")).is_some()
-    }
-
-    /// # Errors
-    /// Every missing, surplus or misshapen key, all at once.
-    pub fn load(weights: &Weights, prefix: &str, device: Device, kind: Kind) -> Result<Self, WeightsError> {
-        let mut loader = loader(weights, prefix, device, kind);
-        let layout = |groups: &[HatGroup]| Layout {
-            multiple: groups.first().map_or(1, |group| group.overlapping.window),
-            range: 1.0,
-            norm_before: "patch_embed.norm",
-        };
-        let network =
-            Restoration::load(&mut loader, |loader, name, width, _| HatGroup::load(loader, name, width), layout)?;
-        loader.finish(NETWORK)?;
-        Ok(Self(network))
-    }
-}
-
-impl SingleImageNetwork for Hat {
-    fn scale(&self) -> i64 {
-        self.0.scale()
-    }
-
-    fn context(&self) -> Context {
-        Context::Global
-    }
-
-    fn forward(&self, x: &Tensor, keep_going: &mut dyn FnMut(f32) -> bool) -> Result<Option<Tensor>, TchError> {
-        self.0.forward(x, keep_going)
-    }
+/// # Errors
+/// Every missing, surplus or misshapen key, all at once.
+pub fn load(
+    weights: &Weights,
+    prefix: &str,
+    device: Device,
+    kind: Kind,
+) -> Result<impl SingleImageNetwork + use<>, WeightsError> {
+    let mut loader = loader(weights, prefix, device, kind);
+    let network = Restoration::load(
+        &mut loader,
+        |loader, name, width, _| group(loader, name, width),
+        |groups| {
+            let window = groups.first().and_then(|group| match group.blocks.last() {
+                Some(HatBlock::Overlapping(attention)) => Some(attention.window),
+                _ => None,
+            });
+            let multiple = window.unwrap_or(1);
+            Variant { context: Context::Global, multiple, range: 1.0, norm_before: "patch_embed.norm" }
+        },
+    )?;
+    loader.finish("HAT")?;
+    Ok(network)
 }

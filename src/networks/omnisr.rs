@@ -6,9 +6,7 @@ use tch::{Device, Kind, TchError, Tensor};
 use super::layers::restoration::SHORTEST_SIDE;
 use super::layers::swin::{from_tokens, to_tokens};
 use super::layers::upsample::shuffle_factor;
-use super::layers::windows::{
-    Layout, channel_attention, from_windows, reflect, relative_bias, relative_positions, window_of_table, windows,
-};
+use super::layers::windows::{Layout, channel_attention, from_windows, reflect, window_of_table, windows};
 use super::layers::{Conv2d, LayerNorm, Linear};
 use super::single_image::{Context, SingleImageNetwork, loader};
 use crate::runtime::weights::{Loader, Weights, WeightsError};
@@ -20,8 +18,12 @@ const HEADS: i64 = 4;
 /// Where no table of distances tells it.
 const DEFAULT_WINDOW: i64 = 8;
 
-fn rows(loader: &Loader, key: &str) -> i64 {
-    loader.shape(key).and_then(|shape| shape.first().copied()).unwrap_or(0)
+/// A convolution that has a bias or not, as the network was trained.
+fn conv(loader: &mut Loader, name: &str, channels: [i64; 2], kernel: i64) -> Result<Conv2d, WeightsError> {
+    match loader.has("input.bias") {
+        true => Conv2d::same(loader, name, channels, kernel),
+        false => Conv2d::same_without_bias(loader, name, channels, kernel),
+    }
 }
 
 /// Which tokens attend to each other.
@@ -58,7 +60,7 @@ struct Convolution {
 impl Convolution {
     fn load(loader: &mut Loader, name: &str, width: i64) -> Result<Self, WeightsError> {
         let (inner, squeezed) =
-            (rows(loader, &format!("{name}.0.weight")), rows(loader, &format!("{name}.4.gate.1.weight")));
+            (loader.rows(&format!("{name}.0.weight")), loader.rows(&format!("{name}.4.gate.1.weight")));
         let expand = Conv2d::same(loader, &format!("{name}.0"), [width, inner], 1)?;
         let depthwise = Conv2d::depthwise(loader, &format!("{name}.2"), inner, true)?;
         let gate = [
@@ -82,8 +84,8 @@ impl Convolution {
 struct TokenAttention {
     norm: LayerNorm,
     qkv: Linear,
-    /// `[distances, heads]`, and the place of each pair of tokens in it.
-    bias: Option<(Tensor, Tensor)>,
+    /// `[distances, heads]`.
+    table: Option<Tensor>,
     out: Linear,
     pattern: Pattern,
 }
@@ -91,18 +93,14 @@ struct TokenAttention {
 impl TokenAttention {
     fn load(loader: &mut Loader, name: &str, width: i64, window: i64, pattern: Pattern) -> Result<Self, WeightsError> {
         let key = format!("{name}.fn.rel_pos_bias.weight");
-        let bias = match loader.has(&key) {
-            true => {
-                let table = loader.tensor(&key, &[(2 * window - 1).pow(2), HEADS])?;
-                let positions = relative_positions([window; 2], table.device())?;
-                Some((table, positions))
-            }
+        let table = match loader.has(&key) {
+            true => Some(loader.tensor(&key, &[(2 * window - 1).pow(2), HEADS])?),
             false => None,
         };
         Ok(Self {
             norm: LayerNorm::load(loader, &format!("{name}.norm"), width, EPSILON)?,
             qkv: Linear::load_without_bias(loader, &format!("{name}.fn.to_qkv"), width, 3 * width)?,
-            bias,
+            table,
             out: Linear::load_without_bias(loader, &format!("{name}.fn.to_out.0"), width, width)?,
             pattern,
         })
@@ -111,11 +109,11 @@ impl TokenAttention {
     /// `[B, H, W, C] -> [B, H, W, C]`.
     fn forward(&self, x: &Tensor, w: i64) -> Result<Tensor, TchError> {
         let qkv = self.qkv.forward(&self.norm.forward(x)?)?;
-        let bias = match &self.bias {
-            Some((table, positions)) => relative_bias(table, positions, w * w)?,
+        let layout = Layout::new([w, w], false);
+        let bias = match &self.table {
+            Some(table) => layout.bias(table)?,
             None => Tensor::f_zeros([HEADS, w * w, w * w], (x.kind(), x.device()))?,
         };
-        let layout = Layout::new([w, w], false);
         self.out.forward(&match self.pattern {
             Pattern::Window => layout.attention(&qkv, &bias)?,
             // The sets side by side, as windows.
@@ -179,7 +177,10 @@ struct FeedForward {
 
 impl FeedForward {
     fn load(loader: &mut Loader, name: &str, width: i64) -> Result<Self, WeightsError> {
-        let doubled = rows(loader, &format!("{name}.fn.project_in.weight"));
+        let doubled = loader.rows(&format!("{name}.fn.project_in.weight"));
+        if doubled < 2 || doubled % 2 != 0 {
+            loader.report(format!("{name}.fn.project_in.weight: {doubled} channels do not make two halves"));
+        }
         let project_in = format!("{name}.fn.project_in");
         let project_out = format!("{name}.fn.project_out");
         Ok(Self {
@@ -253,7 +254,7 @@ struct SpatialAttention {
 
 impl SpatialAttention {
     fn load(loader: &mut Loader, name: &str, width: i64) -> Result<Self, WeightsError> {
-        let inner = rows(loader, &format!("{name}.conv1.weight"));
+        let inner = loader.rows(&format!("{name}.conv1.weight"));
         let strided = Conv2d::load(loader, &format!("{name}.conv2"), [inner, inner], 3, 2, 0)?;
         let mut conv = |key: &str, channels, kernel| Conv2d::same(loader, &format!("{name}.{key}"), channels, kernel);
         Ok(Self {
@@ -290,7 +291,7 @@ impl BlockGroup {
         let count = loader.count_below(&inside).saturating_sub(1);
         let block = |loader: &mut Loader, i: usize| Block::load(loader, &format!("{inside}.{i}"), width, window);
         let blocks = (0..count).map(|i| block(loader, i)).collect::<Result<_, _>>()?;
-        let conv = Conv2d::same(loader, &format!("{inside}.{count}"), [width, width], 1)?;
+        let conv = conv(loader, &format!("{inside}.{count}"), [width, width], 1)?;
         Ok(Self { blocks, conv, attention: SpatialAttention::load(loader, &format!("{name}.esa"), width)? })
     }
 }
@@ -316,20 +317,20 @@ impl OmniSr {
     pub fn load(weights: &Weights, prefix: &str, device: Device, kind: Kind) -> Result<Self, WeightsError> {
         let mut loader = loader(weights, prefix, device, kind);
         let loader = &mut loader;
-        let width = rows(loader, "input.weight");
+        let width = loader.rows("input.weight");
         if width < HEADS || width % HEADS != 0 {
             loader.report(format!("input.weight: {width} channels do not make {HEADS} heads"));
         }
         let table = "residual_layer.0.residual_layer.0.layer.2.fn.rel_pos_bias.weight";
         let window = if loader.has(table) { window_of_table(loader, table, width).0 } else { DEFAULT_WINDOW };
-        let scale = shuffle_factor(rows(loader, "up.0.weight"), 3);
+        let scale = shuffle_factor(loader.rows("up.0.weight"), 3);
         let group =
             |loader: &mut Loader, i: usize| BlockGroup::load(loader, &format!("residual_layer.{i}"), width, window);
         let network = Self {
-            first: Conv2d::same(loader, "input", [3, width], 3)?,
+            first: conv(loader, "input", [3, width], 3)?,
             groups: (0..loader.count_below("residual_layer")).map(|i| group(loader, i)).collect::<Result<_, _>>()?,
-            last: Conv2d::same(loader, "output", [width, width], 3)?,
-            up: Conv2d::same(loader, "up.0", [width, 3 * scale * scale], 3)?,
+            last: conv(loader, "output", [width, width], 3)?,
+            up: conv(loader, "up.0", [width, 3 * scale * scale], 3)?,
             window,
             scale,
         };

@@ -22,19 +22,19 @@ const BORDER: i64 = 1;
 
 /// Which of the two it is.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kinds {
+enum Variant {
     Plain,
     Real,
 }
 
-impl Kinds {
+impl Variant {
     fn mixer(self) -> &'static str {
         // The first one's name is misspelt in its own code, and so in all files.
-        if self == Kinds::Plain { "channe_mixer" } else { "channel_mixer" }
+        if self == Variant::Plain { "channe_mixer" } else { "channel_mixer" }
     }
 
     fn name(self) -> &'static str {
-        if self == Kinds::Plain { "PLKSR" } else { "RealPLKSR" }
+        if self == Variant::Plain { "PLKSR" } else { "RealPLKSR" }
     }
 }
 
@@ -48,17 +48,17 @@ struct Block {
     attention: Option<Conv2d>,
     refine: Conv2d,
     norm: Option<GroupNorm>,
-    kinds: Kinds,
+    variant: Variant,
 }
 
 impl Block {
-    fn load(loader: &mut Loader, name: &str, width: i64, kinds: Kinds) -> Result<Self, WeightsError> {
+    fn load(loader: &mut Loader, name: &str, width: i64, variant: Variant) -> Result<Self, WeightsError> {
         let shape = |loader: &Loader, key: &str| {
             let shape = loader.shape(&format!("{name}.{key}.weight"));
             shape.filter(|shape| shape.len() == 4 && shape[3] % 2 == 1).unwrap_or(vec![0, 0, 1, 1])
         };
         let kernel = |loader: &Loader, key: &str| shape(loader, key)[3].min(LARGEST_KERNEL);
-        let mixer = kinds.mixer();
+        let mixer = variant.mixer();
         let (first, second) = (format!("{mixer}.0"), format!("{mixer}.2"));
         let inner = shape(loader, &first)[0];
         let kernels = [kernel(loader, &first), kernel(loader, &second), kernel(loader, "lk.conv")];
@@ -84,7 +84,7 @@ impl Block {
             attention: has_attention.then(|| attention(loader)).transpose()?,
             refine: Conv2d::same(loader, &path("refine"), [width, width], 1)?,
             norm: has_norm.then(|| norm(loader)).transpose()?,
-            kinds,
+            variant,
         })
     }
 
@@ -95,7 +95,7 @@ impl Block {
             None => x.shallow_clone(),
         };
         h = self.mixer[0].forward(&h)?;
-        h = if self.kinds == Kinds::Plain { h.f_gelu("none")? } else { h.f_mish()? };
+        h = if self.variant == Variant::Plain { h.f_gelu("none")? } else { h.f_mish()? };
         h = self.mixer[1].forward(&h)?;
         let rest = h.f_narrow(1, self.seen, h.size()[1] - self.seen)?;
         h = Tensor::f_cat(&[self.large.forward(&h.f_narrow(1, 0, self.seen)?)?, rest], 1)?;
@@ -174,38 +174,37 @@ pub struct Plksr {
 impl Plksr {
     /// Whether the keys under `prefix` look like PLKSR.
     pub fn recognises(weights: &Weights, prefix: &str) -> bool {
-        Self::is_of(weights, prefix, Kinds::Plain)
+        Self::is_of(weights, prefix, Variant::Plain)
     }
 
     /// Whether the keys under `prefix` look like RealPLKSR.
     pub fn recognises_real(weights: &Weights, prefix: &str) -> bool {
-        Self::is_of(weights, prefix, Kinds::Real)
+        Self::is_of(weights, prefix, Variant::Real)
     }
 
-    fn is_of(weights: &Weights, prefix: &str, kinds: Kinds) -> bool {
-        weights.shape(&format!("{prefix}feats.1.{}.0.weight", kinds.mixer())).is_some()
+    fn is_of(weights: &Weights, prefix: &str, variant: Variant) -> bool {
+        weights.shape(&format!("{prefix}feats.1.{}.0.weight", variant.mixer())).is_some()
     }
 
     /// # Errors
     /// Every missing, surplus or misshapen key, all at once.
     pub fn load(weights: &Weights, prefix: &str, device: Device, kind: Kind) -> Result<Self, WeightsError> {
-        let kinds = if Self::recognises(weights, prefix) { Kinds::Plain } else { Kinds::Real };
+        let variant = if Self::recognises(weights, prefix) { Variant::Plain } else { Variant::Real };
         let mut loader = loader(weights, prefix, device, kind);
         let loader = &mut loader;
-        let rows = |loader: &Loader, key: &str| loader.shape(key).and_then(|shape| shape.first().copied()).unwrap_or(0);
         if loader.has_below("feats.1.lk.convs") || loader.has_below("feats.1.lk.mn_conv") {
             let found =
                 "its large kernels are sparse or rectangular (lk.convs, lk.mn_conv), and only full ones are read";
             return Err(CheckpointError::format(weights.file(), found).into());
         }
-        let width = rows(loader, "feats.0.weight");
+        let width = loader.rows("feats.0.weight");
         // Between the first convolution and the last; RealPLKSR had a dropout before that.
         let layers = loader.count_below("feats");
-        let blocks = layers.saturating_sub(if kinds == Kinds::Real { 3 } else { 2 });
+        let blocks = layers.saturating_sub(if variant == Variant::Real { 3 } else { 2 });
         let last = format!("feats.{}", layers.saturating_sub(1));
-        let scale = shuffle_factor(rows(loader, &format!("{last}.weight")), 3);
-        let has_sampler = kinds == Kinds::Real && loader.has("to_img.init_pos");
-        let block = |loader: &mut Loader, i: usize| Block::load(loader, &format!("feats.{i}"), width, kinds);
+        let scale = shuffle_factor(loader.rows(&format!("{last}.weight")), 3);
+        let has_sampler = variant == Variant::Real && loader.has("to_img.init_pos");
+        let block = |loader: &mut Loader, i: usize| Block::load(loader, &format!("feats.{i}"), width, variant);
         let network = Self {
             first: Conv2d::same(loader, "feats.0", [3, width], 3)?,
             blocks: (1..=blocks).map(|i| block(loader, i)).collect::<Result<_, _>>()?,
@@ -213,7 +212,7 @@ impl Plksr {
             sampler: has_sampler.then(|| DySample::load(loader, scale)).transpose()?,
             scale,
         };
-        loader.finish(kinds.name())?;
+        loader.finish(variant.name())?;
         Ok(network)
     }
 }

@@ -3,14 +3,10 @@
 
 use tch::{Device, Kind, TchError, Tensor};
 
-use super::dat::Dat;
-use super::drct::Drct;
-use super::hat::Hat;
 use super::omnisr::OmniSr;
 use super::plksr::Plksr;
 use super::span::Span;
-use super::swinir::SwinIr;
-use super::{RrdbNet, SrvggNetCompact};
+use super::{RrdbNet, SrvggNetCompact, dat, drct, hat, swinir};
 use crate::checkpoint::CheckpointError;
 use crate::runtime::weights::{Loader, Weights, WeightsError};
 
@@ -49,7 +45,7 @@ pub struct Architecture {
     load: fn(&Weights, &str, Device, Kind) -> Loaded,
 }
 
-/// An architecture of a name, the function that recognises it and the one that loads it.
+/// An architecture of a name, the type or module that loads it, and its function that recognises it.
 macro_rules! architecture {
     ($name:literal, $network:ident, $recognises:ident) => {
         Architecture {
@@ -67,10 +63,10 @@ pub static ARCHITECTURES: [Architecture; 10] = [
     architecture!("SPAN", Span, recognises),
     architecture!("RealPLKSR", Plksr, recognises_real),
     architecture!("PLKSR", Plksr, recognises),
-    architecture!("DAT", Dat, recognises),
-    architecture!("SwinIR", SwinIr, recognises),
-    architecture!("HAT", Hat, recognises),
-    architecture!("DRCT", Drct, recognises),
+    architecture!("DAT", dat, recognises),
+    architecture!("SwinIR", swinir, recognises),
+    architecture!("HAT", hat, recognises),
+    architecture!("DRCT", drct, recognises),
     architecture!("OmniSR", OmniSr, recognises),
 ];
 

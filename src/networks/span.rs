@@ -29,8 +29,7 @@ impl FusedConv {
             let weight = loader.tensor(&format!("{name}.weight"), &[outputs, inputs, 3, 3])?;
             return Ok(Self { weight, bias: loader.tensor(&format!("{name}.bias"), &[outputs])? });
         }
-        let rows =
-            |key: &str| loader.shape(&format!("{name}.{key}")).and_then(|shape| shape.first().copied()).unwrap_or(0);
+        let rows = |key: &str| loader.rows(&format!("{name}.{key}"));
         let (before, after) = (rows("conv.0.weight"), rows("conv.1.weight"));
         let mut pair = |key: &str, shape: &[i64]| -> Result<(Tensor, Tensor), WeightsError> {
             let weight = loader.tensor_as(Kind::Double, &format!("{name}.{key}.weight"), shape)?;
@@ -40,6 +39,11 @@ impl FusedConv {
         let (w1, b1) = pair("conv.1", &[after, before, 3, 3])?;
         let (w2, b2) = pair("conv.2", &[outputs, after, 1, 1])?;
         let (beside, beside_bias) = pair("sk", &[outputs, inputs, 1, 1])?;
+        // Of what does not fit there is nothing to compute; it is reported in the end.
+        if loader.has_problems() {
+            let nothing = |shape: &[i64]| Tensor::f_zeros([1], (kind, Device::Cpu))?.f_expand(shape, false);
+            return Ok(Self { weight: nothing(&[outputs, inputs, 3, 3])?, bias: nothing(&[outputs])? });
+        }
         // One matrix for each of the 3 x 3 places.
         let (w0, w1, w2) = (w0.f_view([before, inputs])?, w1.f_permute([2, 3, 0, 1])?, w2.f_view([outputs, after])?);
         let weight = w2.f_matmul(&w1)?.f_matmul(&w0)?.f_permute([2, 3, 0, 1])?;
@@ -65,10 +69,11 @@ impl Block {
 
     /// The block's result, and that of its first convolution.
     fn forward(&self, x: &Tensor) -> Result<(Tensor, Tensor), TchError> {
-        let first = self.0[0].forward(x)?.f_silu()?;
-        let out = self.0[2].forward(&self.0[1].forward(&first)?.f_silu()?)?;
-        let weight = out.f_sigmoid()?.f_sub_scalar(0.5)?;
-        Ok((out.f_add(x)?.f_mul(&weight)?, first))
+        // In place: at this size memory takes as long as the products do.
+        let first = self.0[0].forward(x)?.f_silu_()?;
+        let mut out = self.0[2].forward(&self.0[1].forward(&first)?.f_silu_()?)?;
+        let weight = out.f_sigmoid()?.f_sub_scalar_(0.5)?;
+        Ok((out.f_add_(x)?.f_mul_(&weight)?, first))
     }
 }
 
@@ -96,15 +101,14 @@ impl Span {
     pub fn load(weights: &Weights, prefix: &str, device: Device, kind: Kind) -> Result<Self, WeightsError> {
         let mut loader = loader(weights, prefix, device, kind);
         let loader = &mut loader;
-        let rows = |loader: &Loader, key: &str| loader.shape(key).and_then(|shape| shape.first().copied());
-        let width = rows(loader, "conv_cat.weight").unwrap_or(0);
-        let scale = shuffle_factor(rows(loader, "upsampler.0.weight").unwrap_or(0), 3);
+        let width = loader.rows("conv_cat.weight");
+        let scale = shuffle_factor(loader.rows("upsampler.0.weight"), 3);
         // ncnn's graphs tell both numbers, PyTorch's files that there are none.
         let normalisation = match (weights.input_range(), loader.has("mean.weight")) {
             (Some(range), true) => Some((loader.tensor("mean.weight", &[1, 3, 1, 1])?, range)),
             (Some(_), false) => None,
             (None, _) if loader.has("no_norm") => None,
-            (None, _) => Some((mean_colour(&Tensor::f_zeros([0], (kind, device))?)?, RANGE)),
+            (None, _) => Some((mean_colour(kind, device)?, RANGE)),
         };
         loader.ignore_prefix("no_norm");
         let block = |loader: &mut Loader, i: usize| Block::load(loader, &format!("block_{i}"), width, kind);

@@ -34,8 +34,7 @@ enum Kernel {
 impl SrvggNetCompact {
     /// Whether the keys under `prefix` look like this network.
     pub fn recognises(weights: &Weights, prefix: &str) -> bool {
-        let shapes = weights.shapes();
-        shapes.get(format!("{prefix}body.0.weight").as_str()).is_some_and(|shape| shape.len() == 4 && shape[1] == 3)
+        weights.shape(&format!("{prefix}body.0.weight")).is_some_and(|shape| shape.len() == 4 && shape[1] == 3)
     }
 
     /// Reads the network from the keys under `prefix` (`params.`, `params_ema.` or nothing).

@@ -256,10 +256,9 @@ impl From<PipelineError> for UserError {
                 "The model file does not fit",
                 "It may be of another model, or of another size of it: choose the one it belongs to.",
             ),
-            PipelineError::UnknownNetwork { .. } => (
-                "The model file does not fit",
-                "Choose a model of the ESRGAN family (Real-ESRGAN, RRDB, SRVGG compact), or the built-in one.",
-            ),
+            PipelineError::UnknownNetwork { .. } => {
+                ("The model file does not fit", "Choose a file of one of these networks, or the built-in one.")
+            }
             PipelineError::NotFinite { .. } => {
                 ("The model is damaged", "Download the file again, or choose another model.")
             }

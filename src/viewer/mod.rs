@@ -64,8 +64,10 @@ pub struct Viewer {
     examining: Slot,
     /// The self-test that runs.
     selftest: Slot,
-    /// Networks that are being looked up.
-    network_facts: Slot,
+    /// Where super-resolution models are being looked for.
+    backbone_search: Slot,
+    /// What is known of networks is being looked up.
+    network_recall: Slot,
     /// Memory for the states' pictures, where the user has not said.
     picture_bytes: u64,
     /// Pictures reread so far.
@@ -124,7 +126,8 @@ impl Viewer {
         if let Some(folder) = &persistence.sessions {
             tasks.look_for_recoverable(folder.clone());
         }
-        tasks.look_for_backbones(settings.opened_networks(), settings.model_folders.clone());
+        let mut backbone_search = Slot::default();
+        tasks.look_for_backbones(settings.opened_networks(), settings.model_folders.clone(), backbone_search.start());
         Ok(Self {
             settings_at_start: settings.clone(),
             state: State::new(settings, persistence.settings),
@@ -142,7 +145,8 @@ impl Viewer {
             prompt_source_search: Slot::default(),
             examining: Slot::default(),
             selftest: Slot::default(),
-            network_facts: Slot::default(),
+            backbone_search,
+            network_recall: Slot::default(),
             picture_bytes: picture_bytes(),
             loaded_pictures: 0,
             documents: 0,

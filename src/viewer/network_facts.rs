@@ -1,99 +1,88 @@
-//! What lists of models show of single-image networks: looked up beside the window, one after another, and remembered in a
-//! file, so that a network is measured once on a machine.
+//! What lists of models show of single-image networks. The engine measures one after another while it has nothing else to
+//! do; what it found is kept in a file, so that a network is measured once on a machine.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use super::Viewer;
-use super::tasks::Outcome;
-use crate::base::{Backbone, BackboneKind, DeviceChoice, Ticket, UserError, bytes_label, secs_label, write_atomic};
+use crate::base::{Backbone, BackboneKind, UserError, bytes_label, secs_label, write_atomic};
+use crate::checkpoint;
 use crate::engine::NetworkFacts;
 use crate::hub::ModelAsset;
 
-/// Networks, and what is known of each, or why it cannot be used.
-pub type Known = Vec<(Backbone, Result<NetworkFacts, UserError>)>;
+/// Of so many networks facts are kept.
+const MOST: usize = 2000;
 
-/// What is known, by file and device, on the disk.
-struct Remembered {
-    file: Option<PathBuf>,
-    entries: BTreeMap<String, NetworkFacts>,
+/// Networks by [`id`], and what is known of each, or why it cannot be used.
+pub type Known = BTreeMap<PathBuf, Result<NetworkFacts, UserError>>;
+
+/// What a network is known by in this run: its file, or the name of the one inside the program.
+pub fn id(backbone: &Backbone) -> PathBuf {
+    backbone.network_file().map_or_else(|| backbone.spec.id.into(), Path::to_owned)
 }
 
-impl Remembered {
+/// Where facts are kept, and on which device they were found.
+#[derive(Clone, Debug)]
+pub(super) struct Memory {
+    file: Option<PathBuf>,
+    device: String,
+}
+
+impl Memory {
     /// What cannot be read is measured anew.
-    fn open(file: Option<PathBuf>) -> Self {
-        let text = file.as_ref().and_then(|file| std::fs::read(file).ok());
-        let entries = text.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
-        Self { file, entries }
+    fn entries(&self) -> BTreeMap<String, NetworkFacts> {
+        let text = self.file.as_ref().and_then(|file| std::fs::read(file).ok());
+        text.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
     }
 
-    /// Another file of the same name, or the same one changed, is another entry.
-    fn key(backbone: &Backbone, device: DeviceChoice) -> String {
-        let Some(file) = backbone.network_file() else { return format!("{} on {device}", backbone.spec.id) };
-        let about = file.metadata().ok();
+    /// The same file changed is another entry. Asks the disk.
+    fn key(&self, backbone: &Backbone) -> String {
+        let file = backbone.network_file().map(checkpoint::weights_file);
+        let about = file.as_ref().and_then(|file| file.metadata().ok());
         let bytes = about.as_ref().map_or(0, std::fs::Metadata::len);
         let changed = about.and_then(|about| about.modified().ok()?.duration_since(UNIX_EPOCH).ok());
-        format!("{} {bytes} {} on {device}", file.display(), changed.map_or(0, |since| since.as_secs()))
+        let secs = changed.map_or(0, |since| since.as_secs());
+        format!("{} {bytes} {secs} on {}", id(backbone).display(), self.device)
     }
 
-    fn keep(&mut self, key: String, facts: NetworkFacts) {
-        self.entries.insert(key, facts);
-        let Some(file) = &self.file else { return };
-        let written = write_atomic(file, |to| serde_json::to_writer_pretty(to, &self.entries));
-        if let Err(error) = written {
+    /// What is known of these.
+    pub(super) fn recall(&self, backbones: &[Backbone]) -> Vec<(Backbone, NetworkFacts)> {
+        let entries = self.entries();
+        let known = |backbone: &Backbone| Some((backbone.clone(), entries.get(&self.key(backbone))?.clone()));
+        backbones.iter().filter_map(known).collect()
+    }
+
+    /// Keeps what was found, with the terms of what is published.
+    pub(super) fn keep(&self, backbone: &Backbone, mut facts: NetworkFacts) -> NetworkFacts {
+        facts.licence = facts.licence.or_else(|| licence(backbone).map(str::to_owned));
+        let Some(file) = &self.file else { return facts };
+        let mut entries = self.entries();
+        if entries.len() >= MOST {
+            entries.clear();
+        }
+        entries.insert(self.key(backbone), facts.clone());
+        if let Err(error) = write_atomic(file, |to| serde_json::to_writer_pretty(to, &entries)) {
             tracing::warn!("{error}");
         }
+        facts
     }
-}
-
-/// Looks up one network after another, until it is stopped.
-pub(super) fn look_up(
-    backbones: &[Backbone],
-    device: DeviceChoice,
-    file: Option<PathBuf>,
-    ticket: &Ticket,
-    on_facts: &dyn Fn(Outcome),
-) {
-    let mut remembered = Remembered::open(file);
-    for backbone in backbones {
-        if ticket.cancel.is_cancelled() {
-            return;
-        }
-        let key = Remembered::key(backbone, device);
-        let facts = match remembered.entries.get(&key) {
-            Some(facts) => Ok(facts.clone()),
-            None => NetworkFacts::measure(backbone, device).map_err(UserError::from),
-        };
-        if let Ok(facts) = &facts
-            && !remembered.entries.contains_key(&key)
-        {
-            remembered.keep(key, facts.clone());
-        }
-        on_facts(Outcome::NetworkFacts {
-            generation: ticket.generation,
-            backbone: backbone.clone(),
-            facts: Box::new(facts),
-        });
-    }
-    on_facts(Outcome::NetworkFactsDone { generation: ticket.generation });
 }
 
 /// One line on a network: what it is, its size, how fast it is here, its terms.
-pub fn line(backbone: &Backbone, facts: &NetworkFacts) -> String {
+pub fn line(facts: &NetworkFacts) -> String {
     let scale = match facts.scale {
         1 => "cleans, does not enlarge".into(),
         scale => format!("\u{d7}{scale}"),
     };
     let size = (facts.bytes > 0).then(|| bytes_label(facts.bytes));
     let pace = format!("{} a step here", secs_label(facts.step_secs));
-    let licence = facts.licence.clone().or_else(|| licence(backbone).map(str::to_owned));
-    let parts = [Some(facts.architecture.clone()), Some(scale), size, Some(pace), licence];
+    let parts = [Some(facts.architecture.clone()), Some(scale), size, Some(pace), facts.licence.clone()];
     parts.into_iter().flatten().collect::<Vec<_>>().join(" \u{b7} ")
 }
 
-/// Under which terms a model is published, where that is known.
-pub fn licence(backbone: &Backbone) -> Option<&'static str> {
+/// Under which terms a model is published, where that is known. Asks the disk.
+fn licence(backbone: &Backbone) -> Option<&'static str> {
     match backbone.spec.kind {
         BackboneKind::SingleImage if backbone.network_file().is_none() => Some("MIT or Apache-2.0"),
         _ => ModelAsset::of(backbone).map(|asset| asset.licence),
@@ -101,41 +90,48 @@ pub fn licence(backbone: &Backbone) -> Option<&'static str> {
 }
 
 impl Viewer {
-    /// The networks that lists show.
-    pub(super) fn listed_networks(&self) -> Vec<Backbone> {
-        let mut listed: Vec<Backbone> = Vec::new();
-        for backbone in self.state.backbones.iter().chain([&self.state.choices.backbone]) {
-            if backbone.spec.kind == BackboneKind::SingleImage && !listed.contains(backbone) {
-                listed.push(backbone.clone());
-            }
-        }
-        listed
-    }
-
-    /// Looks up networks while a list of them is open and nothing else runs that they would slow down, or that would slow them.
+    /// Looks up which networks of the lists are known, and has the others measured while a list of them is open and nothing
+    /// else runs.
     pub(super) fn look_up_networks(&mut self) {
-        let mut wanted = self.state.offered_models.clone();
-        if self.state.models {
-            wanted.extend(self.listed_networks());
+        let device = self.state.device_name();
+        if self.state.facts_device != device {
+            self.state.facts_device = device;
+            self.state.network_facts.clear();
+            self.state.facts_recalled = false;
         }
-        if wanted.is_empty() || self.state.running.is_some() {
-            return self.network_facts.clear();
+        if !self.state.facts_recalled && !self.state.backbones.is_empty() {
+            self.state.facts_recalled = true;
+            let networks = [self.state.networks(), self.state.offered_models.clone()].concat();
+            self.tasks.recall_networks(networks, self.facts_memory(), self.network_recall.start());
         }
-        if self.network_facts.is_busy() {
+        let is_idle = self.state.running.is_none() && self.state.exporting.is_none() && self.state.opening.is_none();
+        if !is_idle || self.network_recall.is_busy() || self.state.measuring {
             return;
         }
-        let known = &self.state.network_facts;
-        let is_missing = |network: &Backbone| !known.iter().any(|(of, _)| of == network);
-        let missing: Vec<Backbone> = wanted.into_iter().filter(is_missing).collect();
-        if !missing.is_empty() {
-            let file = self.data_folder().map(|folder| folder.join("networks.json"));
-            self.tasks.look_up_networks(missing, self.state.settings.device, file, self.network_facts.start());
+        let listed = if self.state.models { self.state.networks() } else { Vec::new() };
+        let wanted = self.state.offered_models.iter().chain(&listed);
+        if let Some(next) = wanted.into_iter().find(|next| !self.state.network_facts.contains_key(&id(next))) {
+            self.state.measuring = true;
+            self.engine.measure(next.clone(), self.state.settings.device);
         }
     }
 
-    /// Where the program keeps what it writes.
-    pub(super) fn data_folder(&self) -> Option<&Path> {
-        self.autosave_folder.as_deref().and_then(Path::parent)
+    /// A network was measured, or was not, because something else came.
+    pub(super) fn take_measured(&mut self, backbone: Backbone, facts: Option<Result<NetworkFacts, UserError>>) {
+        self.state.measuring = false;
+        match facts {
+            Some(Ok(facts)) => {
+                self.state.network_facts.insert(id(&backbone), Ok(facts.clone()));
+                self.tasks.keep_network(backbone, facts, self.facts_memory());
+            }
+            Some(Err(problem)) => _ = self.state.network_facts.insert(id(&backbone), Err(problem)),
+            None => {}
+        }
+    }
+
+    fn facts_memory(&self) -> Memory {
+        let data = self.autosave_folder.as_deref().and_then(Path::parent);
+        Memory { file: data.map(|data| data.join("networks.json")), device: self.state.facts_device.clone() }
     }
 }
 
@@ -150,22 +146,27 @@ mod tests {
 
     #[test]
     fn a_line_says_what_is_known() {
-        let file = Backbone::file("x.pth");
-        assert_eq!(line(&file, &facts(4)), "SPAN \u{b7} \u{d7}4 \u{b7} 2 MB \u{b7} 0.3 s a step here");
-        assert!(line(&file, &facts(1)).contains("cleans, does not enlarge"));
-        assert!(line(&(&BUILT_IN).into(), &facts(4)).ends_with("MIT or Apache-2.0"));
+        assert_eq!(line(&facts(4)), "SPAN \u{b7} \u{d7}4 \u{b7} 2 MB \u{b7} 0.3 s a step here");
+        assert!(line(&facts(1)).contains("cleans, does not enlarge"));
         let named = NetworkFacts { licence: Some("CC-BY-4.0".into()), ..facts(4) };
-        assert!(line(&file, &named).ends_with("CC-BY-4.0"));
+        assert!(line(&named).ends_with("CC-BY-4.0"));
     }
 
     #[test]
-    fn what_is_known_is_read_again_and_what_is_broken_is_not() {
+    fn what_was_measured_is_known_on_that_device_until_the_file_changes() {
         let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("networks.json");
-        let mut remembered = Remembered::open(Some(file.clone()));
-        remembered.keep("a".into(), facts(4));
-        assert_eq!(Remembered::open(Some(file.clone())).entries["a"], facts(4));
-        std::fs::write(&file, "{").unwrap();
-        assert!(Remembered::open(Some(file)).entries.is_empty());
+        let network = folder.path().join("x.pth");
+        std::fs::write(&network, "numbers").unwrap();
+        let (inside, file) = (Backbone::from(&BUILT_IN), Backbone::file(&network));
+        let on = |device: &str| Memory { file: Some(folder.path().join("networks.json")), device: device.into() };
+        assert_eq!(on("cpu").keep(&inside, facts(4)).licence.as_deref(), Some("MIT or Apache-2.0"));
+        on("cpu").keep(&file, facts(2));
+        let both = [inside, file.clone()];
+        assert_eq!(on("cpu").recall(&both).len(), 2);
+        assert_eq!(on("cuda:0").recall(&both).len(), 0);
+        std::fs::write(&network, "other numbers").unwrap();
+        assert_eq!(on("cpu").recall(&[file]).len(), 0);
+        std::fs::write(folder.path().join("networks.json"), "{").unwrap();
+        assert_eq!(on("cpu").recall(&both).len(), 0);
     }
 }

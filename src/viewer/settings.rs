@@ -181,7 +181,7 @@ fn line_of(text: &str, at: usize) -> usize {
 pub const PICTURE_MEMORY_MB: std::ops::RangeInclusive<u32> = 64..=65536;
 const RECENT: usize = 8;
 const PROMPTS: usize = 50;
-const OPENED_MODELS: usize = 16;
+const OPENED_MODELS: usize = 64;
 
 impl Settings {
     /// From the user's file. Where there is none these are the defaults; where it cannot be read, also what was wrong.

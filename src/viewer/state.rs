@@ -12,8 +12,8 @@ use super::network_facts;
 use super::selftest::Selftest;
 use super::settings::Settings;
 use crate::base::{
-    BUILT_IN, Backbone, BackboneSpec, DeviceChoice, MemoryPlan, Plan, PromptSourceSpec, RecipeStep, Region, Stage,
-    Ticket, UserError, plan,
+    BUILT_IN, Backbone, BackboneKind, BackboneSpec, DeviceChoice, MemoryPlan, Plan, PromptSourceSpec, RecipeStep,
+    Region, Stage, StepEstimate, Ticket, UserError, plan,
 };
 use crate::document::consistency::Consistency;
 use crate::document::session::autosave::RecoverableSession;
@@ -60,7 +60,7 @@ pub struct State {
     /// Seconds a step has taken lately, by model.
     pub(super) pace: HashMap<String, f64>,
     /// Memory that a step takes, by model.
-    pub(super) step_bytes: HashMap<String, u64>,
+    pub(super) step_estimates: HashMap<String, StepEstimate>,
     /// The export that runs.
     pub exporting: Option<Exporting>,
     /// What went wrong or was done, the newest last.
@@ -91,6 +91,12 @@ pub struct State {
     pub backbones: Vec<Backbone>,
     /// What is known of networks that were listed.
     pub network_facts: network_facts::Known,
+    /// Where that was found out.
+    pub(super) facts_device: String,
+    /// What was known of them before is looked up.
+    pub(super) facts_recalled: bool,
+    /// The engine is to measure one.
+    pub(super) measuring: bool,
     /// Model files that were dropped on the window, until the user has said whether they are to be added.
     pub offered_models: Vec<Backbone>,
     /// The open session has a model of its own, which is not the user's default.
@@ -385,7 +391,7 @@ impl State {
             running: None,
             queue: VecDeque::new(),
             pace: HashMap::new(),
-            step_bytes: HashMap::new(),
+            step_estimates: HashMap::new(),
             exporting: None,
             messages: Vec::new(),
             recoverable: Vec::new(),
@@ -400,7 +406,10 @@ impl State {
             diffusion: Vec::new(),
             prompt_models: Vec::new(),
             backbones: Vec::new(),
-            network_facts: Vec::new(),
+            network_facts: network_facts::Known::new(),
+            facts_device: String::new(),
+            facts_recalled: false,
+            measuring: false,
             offered_models: Vec::new(),
             session_backbone: false,
             estimated: None,
@@ -476,7 +485,12 @@ impl State {
 
     /// Memory that a step of the chosen model takes, as far as is known.
     pub fn step_bytes(&self) -> Option<u64> {
-        self.step_bytes.get(&self.choices.backbone.name()).copied()
+        self.step_estimates.get(&self.choices.backbone.name()).map(|estimate| estimate.bytes)
+    }
+
+    /// What is to be known of the chosen model's results.
+    pub fn step_remark(&self) -> Option<&'static str> {
+        self.step_estimates.get(&self.choices.backbone.name())?.remark
     }
 
     /// Compares so, or stops comparing where it is so already.
@@ -518,6 +532,13 @@ impl State {
             Some(best) if best.is(&BUILT_IN) => "The only one on this machine",
             _ => "Best on this machine",
         }
+    }
+
+    /// The single-image networks that lists show.
+    pub fn networks(&self) -> Vec<Backbone> {
+        let of_kind = |backbone: &&Backbone| backbone.spec.kind == BackboneKind::SingleImage;
+        let chosen = Some(&self.choices.backbone).filter(|chosen| !self.backbones.contains(chosen));
+        self.backbones.iter().chain(chosen).filter(of_kind).cloned().collect()
     }
 
     /// Where models run, for people.

@@ -1,16 +1,18 @@
 //! Work beside the window's thread: decoding, encoding, dialogs, settings. Each task is a short-lived named thread; what
 //! comes of it arrives over one channel.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam_channel::{Receiver, Sender};
 
 use super::actions::Action;
+use super::network_facts::Memory;
 use super::open::{Opened, open};
 use super::selftest::Selftest;
 use super::state::{Examined, Exporting, FoundBackbone};
-use super::{dialogs, network_facts, sample, selftest};
+use super::{dialogs, sample, selftest};
 use crate::base::{
     BACKBONES, Backbone, BackboneSpec, DeviceChoice, MODEL_ENDINGS, PROMPT_SOURCES, Precision, PromptSource,
     PromptSourceSpec, Source, Ticket, UserError,
@@ -49,11 +51,11 @@ pub(super) enum Outcome {
     /// What there is of the diffusion models.
     Diffusion(Vec<(&'static BackboneSpec, FoundBackbone)>),
     /// The super-resolution models on this machine, the best first.
-    Backbones(Vec<Backbone>),
-    /// What is known of a network, or why it cannot be used.
-    NetworkFacts { generation: u64, backbone: Backbone, facts: Box<Result<NetworkFacts, UserError>> },
-    /// All that were asked for are looked up.
-    NetworkFactsDone { generation: u64 },
+    Backbones { generation: u64, found: Vec<Backbone> },
+    /// What is known of networks that were looked up.
+    RecalledNetworks { generation: u64, known: Vec<(Backbone, NetworkFacts)> },
+    /// What was measured of a network, with its terms.
+    KeptNetwork(Backbone, NetworkFacts),
     /// Where the models of prompt sources are.
     PromptModels(Vec<(&'static PromptSourceSpec, Result<PathBuf, UserError>)>),
     /// What can be got from the hub, and what of it is there.
@@ -343,36 +345,32 @@ impl Tasks {
 
     /// Looks for super-resolution models: those of the program, then networks that the user has opened, then those in the
     /// user's folders.
-    pub(super) fn look_for_backbones(&self, opened: Vec<PathBuf>, folders: Vec<PathBuf>) {
+    pub(super) fn look_for_backbones(&self, opened: Vec<PathBuf>, folders: Vec<PathBuf>, ticket: Ticket) {
         self.spawn("models", move || {
             let mut found = hub::backbones();
             let opened = opened.into_iter().filter(|file| file.is_file());
-            let in_folders = folders.iter().flat_map(|folder| hub::models_in(folder)).filter(|file| is_network(file));
-            for backbone in opened.chain(in_folders).map(Backbone::file) {
-                if !found.contains(&backbone) {
-                    found.push(backbone);
-                }
-            }
-            Some(Outcome::Backbones(found))
+            let in_folders = folders.iter().flat_map(|folder| hub::models_in(folder));
+            let in_folders = in_folders.filter(|file| !ticket.cancel.is_cancelled() && is_network(file));
+            let mut known: BTreeSet<PathBuf> =
+                found.iter().filter_map(Backbone::network_file).map(Path::to_owned).collect();
+            let others = opened.chain(in_folders).filter(|file| known.insert(file.clone())).map(Backbone::file);
+            found.extend(others);
+            Some(Outcome::Backbones { generation: ticket.generation, found })
         });
     }
 
-    /// Finds out what these networks are and how fast they are here.
-    pub(super) fn look_up_networks(
-        &self,
-        backbones: Vec<Backbone>,
-        device: DeviceChoice,
-        file: Option<PathBuf>,
-        ticket: Ticket,
-    ) {
-        let (sender, context) = (self.sender.clone(), self.context.clone());
+    /// Looks up what is known of these networks.
+    pub(super) fn recall_networks(&self, networks: Vec<Backbone>, memory: Memory, ticket: Ticket) {
         self.spawn("networks", move || {
-            network_facts::look_up(&backbones, device, file, &ticket, &|outcome| {
-                // The window may be closed by now.
-                _ = sender.send(outcome);
-                context.request_repaint();
-            });
-            None
+            Some(Outcome::RecalledNetworks { generation: ticket.generation, known: memory.recall(&networks) })
+        });
+    }
+
+    /// Keeps what was measured of a network, after what came before it.
+    pub(super) fn keep_network(&self, backbone: Backbone, facts: NetworkFacts, memory: Memory) {
+        self.spawn_in_pool(move || {
+            let facts = memory.keep(&backbone, facts);
+            Some(Outcome::KeptNetwork(backbone, facts))
         });
     }
 

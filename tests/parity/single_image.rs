@@ -8,14 +8,14 @@ use tch::{Device, Kind, Tensor};
 use super::fixture;
 use chain_of_zoom::base::Progress;
 use chain_of_zoom::imaging::{Filter, Picture, resize};
-use chain_of_zoom::networks::single_image::{self, ARCHITECTURES, SingleImageNetwork};
+use chain_of_zoom::networks::single_image::{self, ARCHITECTURES, Context, SingleImageNetwork};
 use chain_of_zoom::pipelines::FullImageInput;
 use chain_of_zoom::pipelines::sr::{StepInput, SuperResolver, Upscaler};
 use chain_of_zoom::runtime::tensor::{picture_from_tensor, tensor_from_picture};
 use chain_of_zoom::runtime::weights::{Loader, Weights};
 
 /// Files, which network each is of, and how much that enlarges.
-const FILES: [(&str, &str, i64); 21] = [
+const FILES: [(&str, &str, i64); 23] = [
     ("span_x4.pth", "SPAN", 4),
     ("span_x2_plain.safetensors", "SPAN", 2),
     ("plksr_x4.pth", "PLKSR", 4),
@@ -35,7 +35,9 @@ const FILES: [(&str, &str, i64); 21] = [
     ("hat_x4.safetensors", "HAT", 4),
     ("hat_x2_bf16.safetensors", "HAT", 2),
     ("drct_x2.safetensors", "DRCT", 2),
+    ("drct_x2_unshifted.safetensors", "DRCT", 2),
     ("omnisr_x4.pth", "OmniSR", 4),
+    ("omnisr_x3_no_bias.safetensors", "OmniSR", 3),
     ("omnisr_x2_plain.safetensors", "OmniSR", 2),
 ];
 
@@ -97,6 +99,15 @@ fn networks_stop_between_blocks() {
     }
 }
 
+#[test]
+fn folded_pixels_count_where_tiles_begin() {
+    let context = |file: &str| load(&open(file)).context();
+    assert_eq!(context("swinir_x2.safetensors"), Context::Windows(4));
+    assert_eq!(context("swinir_x1_unshuffle.safetensors"), Context::Windows(8), "windows of 4 x 4 of 2 x 2 pixels");
+    assert_eq!(context("span_x4.pth"), Context::Local(21));
+    assert_eq!(context("hat_x4.safetensors"), Context::Global);
+}
+
 fn noisy(width: u32, height: u32) -> Picture {
     Picture::from_fn(width, height, |x, y| [x * 7 + y * 3, x * y, x ^ (5 * y)].map(|level| (level % 256) as u8))
 }
@@ -128,7 +139,7 @@ fn networks_of_every_scale_make_a_step_of_four() {
     let one = "swinir_x1_jpeg.pth";
     assert_eq!(step(one, &cut).rgb(), bicubic(&once(one, &cut)).rgb());
     let upscaler = Upscaler::open(&fixture(&format!("single_image/{one}")), Device::Cpu).unwrap();
-    let told = upscaler.estimate((24, 20), 96).unwrap().to_string();
+    let told = upscaler.estimate((24, 20), 96, true).unwrap().to_string();
     assert!(told.ends_with("it cleans pictures and does not enlarge them: bicubic does, after it"), "{told}");
 }
 
@@ -180,7 +191,7 @@ fn what_does_not_fit_is_said() {
     };
     let table = "layers.0.residual_group.blocks.0.attn.relative_position_bias_table";
     for (file, key, shape, expected) in [
-        (swin, table, [50, 2].as_slice(), "no window of up to 64 x 64"),
+        (swin, table, [50, 2].as_slice(), "no window of up to 32 x 32"),
         (swin, table, &[49, 5], "12 channels do not make 5 heads"),
         (swin, table, &[49], "is [49], expected"),
         (swin, "conv_first.weight", &[0, 3, 3, 3], "expected"),
@@ -198,6 +209,20 @@ fn what_does_not_fit_is_said() {
         ("dat_x2.safetensors", "layers.0.blocks.0.attn.attns.0.rpe_biases", &[105, 2], "of no window"),
         ("dat_x2.safetensors", "layers.0.blocks.1.attn.temperature", &[3, 1, 1], "heads"),
         ("omnisr_x2_plain.safetensors", "input.weight", &[6, 3, 3, 3], "do not make 4 heads"),
+        (
+            "omnisr_x2_plain.safetensors",
+            "residual_layer.0.residual_layer.0.layer.4.fn.project_in.weight",
+            &[1, 8, 1, 1],
+            "1 channels do not make two halves",
+        ),
+        ("dat_x2.safetensors", "layers.0.blocks.0.ffn.fc1.weight", &[1, 32], "1 channels do not make two halves"),
+        ("drct_x2.safetensors", "layers.1.swin2.attn.relative_position_bias_table", &[9, 3], "is another than that of"),
+        (
+            "hat_x4.safetensors",
+            "layers.0.residual_group.overlap_attn.relative_position_bias_table",
+            &[10000, 2],
+            "no surrounding",
+        ),
         ("plksr_x2_iccm.safetensors", "feats.1.lk.convs.0.weight", &[2, 2, 5, 5], "sparse or rectangular"),
         ("plksr_x2_iccm.safetensors", "feats.1.lk.conv.weight", &[2, 2, 6, 6], "expected"),
         ("realplksr_x2_dysample.safetensors", "to_img.offset.weight", &[3, 12, 1, 1], "to_img.offset.weight"),
@@ -250,4 +275,22 @@ fn weights_that_are_no_numbers_end_the_step_by_name() {
     let input = StepInput { cut: Arc::new(cut), enlarged, prompt: String::new(), seed: 0 };
     let said = upscaler.restore(&input, &mut Progress::new(&mut |_, _| true)).unwrap_err().to_string();
     assert!(said.contains("broken.safetensors"), "{said}");
+}
+
+#[test]
+fn files_that_claim_more_than_they_hold_are_refused_at_once() {
+    let folder = crate::samples::Folder::new();
+    let file = folder.path("claims.safetensors");
+    let zeros = |shape: &[i64]| Tensor::zeros(shape, (Kind::Float, Device::Cpu));
+    let tensors =
+        [("block_1.c1_r.sk.weight", zeros(&[2, 2, 1, 1])), ("upsampler.0.weight", zeros(&[300_000, 0, 3, 3]))];
+    Tensor::write_safetensors(&tensors, &file).unwrap();
+    let said = Weights::open(&file).err().unwrap().to_string();
+    assert!(said.contains("claims.safetensors") && said.contains("more numbers than the file has bytes"), "{said}");
+    for name in ["large.pth", "large.safetensors", "large.bin"] {
+        let file = folder.path(name);
+        std::fs::File::create(&file).unwrap().set_len(2 << 30).unwrap();
+        let said = Upscaler::open(&file, Device::Cpu).err().unwrap().to_string();
+        assert!(said.contains(name) || said.contains("large.param"), "{said}");
+    }
 }

@@ -1,24 +1,25 @@
 //! What transformers for restoration have in common (`SwinIR` of network_swinir.py, which HAT, DRCT and DAT follow): a
 //! convolution, groups of blocks on tokens, a convolution again, added to the first one's result, and an [`Upsampler`].
 
-use tch::{TchError, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
 use super::swin::{from_tokens, to_tokens};
 use super::upsample::{Upsampler, leaky_relu};
-use super::windows::reflect;
+use super::windows::{reflect, reflect_to_multiple};
 use super::{Conv2d, LayerNorm};
+use crate::networks::single_image::{Context, SingleImageNetwork};
 use crate::runtime::weights::{Loader, WeightsError};
 
 /// Of DIV2K's colours, which such networks subtract before and add afterwards.
-pub const MEAN_COLOUR: [f32; 3] = [0.4488, 0.4371, 0.4040];
+const MEAN_COLOUR: [f32; 3] = [0.4488, 0.4371, 0.4040];
 /// Shorter pictures are mirrored up to here.
 pub const SHORTEST_SIDE: i64 = 16;
 const EPSILON: f64 = 1e-5;
 const SLOPE: f64 = 0.2;
 
-/// [`MEAN_COLOUR`] as `[1, 3, 1, 1]`, in the dtype and on the device of `like`.
-pub fn mean_colour(like: &Tensor) -> Result<Tensor, TchError> {
-    Tensor::f_from_slice(&MEAN_COLOUR)?.f_view([1, 3, 1, 1])?.f_to_device(like.device())?.f_to_kind(like.kind())
+/// [`MEAN_COLOUR`] as `[1, 3, 1, 1]`.
+pub fn mean_colour(kind: Kind, device: Device) -> Result<Tensor, TchError> {
+    Tensor::f_from_slice(&MEAN_COLOUR)?.f_view([1, 3, 1, 1])?.f_to_device(device)?.f_to_kind(kind)
 }
 
 /// Convolutions at the end of a group of blocks: one, or three with fewer channels between them.
@@ -60,6 +61,12 @@ impl BodyConv {
     }
 }
 
+/// One block of a network, on tokens.
+pub trait Block {
+    /// `[B, H, W, C] -> [B, H, W, C]`.
+    fn forward(&self, x: &Tensor) -> Result<Tensor, TchError>;
+}
+
 /// A group of blocks, of which such a network has several.
 pub trait Group {
     /// How many blocks it has.
@@ -69,8 +76,35 @@ pub trait Group {
     fn forward(&self, x: &Tensor, keep_going: &mut dyn FnMut() -> bool) -> Result<Option<Tensor>, TchError>;
 }
 
+/// The usual group: blocks one after another and a convolution, added to what came in.
+pub struct Residual<B> {
+    /// Its blocks.
+    pub blocks: Vec<B>,
+    /// What stands after them.
+    pub conv: BodyConv,
+}
+
+impl<B: Block> Group for Residual<B> {
+    fn blocks(&self) -> usize {
+        self.blocks.len()
+    }
+
+    fn forward(&self, x: &Tensor, keep_going: &mut dyn FnMut() -> bool) -> Result<Option<Tensor>, TchError> {
+        let mut h = x.shallow_clone();
+        for block in &self.blocks {
+            if !keep_going() {
+                return Ok(None);
+            }
+            h = block.forward(&h)?;
+        }
+        self.conv.forward_tokens(&h)?.f_add(x).map(Some)
+    }
+}
+
 /// How one network differs from another.
-pub struct Layout {
+pub struct Variant {
+    /// What of a picture it looks at.
+    pub context: Context,
     /// Height and width are mirrored up to multiples of this many tokens.
     pub multiple: i64,
     /// What colours are multiplied by.
@@ -79,9 +113,9 @@ pub struct Layout {
     pub norm_before: &'static str,
 }
 
-/// The whole network.
+/// The whole network: `[B, 3, H, W]` in [0, 1] -> `[B, 3, scale * H, scale * W]`, not clamped.
 pub struct Restoration<G> {
-    layout: Layout,
+    variant: Variant,
     /// So many pixels of each axis become channels first.
     unshuffle: i64,
     first: Conv2d,
@@ -97,7 +131,7 @@ impl<G: Group> Restoration<G> {
     pub fn load(
         loader: &mut Loader,
         mut load_group: impl FnMut(&mut Loader, &str, i64, usize) -> Result<G, WeightsError>,
-        layout: impl FnOnce(&[G]) -> Layout,
+        variant: impl FnOnce(&[G]) -> Variant,
     ) -> Result<Self, WeightsError> {
         let is_unshuffled = loader.has("conv_first.1.weight");
         let name = if is_unshuffled { "conv_first.1" } else { "conv_first" };
@@ -111,11 +145,23 @@ impl<G: Group> Restoration<G> {
         }
         let mut groups = Vec::new();
         for number in 0..loader.count_below("layers") {
-            groups.push(load_group(loader, &format!("layers.{number}"), width, number)?);
+            let name = format!("layers.{number}");
+            if !loader.has_below(&name) {
+                loader.report(format!("{name} is missing"));
+                break;
+            }
+            groups.push(load_group(loader, &name, width, number)?);
         }
-        let layout = layout(&groups);
-        let has_norm = loader.has(&format!("{}.weight", layout.norm_before));
-        let norm_before = has_norm.then(|| LayerNorm::load(loader, layout.norm_before, width, EPSILON)).transpose()?;
+        let tables = loader.requested().iter().filter(|(key, _)| key.ends_with(".attn.relative_position_bias_table"));
+        if let [first, rest @ ..] = tables.collect::<Vec<_>>().as_slice()
+            && let Some((key, shape)) = rest.iter().find(|(_, shape)| shape[0] != first.1[0])
+        {
+            let problem = format!("{key} is {shape:?}, and its window is another than that of {}", first.0);
+            loader.report(problem);
+        }
+        let variant = variant(&groups);
+        let has_norm = loader.has(&format!("{}.weight", variant.norm_before));
+        let norm_before = has_norm.then(|| LayerNorm::load(loader, variant.norm_before, width, EPSILON)).transpose()?;
         let network = Self {
             unshuffle,
             first,
@@ -124,7 +170,7 @@ impl<G: Group> Restoration<G> {
             norm: LayerNorm::load(loader, "norm", width, EPSILON)?,
             after_body: BodyConv::load(loader, "conv_after_body", width)?,
             upsampler: Upsampler::load(loader, width)?,
-            layout,
+            variant,
         };
         if network.upsampler.scale() % unshuffle != 0 {
             let scale = network.upsampler.scale();
@@ -132,26 +178,27 @@ impl<G: Group> Restoration<G> {
         }
         Ok(network)
     }
+}
 
-    /// How many times larger the output is.
-    pub fn scale(&self) -> i64 {
+impl<G: Group + Send> SingleImageNetwork for Restoration<G> {
+    fn scale(&self) -> i64 {
         self.upsampler.scale() / self.unshuffle
     }
 
-    /// The groups of blocks.
-    pub fn groups(&self) -> &[G] {
-        &self.groups
+    fn context(&self) -> Context {
+        match self.variant.context {
+            Context::Windows(window) => Context::Windows(window * self.unshuffle),
+            context => context,
+        }
     }
 
-    /// `[B, 3, H, W]` in [0, 1] `-> [B, 3, scale * H, scale * W]`. Before each block `keep_going` is asked, with the share
-    /// that is done; where it says no, the result is `None`.
-    pub fn forward(&self, x: &Tensor, keep_going: &mut dyn FnMut(f32) -> bool) -> Result<Option<Tensor>, TchError> {
+    fn forward(&self, x: &Tensor, keep_going: &mut dyn FnMut(f32) -> bool) -> Result<Option<Tensor>, TchError> {
         let (_, _, height, width) = x.size4()?;
-        let multiple = self.layout.multiple * self.unshuffle;
-        let padded = |length: i64| (length.max(SHORTEST_SIDE) + multiple - 1) / multiple * multiple;
-        let x = reflect(&reflect(x, 2, padded(height))?, 3, padded(width))?;
-        let mean = mean_colour(&x)?;
-        let mut x = x.f_sub(&mean)?.f_mul_scalar(self.layout.range)?;
+        let multiple = self.variant.multiple * self.unshuffle;
+        let x = reflect(&reflect(x, 2, SHORTEST_SIDE)?, 3, SHORTEST_SIDE)?;
+        let x = reflect_to_multiple(&x, multiple)?;
+        let mean = mean_colour(x.kind(), x.device())?;
+        let mut x = x.f_sub(&mean)?.f_mul_scalar(self.variant.range)?;
         if self.unshuffle > 1 {
             x = x.f_pixel_unshuffle(self.unshuffle)?;
         }
@@ -171,7 +218,7 @@ impl<G: Group> Restoration<G> {
             h = next;
         }
         let h = self.after_body.forward(&from_tokens(&self.norm.forward(&h)?)?)?.f_add(&first)?;
-        let out = self.upsampler.forward(&h, &x)?.f_div_scalar(self.layout.range)?.f_add(&mean)?;
+        let out = self.upsampler.forward(&h, &x)?.f_div_scalar(self.variant.range)?.f_add(&mean)?;
         Ok(Some(out.f_narrow(2, 0, height * self.scale())?.f_narrow(3, 0, width * self.scale())?))
     }
 }

@@ -3,6 +3,7 @@
 
 use tch::{TchError, Tensor};
 
+use super::restoration::Block;
 use super::windows::WindowAttention;
 use super::{LayerNorm, Linear};
 use crate::runtime::weights::{Loader, WeightsError};
@@ -52,12 +53,7 @@ impl SwinBlock {
         self.attention.window()
     }
 
-    /// `[B, H, W, C] -> [B, H, W, C]`.
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
-        self.forward_with(x, |attended, _| Ok(attended))
-    }
-
-    /// The same, with something done to what attention adds; it is given the normalised input too.
+    /// `[B, H, W, C] -> [B, H, W, C]`, with something done to what attention adds; it is given the normalised input too.
     pub fn forward_with(
         &self,
         x: &Tensor,
@@ -66,6 +62,12 @@ impl SwinBlock {
         let normalised = self.norm1.forward(x)?;
         let x = x.f_add(&change(self.attention.forward(&normalised)?, &normalised)?)?;
         x.f_add(&self.mlp.forward(&self.norm2.forward(&x)?)?)
+    }
+}
+
+impl Block for SwinBlock {
+    fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
+        self.forward_with(x, |attended, _| Ok(attended))
     }
 }
 

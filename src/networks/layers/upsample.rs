@@ -37,15 +37,14 @@ pub enum Upsampler {
 impl Upsampler {
     /// From the keys there are; `width`: channels of the features.
     pub fn load(loader: &mut Loader, width: i64) -> Result<Self, WeightsError> {
-        let rows = |loader: &Loader, key: &str| loader.shape(key).and_then(|shape| shape.first().copied()).unwrap_or(0);
         if !loader.has("conv_before_upsample.0.weight") {
             if !loader.has("upsample.0.weight") {
                 return Ok(Self::Residual(Conv2d::same(loader, "conv_last", [width, 3], 3)?));
             }
-            let factor = shuffle_factor(rows(loader, "upsample.0.weight"), 3);
+            let factor = shuffle_factor(loader.rows("upsample.0.weight"), 3);
             return Ok(Self::Direct(Conv2d::same(loader, "upsample.0", [width, 3 * factor * factor], 3)?, factor));
         }
-        let features = rows(loader, "conv_before_upsample.0.weight");
+        let features = loader.rows("conv_before_upsample.0.weight");
         let before = Conv2d::same(loader, "conv_before_upsample.0", [width, features], 3)?;
         if loader.has("conv_up1.weight") {
             let names = (1..=MOST_DOUBLINGS).map(|i| format!("conv_up{i}"));
@@ -58,7 +57,7 @@ impl Upsampler {
         let mut shuffles = Vec::new();
         while loader.has(&format!("upsample.{}.weight", 2 * shuffles.len())) {
             let name = format!("upsample.{}", 2 * shuffles.len());
-            let factor = shuffle_factor(rows(loader, &format!("{name}.weight")), features);
+            let factor = shuffle_factor(loader.rows(&format!("{name}.weight")), features);
             let outputs = features * factor * factor;
             shuffles.push((Conv2d::same(loader, &name, [features, outputs], 3)?, factor));
         }
@@ -69,7 +68,9 @@ impl Upsampler {
     /// How many times larger the picture is than the features.
     pub fn scale(&self) -> i64 {
         match self {
-            Self::PixelShuffle { shuffles, .. } => shuffles.iter().map(|(_, factor)| factor).product(),
+            Self::PixelShuffle { shuffles, .. } => {
+                shuffles.iter().fold(1i64, |scale, (_, factor)| scale.saturating_mul(*factor))
+            }
             Self::Direct(_, factor) => *factor,
             Self::Nearest { doublings, .. } => 1 << doublings.len(),
             Self::Residual(_) => 1,

@@ -7,9 +7,9 @@ use super::Linear;
 use crate::runtime::weights::{Loader, WeightsError};
 
 /// Larger windows are in no published network; the biases between all their tokens would not fit into memory.
-const LARGEST_WINDOW: i64 = 64;
+pub const LARGEST_WINDOW: i64 = 32;
 /// Added between tokens that a shift has brought into one window from opposite edges.
-const STRANGERS: f64 = -100.0;
+const MASKED: f64 = -100.0;
 
 /// `[B, H, W, C] -> [B, H / h, W / w, h * w, C]`.
 pub fn windows(x: &Tensor, [h, w]: [i64; 2]) -> Result<Tensor, TchError> {
@@ -57,6 +57,12 @@ impl Layout {
         Self { size, shift: if is_shifted { size.map(|side| side / 2) } else { [0; 2] } }
     }
 
+    /// A table `[distances, heads]` spread over all pairs of a window's tokens, `[heads, h * w, h * w]`.
+    pub fn bias(self, table: &Tensor) -> Result<Tensor, TchError> {
+        let [h, w] = self.size;
+        relative_bias(table, &relative_positions(self.size, table.device())?, h * w)
+    }
+
     /// Of the windows in the last row or column: 0 between tokens that were neighbours before the shift, `[h * w, h * w]`.
     fn mask(self, is_last: [bool; 2], like: &Tensor) -> Result<Tensor, TchError> {
         let [h, w] = self.size;
@@ -65,7 +71,7 @@ impl Layout {
             (0..h * w).map(|at| 2 * i64::from(is_beyond(0, at / w)) + i64::from(is_beyond(1, at % w))).collect();
         let zones = Tensor::f_from_slice(&zones)?.f_to_device(like.device())?;
         let are_strangers = zones.f_unsqueeze(0)?.f_ne_tensor(&zones.f_unsqueeze(1)?)?;
-        are_strangers.f_to_kind(like.kind())?.f_mul_scalar(STRANGERS)
+        are_strangers.f_to_kind(like.kind())?.f_mul_scalar(MASKED)
     }
 
     /// Attention within each window: `[B, H, W, 3 * C]` (queries, keys and values, each of all heads) `-> [B, H, W, C]`.
@@ -109,7 +115,7 @@ fn attention(tokens: &Tensor, bias: &Tensor) -> Result<Tensor, TchError> {
 }
 
 /// Where in a table of `(2h - 1)(2w - 1)` distances the one between two tokens of a window stands: `[h * w * h * w]`.
-pub fn relative_positions([h, w]: [i64; 2], device: Device) -> Result<Tensor, TchError> {
+fn relative_positions([h, w]: [i64; 2], device: Device) -> Result<Tensor, TchError> {
     let length = h * w;
     let place = |to: i64, from: i64| (to / w - from / w + h - 1) * (2 * w - 1) + to % w - from % w + w - 1;
     let places: Vec<i64> = (0..length).flat_map(|to| (0..length).map(move |from| place(to, from))).collect();
@@ -143,7 +149,6 @@ pub fn window_of_table(loader: &mut Loader, key: &str, width: i64) -> (i64, i64)
 pub struct WindowAttention {
     qkv: Linear,
     table: Tensor,
-    positions: Tensor,
     proj: Linear,
     layout: Layout,
 }
@@ -158,7 +163,6 @@ impl WindowAttention {
         let table = loader.tensor(&key, &[(2 * window - 1).pow(2), heads])?;
         Ok(Self {
             qkv: Linear::load_merged(loader, &format!("{name}.qkv"), [width, 3 * width], has_bias, None)?,
-            positions: relative_positions(layout.size, table.device())?,
             table,
             proj: Linear::load(loader, &format!("{name}.proj"), width, width)?,
             layout,
@@ -172,7 +176,7 @@ impl WindowAttention {
 
     /// `[B, H, W, C] -> [B, H, W, C]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
-        let bias = relative_bias(&self.table, &self.positions, self.window().pow(2))?;
+        let bias = self.layout.bias(&self.table)?;
         self.proj.forward(&self.layout.attention(&self.qkv.forward(x)?, &bias)?)
     }
 }

@@ -112,8 +112,7 @@ impl RrdbNet {
     }
 
     fn naming(weights: &Weights, prefix: &str) -> Option<Naming> {
-        let shapes = weights.shapes();
-        let shape = |key: &str| shapes.get(format!("{prefix}{key}.weight").as_str());
+        let shape = |key: &str| weights.shape(&format!("{prefix}{key}.weight"));
         // Three channels, or 2 x 2 or 4 x 4 pixels of them.
         let is_rgb = |naming: &Naming| {
             shape(naming.first()).is_none_or(|shape| shape.len() != 4 || matches!(shape[1], 3 | 12 | 48))

@@ -74,6 +74,15 @@ pub trait SuperResolver: Send {
         Ok(None)
     }
 
+    /// The same of a full image.
+    fn estimate_full_image(
+        &mut self,
+        source: (u32, u32),
+        result: (u32, u32),
+    ) -> Result<Option<StepEstimate>, PipelineError> {
+        self.estimate(source, result)
+    }
+
     /// Bytes that a step to a result of this size will take where prompts are written, beside what is in memory: weights, and
     /// what they compute with.
     fn bytes_to_load(&self, _result: (u32, u32)) -> u64 {

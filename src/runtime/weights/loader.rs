@@ -199,20 +199,24 @@ impl<'a> Loader<'a> {
         self.shape(key).is_some()
     }
 
+    /// The first number of the shape of `key`, such as a layer's outputs; 0 where there is none.
+    pub fn rows(&self, key: &str) -> i64 {
+        self.shape(key).and_then(|shape| shape.first().copied()).unwrap_or(0)
+    }
+
     /// Whether there is a tensor below `name`, such as `{name}.weight`.
     pub fn has_below(&self, name: &str) -> bool {
         let start = format!("{}{name}.", self.origin.prefix);
-        self.origin.weights.shapes().range(start.as_str()..).next().is_some_and(|(key, _)| key.starts_with(&start))
+        self.origin.weights.keys_from(&start).next().is_some_and(|key| key.starts_with(&start))
     }
 
     /// The highest number below `name`, as of `{name}.5.weight`, and one more: how many layers of a row there are, or would
-    /// be if none were missing. At most as many as there are tensors.
+    /// be if none were missing. At most as many as there are tensors below it.
     pub fn count_below(&self, name: &str) -> usize {
         let start = format!("{}{name}.", self.origin.prefix);
-        let shapes = self.origin.weights.shapes();
-        let names = shapes.range(start.as_str()..).map_while(|(key, _)| key.strip_prefix(start.as_str()));
-        let numbers = names.filter_map(|rest| rest.split('.').next()?.parse::<usize>().ok());
-        numbers.max().map_or(0, |highest| highest.saturating_add(1).min(shapes.len()))
+        let names = self.origin.weights.keys_from(&start).map_while(|key| key.strip_prefix(start.as_str()));
+        let numbers: Vec<usize> = names.filter_map(|rest| rest.split('.').next()?.parse().ok()).collect();
+        numbers.iter().max().map_or(0, |highest| highest.saturating_add(1).min(numbers.len()))
     }
 
     /// Ignores all keys in which one of `parts` occurs.

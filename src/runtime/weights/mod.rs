@@ -7,6 +7,7 @@ mod loader;
 pub mod lora;
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -180,6 +181,18 @@ impl Weights {
         }
     }
 
+    /// The keys from `start` on, in alphabetical order.
+    pub fn keys_from<'a>(&'a self, start: &'a str) -> Box<dyn Iterator<Item = &'a str> + 'a> {
+        let from = (Bound::Included(start), Bound::Unbounded);
+        match &*self.source {
+            Source::Sharded(_, places) => Box::new(places.range::<str, _>(from).map(|(name, _)| name.as_str())),
+            Source::Mapped(Checkpoint { tensors, .. }) | Source::Embedded(_, tensors) => {
+                Box::new(tensors.range::<str, _>(from).map(|(name, _)| name.as_str()))
+            }
+            Source::Memory(tensors) => Box::new(tensors.range::<str, _>(from).map(|(name, _)| name.as_str())),
+        }
+    }
+
     /// Whether most of its numbers are stored in 32 bits.
     pub fn is_fp32(&self) -> bool {
         let (mut fp32, mut all) = (0, 0);
@@ -281,7 +294,6 @@ impl Weights {
         self.shape(name).is_some()
     }
 
-    /// Its shape. `None` where there is none of that name.
     /// The shape of a tensor, where there is one of that name.
     pub fn shape(&self, name: &str) -> Option<Vec<i64>> {
         match &*self.source {

@@ -13,10 +13,10 @@ use crate::document::{CachedPicture, StateId};
 use crate::hub::HubError;
 use crate::scene::film;
 use crate::scene::film::path::ZoomPath;
-use crate::viewer::Viewer;
 use crate::viewer::open::Opened;
 use crate::viewer::state::{Cause, Document, Examined, Exporting, Message, Opening, Playing};
 use crate::viewer::tasks::Outcome;
+use crate::viewer::{Viewer, network_facts};
 
 /// What is found out of states takes at most so much memory, those at hand apart.
 const EXAMINED_BYTES: u64 = 64 << 20;
@@ -95,17 +95,22 @@ impl Viewer {
                 }
             }
             Outcome::Diffusion(found) => self.state.diffusion = found,
-            Outcome::Backbones(found) => {
-                self.state.backbones = found;
-                self.state.use_best();
-            }
-            Outcome::NetworkFacts { generation, backbone, facts } => {
-                if self.network_facts.is_current(generation) {
-                    self.state.network_facts.retain(|(of, _)| *of != backbone);
-                    self.state.network_facts.push((backbone, *facts));
+            Outcome::Backbones { generation, found } => {
+                if self.backbone_search.finish(generation) {
+                    self.state.backbones = found;
+                    self.state.facts_recalled = false;
+                    self.state.use_best();
                 }
             }
-            Outcome::NetworkFactsDone { generation } => _ = self.network_facts.finish(generation),
+            Outcome::RecalledNetworks { generation, known } => {
+                if self.network_recall.finish(generation) {
+                    let known = known.into_iter().map(|(backbone, facts)| (network_facts::id(&backbone), Ok(facts)));
+                    self.state.network_facts.extend(known);
+                }
+            }
+            Outcome::KeptNetwork(backbone, facts) => {
+                self.state.network_facts.insert(network_facts::id(&backbone), Ok(facts));
+            }
             Outcome::PromptModels(found) => self.state.prompt_models = found,
             Outcome::Assets(found) => self.state.assets = found,
             Outcome::Downloaded(done) => {

@@ -27,6 +27,7 @@ impl Viewer {
                 self.state.loaded = Some((backbone, plan));
                 return;
             }
+            Event::Measured { backbone, facts } => return self.take_measured(backbone, facts),
             Event::Unloaded => {
                 self.state.loaded = None;
                 return;
@@ -34,7 +35,7 @@ impl Viewer {
             Event::Estimated { backbone, estimate } => {
                 // Asked for anew where the device or the size is another; then older steps tell nothing.
                 self.state.pace.insert(backbone.name(), estimate.secs);
-                self.state.step_bytes.insert(backbone.name(), estimate.bytes);
+                self.state.step_estimates.insert(backbone.name(), estimate);
                 return;
             }
             _ => {}

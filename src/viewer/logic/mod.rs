@@ -15,7 +15,7 @@ use egui::ViewportCommand;
 use super::actions::Action;
 use super::bindings::Bindings;
 use super::state::{Cause, Document, Edited, Message};
-use super::{Viewer, bindings, commands, theme};
+use super::{Viewer, bindings, commands, network_facts, theme};
 use crate::base;
 use crate::base::Backbone;
 use crate::document::Direction;
@@ -247,14 +247,22 @@ impl Viewer {
     }
 
     /// Looks again which super-resolution models there are.
-    pub(super) fn look_for_backbones(&self) {
+    pub(super) fn look_for_backbones(&mut self) {
         let settings = &self.state.settings;
-        self.tasks.look_for_backbones(settings.opened_networks(), settings.model_folders.clone());
+        let (opened, folders) = (settings.opened_networks(), settings.model_folders.clone());
+        self.tasks.look_for_backbones(opened, folders, self.backbone_search.start());
     }
 
     /// Asks whether these are to be added to the models.
     pub(super) fn offer_models(&mut self, files: Vec<PathBuf>) {
-        for backbone in files.into_iter().map(Backbone::file) {
+        // Of ncnn's pairs the graph stands for both.
+        let is_second = |file: &PathBuf| {
+            file.extension().is_some_and(|it| it == "bin") && files.contains(&file.with_extension("param"))
+        };
+        for backbone in files.iter().filter(|file| !is_second(file)).map(Backbone::file) {
+            // It may be another file by now.
+            self.state.network_facts.remove(&network_facts::id(&backbone));
+            self.state.facts_recalled = false;
             if !self.state.offered_models.contains(&backbone) {
                 self.state.offered_models.push(backbone);
             }

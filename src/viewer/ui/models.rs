@@ -11,6 +11,7 @@ use super::dim;
 use crate::base::{
     BACKBONES, Backbone, BackboneKind, BackboneSpec, FILE, FileSpec, MemoryPlan, PROMPT_SOURCES, Precision, bytes_label,
 };
+use crate::hub::ModelAsset;
 use crate::viewer::actions::Action;
 use crate::viewer::commands::Command;
 use crate::viewer::settings::PICTURE_MEMORY_MB;
@@ -73,7 +74,7 @@ pub(super) fn group(ui: &mut egui::Ui, kind: BackboneKind) {
 fn networks(viewer: &mut Viewer, ui: &mut egui::Ui) {
     ScrollArea::vertical().max_height(NETWORKS_HEIGHT).show(ui, |ui| {
         ui.set_width(ui.available_width());
-        for backbone in viewer.listed_networks() {
+        for backbone in viewer.state.networks() {
             entry(viewer, ui, backbone.clone(), "");
             facts(viewer, ui, &backbone);
         }
@@ -96,9 +97,8 @@ fn networks(viewer: &mut Viewer, ui: &mut egui::Ui) {
 
 /// What is known of a network.
 pub(super) fn facts(viewer: &Viewer, ui: &mut egui::Ui, backbone: &Backbone) {
-    let known = viewer.state.network_facts.iter().find(|(of, _)| of == backbone).map(|(_, facts)| facts);
-    let text = match known {
-        Some(Ok(facts)) => dim(ui, network_facts::line(backbone, facts)),
+    let text = match viewer.state.network_facts.get(&network_facts::id(backbone)) {
+        Some(Ok(facts)) => dim(ui, network_facts::line(facts)),
         Some(Err(problem)) => RichText::new(&problem.details).small().color(theme::ERROR),
         None => dim(ui, "Looking it up\u{2026}"),
     };
@@ -240,7 +240,7 @@ fn whole(viewer: &mut Viewer, ui: &mut egui::Ui, backbone: Backbone) {
         Some(path) => format!("{}: {}", file.label, path.display()),
         None => format!("{}: not found, and without it the model is no good at this", file.label),
     };
-    let licence = network_facts::licence(&backbone).map(|licence| format!("Licence: {licence}"));
+    let licence = ModelAsset::of(&backbone).map(|asset| format!("Licence: {}", asset.licence));
     let about: Vec<String> = backbone.spec.files.iter().map(line).chain(licence).collect();
     entry(viewer, ui, backbone.clone(), &about.join("\n"));
     Grid::new(backbone.spec.id).num_columns(2).spacing([16.0, 8.0]).show(ui, |ui| {

@@ -3,8 +3,8 @@
 use egui::{Align2, RichText, Window};
 
 use super::models;
-use crate::viewer::Viewer;
 use crate::viewer::actions::Action;
+use crate::viewer::{Viewer, network_facts};
 
 pub(super) fn show(viewer: &mut Viewer, ui: &egui::Ui) {
     let offered = viewer.state.offered_models.clone();
@@ -19,9 +19,8 @@ pub(super) fn show(viewer: &mut Viewer, ui: &egui::Ui) {
             models::facts(viewer, ui, backbone);
         }
         ui.add_space(4.0);
-        // Those that are known to be none are not added.
-        let is_none = |of: &_| viewer.state.network_facts.iter().any(|(other, facts)| other == of && facts.is_err());
-        let usable: Vec<_> = offered.iter().filter(|backbone| !is_none(backbone)).cloned().collect();
+        let is_one = |of: &_| matches!(viewer.state.network_facts.get(&network_facts::id(of)), Some(Ok(_)));
+        let usable: Vec<_> = offered.iter().filter(|backbone| is_one(backbone)).cloned().collect();
         ui.horizontal(|ui| {
             let add = Action::AddModels(usable.clone());
             if let Some(first) = usable.first() {

@@ -110,7 +110,9 @@ fn model(viewer: &Viewer, ui: &mut egui::Ui) {
         .step_secs()
         .map(|secs| format!("About {}{memory} a step on {}", secs_label(secs), viewer.state.device_name()));
     let reason = viewer.state.uses_best().then(|| viewer.state.reason().to_owned());
-    let details: Vec<String> = reason.into_iter().chain(pace).collect();
+    // What begins a sentence of its own here.
+    let remark = viewer.state.step_remark().map(|remark| format!("It {}", remark.trim_start_matches("it ")));
+    let details: Vec<String> = reason.into_iter().chain(pace).chain(remark).collect();
     ui.label(viewer.state.choices.backbone.name());
     if !details.is_empty() {
         ui.label(dim(ui, details.join(". ")));

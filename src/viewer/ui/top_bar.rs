@@ -1,6 +1,6 @@
 //! One line: menu, the photo's name, the model, tools.
 
-use egui::{Align, DragValue, Layout, RichText};
+use egui::{Align, DragValue, Layout, RichText, ScrollArea};
 use egui_material_icons::icons as icon;
 
 use super::{dim, icon_button, models};
@@ -12,6 +12,9 @@ use crate::viewer::actions::Action;
 use crate::viewer::commands::Command;
 use crate::viewer::settings::Theme;
 use crate::viewer::{Viewer, network_facts};
+
+/// What stands above and below the models in their menu, in points.
+const LOWER_HALF: f32 = 420.0;
 
 pub(super) fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
     ui.horizontal_centered(|ui| {
@@ -119,14 +122,39 @@ fn recent(viewer: &mut Viewer, ui: &mut egui::Ui) {
     });
 }
 
-/// What is known of a model, for its tooltip.
-fn about(viewer: &Viewer, backbone: &Backbone) -> String {
-    let known =
-        viewer.state.network_facts.iter().find(|(of, _)| of == backbone).and_then(|(_, facts)| facts.as_ref().ok());
-    let facts = known.map(|facts| network_facts::line(backbone, facts));
-    let file = backbone.main_file().map(|file| file.display().to_string());
-    let lines = facts.into_iter().chain(file.or_else(|| Some(backbone.spec.about.to_owned())));
-    lines.collect::<Vec<_>>().join("\n")
+/// The models that can be chosen, by kind, with what is known of each.
+fn choices(viewer: &mut Viewer, ui: &mut egui::Ui) {
+    let chosen = viewer.state.choices.backbone.clone();
+    let plain = BACKBONES.into_iter().filter(|spec| spec.kind == BackboneKind::Interpolation).map(Backbone::from);
+    let mut all: Vec<Backbone> = viewer.state.backbones.iter().cloned().chain(plain).collect();
+    if !all.contains(&chosen) {
+        all.push(chosen.clone());
+    }
+    for kind in [BackboneKind::Diffusion, BackboneKind::SingleImage, BackboneKind::Interpolation] {
+        let mut of_kind = all.iter().filter(|backbone| backbone.spec.kind == kind).peekable();
+        if of_kind.peek().is_some() {
+            ui.separator();
+            models::group(ui, kind);
+        }
+        for backbone in of_kind {
+            let is_chosen = !viewer.state.uses_best() && chosen == *backbone;
+            let about = backbone.main_file().map(|file| file.display().to_string());
+            let about = about.unwrap_or_else(|| backbone.spec.about.to_owned());
+            let facts =
+                viewer.state.network_facts.get(&network_facts::id(backbone)).and_then(|facts| facts.as_ref().ok());
+            let radio = ui.horizontal(|ui| {
+                let radio = ui.radio(is_chosen, backbone.name()).on_hover_text(about);
+                if let Some(facts) = facts {
+                    ui.label(dim(ui, network_facts::line(facts)));
+                }
+                radio
+            });
+            if radio.inner.clicked() {
+                viewer.actions.push(Action::UseBackbone(backbone.clone()));
+                ui.close();
+            }
+        }
+    }
 }
 
 fn model(viewer: &mut Viewer, ui: &mut egui::Ui) {
@@ -140,24 +168,8 @@ fn model(viewer: &mut Viewer, ui: &mut egui::Ui) {
             ui.close();
         }
         get_realesrgan(viewer, ui);
-        let chosen = Some(&choices.backbone).filter(|chosen| !known.contains(chosen)).cloned();
-        let plain = BACKBONES.into_iter().filter(|spec| spec.kind == BackboneKind::Interpolation).map(Backbone::from);
-        let all: Vec<Backbone> = known.into_iter().chain(plain).chain(chosen).collect();
-        for kind in [BackboneKind::Diffusion, BackboneKind::SingleImage, BackboneKind::Interpolation] {
-            let mut of_kind = all.iter().filter(|backbone| backbone.spec.kind == kind).peekable();
-            if of_kind.peek().is_some() {
-                ui.separator();
-                models::group(ui, kind);
-            }
-            for backbone in of_kind {
-                let is_chosen = !is_auto && choices.backbone == *backbone;
-                let radio = ui.radio(is_chosen, backbone.name()).on_hover_text(about(viewer, backbone));
-                if radio.clicked() {
-                    viewer.actions.push(Action::UseBackbone(backbone.clone()));
-                    ui.close();
-                }
-            }
-        }
+        let height = ui.ctx().content_rect().height() - LOWER_HALF;
+        ScrollArea::vertical().max_height(height.max(120.0)).show(ui, |ui| self::choices(viewer, ui));
         ui.separator();
         for (command, about) in [
             (Command::ToggleModels, "Where models are, what they need, Chain-of-Zoom's own among them"),

@@ -138,8 +138,14 @@ case("hat_x2_bf16.safetensors", HAT(**hat, embed_dim=12, window_size=8, overlap_
 case("drct_x2.safetensors", DRCT(img_size=16, embed_dim=12, depths=(6, 6), num_heads=(3, 2), window_size=4, upscale=2, gc=5,
                                  upsampler="pixelshuffle"), (16, 32), safetensors(torch.float16), 20)
 
+case("drct_x2_unshifted.safetensors", DRCT(img_size=8, embed_dim=12, depths=(6,), num_heads=(2,), window_size=8, upscale=2, gc=4,
+                                           upsampler="pixelshuffle"), (16, 16), safetensors(torch.float16), 23)
+
 case("omnisr_x4.pth", OmniSR(num_feat=16, block_num=1, res_num=2, window_size=8, up_scale=4), (17, 22), wrapped("params"), 21)
 case("omnisr_x2_plain.safetensors", OmniSR(num_feat=8, block_num=2, res_num=1, window_size=8, up_scale=2, pe=False), (16, 25),
      safetensors(torch.float16), 22)
+
+case("omnisr_x3_no_bias.safetensors", OmniSR(num_feat=8, block_num=1, res_num=1, window_size=8, up_scale=3, bias=False), (19, 16),
+     safetensors(torch.float16), 24)
 
 save_file(cases, os.path.join(HERE, "cases.safetensors"))

@@ -16,7 +16,7 @@ use crate::base::{Backbone, Cancelled, Progress, Stage, StepEstimate, sha256_of}
 use crate::checkpoint::CheckpointError;
 use crate::imaging::{Filter, Picture, resize};
 use crate::networks::single_image;
-use crate::networks::single_image::SingleImageNetwork;
+use crate::networks::single_image::{Context, SingleImageNetwork};
 use crate::runtime::tensor::{picture_from_tensor, tensor_from_picture};
 use crate::runtime::weights::Weights;
 use crate::runtime::{memory, speed};
@@ -28,15 +28,25 @@ const BUILT_IN: &[u8] = include_bytes!("../../../../assets/builtin_x4.safetensor
 const LARGEST_SCALE: u32 = 16;
 /// What is to be known of a network that does not enlarge.
 const CLEANER: &str = "it cleans pictures and does not enlarge them: bicubic does, after it";
-/// Side of the picture by which time and memory are measured, in pixels.
+/// Least side of the picture by which time and memory are measured, in pixels.
 const PROBE: i64 = 32;
 
 /// What one forward pass of it takes.
 #[derive(Clone, Copy)]
 struct Probe {
+    /// Of the picture, in pixels.
+    side: i64,
     secs: f64,
     /// At its width: whatever the height, and for every row.
     bytes: [f64; 2],
+}
+
+impl Probe {
+    /// Of one pass over a picture of this size.
+    fn bytes(&self, width: u32, height: u32) -> f64 {
+        let [fixed, a_row] = self.bytes;
+        (fixed + a_row * f64::from(height)) * f64::from(width) / self.side as f64
+    }
 }
 
 /// An upscaling network, loaded.
@@ -96,58 +106,86 @@ impl Upscaler {
         (self.network.scale() as f64 * self.output_scale).round() as u32
     }
 
+    /// What is to be known of its results.
+    pub fn remark(&self) -> Option<&'static str> {
+        (self.scale() == 1).then_some(CLEANER)
+    }
+
     /// How often it is applied to make pictures of `from` pixels as wide as `to`.
     fn passes(&self, from: u32, to: u32) -> u32 {
         if self.scale() == 2 && to > 2 * from { 2 } else { 1 }
     }
 
-    /// How a picture of this size is cut into tiles.
-    fn tiling(&self, width: u32, height: u32) -> Result<Tiling, PipelineError> {
-        let Probe { bytes: [fixed, a_row], .. } = self.probe()?;
+    /// How a picture of this size is cut into tiles; the cut of a step is not.
+    fn tiling(&self, (width, height): (u32, u32), is_step: bool) -> Result<Tiling, PipelineError> {
+        let (context, longest) = (self.network.context(), width.max(height));
+        if is_step {
+            return Ok(Tiling::WHOLE);
+        }
+        if context != Context::Global {
+            return Ok(Tiling::of(context, longest, |_| true));
+        }
         let free = memory::free_memory(self.device).map_or(f64::INFINITY, |free| free as f64);
+        let probe = self.probe()?;
         // Half of it: what other programs take meanwhile, and the picture itself, need room too.
-        let fits = |side: u32| (fixed + a_row * f64::from(side)) * f64::from(side) / PROBE as f64 <= free / 2.0;
-        Ok(Tiling::of(self.network.context(), width.max(height), fits))
+        Ok(Tiling::of(context, longest, |side| probe.bytes(side, side) <= free / 2.0))
     }
 
     /// What a picture of this size takes for a result of this width, told from a small one.
-    pub fn estimate(&self, (width, height): (u32, u32), result: u32) -> Result<StepEstimate, PipelineError> {
-        let Probe { secs, bytes: [fixed, a_row] } = self.probe()?;
-        let remark = (self.scale() == 1).then_some(CLEANER);
-        let mut estimate = StepEstimate { secs: 0.0, bytes: 0, smaller: Vec::new(), remark };
-        for pass in 0..self.passes(width, result) {
-            let (width, height) = (width * self.scale().pow(pass), height * self.scale().pow(pass));
-            let tiling = self.tiling(width, height)?;
+    pub fn estimate(&self, size: (u32, u32), result: u32, is_step: bool) -> Result<StepEstimate, PipelineError> {
+        let probe = self.probe()?;
+        let mut estimate = StepEstimate { secs: 0.0, bytes: 0, smaller: Vec::new(), remark: self.remark() };
+        for pass in 0..self.passes(size.0, result) {
+            let (width, height) = (size.0 * self.scale().pow(pass), size.1 * self.scale().pow(pass));
+            let tiling = self.tiling((width, height), is_step)?;
             let all = |length: u32| tiling.spans(length).map(|span| f64::from(span.length)).sum::<f64>();
-            let longest = |length: u32| f64::from(tiling.spans(length).map(|span| span.length).max().unwrap_or(0));
-            let bytes = (fixed + a_row * longest(height)) * longest(width) / PROBE as f64;
-            // The picture that is put together, and the same at the size asked for, in 8 bits.
-            let results = 2 * 3 * u64::from(width) * u64::from(height) * u64::from(self.scale()).pow(2);
-            estimate.bytes = estimate.bytes.max(bytes as u64 + results);
-            estimate.secs += secs * all(width) * all(height) / (PROBE * PROBE) as f64;
+            let longest = |length: u32| tiling.spans(length).map(|span| span.length).max().unwrap_or(0);
+            // The picture that is put together, and the same at the size asked for, in 8 bits; where tiles fade, a row of them.
+            let results = if tiling.is_faded() { 3 } else { 2 };
+            let results = results * 3 * u64::from(width) * u64::from(height) * u64::from(self.scale()).pow(2);
+            estimate.bytes = estimate.bytes.max(probe.bytes(longest(width), longest(height)) as u64 + results);
+            estimate.secs += probe.secs * all(width) * all(height) / probe.side.pow(2) as f64;
         }
         Ok(estimate)
     }
 
+    /// Finds out what a pass takes, as long as that is of use.
+    ///
+    /// # Errors
+    /// [`PipelineError::Cancelled`] where it is not.
+    pub fn measure(&self, is_active: &dyn Fn() -> bool) -> Result<(), PipelineError> {
+        self.probe_while(is_active).map(drop)
+    }
+
     /// Measured once.
     fn probe(&self) -> Result<Probe, PipelineError> {
+        self.probe_while(&|| true)
+    }
+
+    fn probe_while(&self, is_active: &dyn Fn() -> bool) -> Result<Probe, PipelineError> {
         if let Some(probe) = self.probe.get() {
             return Ok(*probe);
         }
-        let picture = |height: i64| Tensor::f_zeros([1, 3, height, PROBE], (Kind::Float, self.device));
+        // What is padded up to multiples of a window would take as long as more pixels.
+        let side = match self.network.context() {
+            Context::Windows(window) => (PROBE + window - 1) / window.max(1) * window.max(1),
+            _ => PROBE,
+        };
+        let on_progress = || |_| if is_active() { Ok(()) } else { Err(Cancelled) };
+        let picture = |height: i64| Tensor::f_zeros([1, 3, height, side], (Kind::Float, self.device));
         let taken = |height: i64| -> Result<f64, PipelineError> {
             let picture = picture(height)?;
-            let (output, bytes) = memory::peak_of(|| self.forward(&picture, &mut |_| Ok(())));
+            let (output, bytes) = memory::peak_of(|| self.forward(&picture, &mut on_progress()));
             drop(output?);
             Ok(bytes as f64)
         };
         // A network that enlarges in strips takes more with every row, but not in proportion.
-        let (low, high) = (taken(PROBE)?, taken(2 * PROBE)?);
-        let a_row = (high - low).max(0.0) / PROBE as f64;
-        let bytes = [low - a_row * PROBE as f64, a_row];
-        let small = picture(PROBE)?;
-        let secs = speed::fastest(|| self.forward(&small, &mut |_| Ok(())))?;
-        Ok(*self.probe.get_or_init(|| Probe { secs, bytes }))
+        let (low, high) = (taken(side)?, taken(2 * side)?);
+        let a_row = (high - low).max(0.0) / side as f64;
+        let bytes = [low - a_row * side as f64, a_row];
+        let small = picture(side)?;
+        let secs = speed::fastest(|| self.forward(&small, &mut on_progress()))?;
+        Ok(*self.probe.get_or_init(|| Probe { side, secs, bytes }))
     }
 
     /// One tile, `[1, 3, H, W]` -> `[1, 3, scale * H, scale * W]`.
@@ -172,31 +210,35 @@ impl Upscaler {
         &self,
         picture: &Picture,
         width: u32,
+        is_step: bool,
         progress: &mut Progress,
         on_partial: &mut dyn FnMut(PartialResult),
     ) -> Result<Picture, PipelineError> {
         if self.passes(picture.width(), width) == 1 {
-            return self.upscale_once(picture, (0.0, 1.0), progress, on_partial);
+            return self.upscale_once(picture, is_step, (0.0, 1.0), progress, on_partial);
         }
         // The second pass sees four times as many pixels.
-        let first = self.upscale_once(picture, (0.0, 0.2), progress, &mut |_| ())?;
-        self.upscale_once(&first, (0.2, 1.0), progress, on_partial)
+        let first = self.upscale_once(picture, is_step, (0.0, 0.2), progress, &mut |_| ())?;
+        self.upscale_once(&first, is_step, (0.2, 1.0), progress, on_partial)
     }
 
     /// The whole picture at `scale` times its size, restored tile by tile; `share` of the progress is this.
     fn upscale_once(
         &self,
         picture: &Picture,
+        is_step: bool,
         share: (f32, f32),
         progress: &mut Progress,
         on_partial: &mut dyn FnMut(PartialResult),
     ) -> Result<Picture, PipelineError> {
         let scale = self.scale();
-        let tiling = self.tiling(picture.width(), picture.height())?;
+        let tiling = self.tiling((picture.width(), picture.height()), is_step)?;
         let (columns, rows) = (tiling.spans(picture.width()).count(), tiling.spans(picture.height()).count());
         let mut whole = Picture::from_fn(picture.width() * scale, picture.height() * scale, |_, _| [0; 3]);
         for (row, down) in tiling.spans(picture.height()).enumerate() {
-            let mut band = Picture::from_fn(picture.width() * scale, down.kept * scale, |_, _| [0; 3]);
+            let top = (down.from + down.skipped) * scale;
+            let band_height = if tiling.is_faded() { down.kept * scale } else { 0 };
+            let mut band = Picture::from_fn(picture.width() * scale, band_height, |_, _| [0; 3]);
             for (column, across) in tiling.spans(picture.width()).enumerate() {
                 let number = row * columns + column;
                 let mut on_progress = |fraction: f32| {
@@ -215,13 +257,16 @@ impl Upscaler {
                     down.kept * scale,
                 );
                 let left = (across.from + across.skipped) * scale;
-                paste_faded(&mut band, &kept, [left, 0], [across.faded * scale, 0]);
+                match tiling.is_faded() {
+                    true => paste_faded(&mut band, &kept, [left, 0], [across.faded * scale, 0]),
+                    false => whole.paste(&kept, left, top),
+                }
                 progress.tiles(number + 1, columns * rows);
-                let top = (down.from + down.skipped) * scale;
                 on_partial(PartialResult { left, top, picture: Arc::new(kept) });
             }
-            let top = (down.from + down.skipped) * scale;
-            paste_faded(&mut whole, &band, [0, top], [0, down.faded * scale]);
+            if tiling.is_faded() {
+                paste_faded(&mut whole, &band, [0, top], [0, down.faded * scale]);
+            }
         }
         Ok(whole)
     }
@@ -229,7 +274,7 @@ impl Upscaler {
 
 impl SuperResolver for Upscaler {
     fn restore(&mut self, input: &StepInput, progress: &mut Progress) -> Result<Picture, PipelineError> {
-        let output = self.upscale(&input.cut, input.enlarged.width(), progress, &mut |_| ())?;
+        let output = self.upscale(&input.cut, input.enlarged.width(), true, progress, &mut |_| ())?;
         Ok(resize(&output, input.enlarged.width(), input.enlarged.height(), Filter::Bicubic))
     }
 
@@ -240,11 +285,19 @@ impl SuperResolver for Upscaler {
         progress: &mut Progress,
         on_partial: &mut dyn FnMut(PartialResult),
     ) -> Result<Picture, PipelineError> {
-        let output = self.upscale(&input.source, input.enlarged.width(), progress, on_partial)?;
+        let output = self.upscale(&input.source, input.enlarged.width(), false, progress, on_partial)?;
         Ok(resize(&output, input.enlarged.width(), input.enlarged.height(), Filter::Bicubic))
     }
 
     fn estimate(&mut self, cut: (u32, u32), (width, _): (u32, u32)) -> Result<Option<StepEstimate>, PipelineError> {
-        Self::estimate(self, cut, width).map(Some)
+        Self::estimate(self, cut, width, true).map(Some)
+    }
+
+    fn estimate_full_image(
+        &mut self,
+        source: (u32, u32),
+        (width, _): (u32, u32),
+    ) -> Result<Option<StepEstimate>, PipelineError> {
+        Self::estimate(self, source, width, false).map(Some)
     }
 }

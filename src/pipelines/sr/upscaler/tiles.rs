@@ -37,46 +37,49 @@ pub(super) struct Span {
 }
 
 impl Tiling {
+    /// One tile, whatever the size: the cut of a step.
+    pub(super) const WHOLE: Self = Self { side: u32::MAX, margin: 0, is_faded: false };
+
     /// For a picture whose longer side is this. `fits`: whether memory suffices for a tile of a side.
     pub(super) fn of(context: Context, longest: u32, fits: impl Fn(u32) -> bool) -> Self {
         let up = |length: u32, multiple: u32| length.div_ceil(multiple) * multiple;
-        let tiling = match context {
+        match context {
+            Context::Local(_) | Context::Windows(_) if longest <= ONE_TILE => Self::WHOLE,
             Context::Local(margin) => Self { side: TILE, margin, is_faded: false },
             Context::Windows(window) => {
                 let window = u32::try_from(window).unwrap_or(1).max(1);
                 Self { side: up(TILE, window), margin: up(WINDOWS_MARGIN, window), is_faded: false }
             }
             Context::Global => {
-                let side = LADDER.into_iter().find(|&side| fits(side)).unwrap_or(LADDER[LADDER.len() - 1]);
-                // Tiles of about the same size, that none sees little.
-                let side = longest.div_ceil(longest.div_ceil(side).max(1));
+                let fits = |&side: &u32| fits(side.min(longest) + if side < longest { FADED } else { 0 });
+                let side = LADDER.into_iter().find(fits).unwrap_or(LADDER[LADDER.len() - 1]);
                 Self { side, margin: FADED / 2, is_faded: true }
             }
-        };
-        Self { side: if longest <= ONE_TILE { ONE_TILE } else { tiling.side }, ..tiling }
+        }
+    }
+
+    /// Whether neighbours fade into each other.
+    pub(super) fn is_faded(self) -> bool {
+        self.is_faded
     }
 
     /// The tiles of an axis of `end` pixels.
     pub(super) fn spans(self, end: u32) -> impl Iterator<Item = Span> {
-        (0..end.div_ceil(self.side)).map(move |index| {
-            let start = index * self.side;
+        let count = end.div_ceil(self.side);
+        // Those that fade are of about the same size, that none sees little.
+        let side = if self.is_faded { end.div_ceil(count.max(1)) } else { self.side };
+        (0..count).map(move |index| {
+            let start = index * side;
             let from = start.saturating_sub(self.margin);
-            let kept = self.side.min(end - start);
-            let to = (start + kept + self.margin).min(end);
-            let length = to - from;
+            let kept = side.min(end - start);
+            let length = (start + kept + self.margin).min(end) - from;
             match self.is_faded {
+                false => Span { from, length, skipped: start - from, kept, faded: 0 },
+                true if index == 0 => Span { from, length, skipped: 0, kept: length, faded: 0 },
                 // The tile before ends a margin behind this one's start.
                 true => Span { from, length, skipped: 0, kept: length, faded: (start + self.margin).min(end) - from },
-                false => Span { from, length, skipped: start - from, kept, faded: 0 },
             }
-            .first(index == 0)
         })
-    }
-}
-
-impl Span {
-    fn first(self, is_first: bool) -> Self {
-        if is_first { Self { faded: 0, ..self } } else { self }
     }
 }
 
@@ -120,18 +123,26 @@ mod tests {
     }
 
     #[test]
-    fn steps_are_one_tile_and_windows_begin_on_multiples_of_theirs() {
-        for context in [Context::Local(21), Context::Windows(8), Context::Global] {
-            let tiling = Tiling::of(context, 512, |_| false);
-            assert_eq!(tiling.spans(512).count(), 1);
+    fn cuts_are_one_tile_and_windows_begin_on_multiples_of_theirs() {
+        assert_eq!(Tiling::WHOLE.spans(5000).count(), 1);
+        for context in [Context::Local(21), Context::Windows(8)] {
+            assert_eq!(Tiling::of(context, 512, |_| false).spans(512).count(), 1);
         }
         for window in [7, 8, 16, 24] {
             let tiling = Tiling::of(Context::Windows(window), 2000, |_| true);
             assert!(tiling.spans(2000).all(|span| i64::from(span.from) % window == 0));
         }
+        let tiling = Tiling::of(Context::Global, 1500, |side| side <= 800);
+        assert_eq!(tiling.spans(1500).map(|span| span.length).max(), Some(766));
+        // The shorter axis has tiles of its own size: no sliver of it.
         assert_eq!(
-            Tiling::of(Context::Global, 1500, |side| side <= 800).spans(1500).map(|span| span.length).max(),
-            Some(766)
+            Tiling::of(Context::Global, 1100, |side| side <= 800).spans(600).map(|span| span.length).min(),
+            Some(600)
+        );
+        assert_eq!(
+            Tiling::of(Context::Global, 400, |side| side <= 300).spans(400).count(),
+            2,
+            "what does not fit is cut"
         );
     }
 
@@ -145,6 +156,6 @@ mod tests {
         }
         let levels: Vec<u8> = (0..600).map(|x| row.pixel(x, 0)[0]).collect();
         assert!(levels.windows(2).all(|pair| pair[0] <= pair[1] && pair[1] - pair[0] <= 2));
-        assert_eq!((levels[0], levels[599]), (100, 180));
+        assert_eq!((levels[0], levels[599]), (100, 220));
     }
 }
