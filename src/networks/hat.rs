@@ -22,7 +22,8 @@ struct ChannelAttention {
 
 impl ChannelAttention {
     fn load(loader: &mut Loader, name: &str, width: i64) -> Result<Self, WeightsError> {
-        let (inner, squeezed) = (loader.rows("0"), loader.rows("3.attention.1"));
+        let (inner, squeezed) =
+            (loader.rows(&format!("{name}.0.weight")), loader.rows(&format!("{name}.3.attention.1.weight")));
         let mut conv = |key: &str, channels, kernel| Conv2d::same(loader, &format!("{name}.{key}"), channels, kernel);
         Ok(Self {
             convs: [conv("0", [width, inner], 3)?, conv("2", [inner, width], 3)?],

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::UNIX_EPOCH;
 
 use super::Viewer;
@@ -13,6 +14,8 @@ use crate::hub::ModelAsset;
 
 /// Of so many networks facts are kept.
 const MOST: usize = 2000;
+
+static WRITING: Mutex<()> = Mutex::new(());
 
 /// Networks by [`id`], and what is known of each, or why it cannot be used.
 pub type Known = BTreeMap<PathBuf, Result<NetworkFacts, UserError>>;
@@ -57,6 +60,8 @@ impl Memory {
     pub(super) fn keep(&self, backbone: &Backbone, mut facts: NetworkFacts) -> NetworkFacts {
         facts.licence = facts.licence.or_else(|| licence(backbone).map(str::to_owned));
         let Some(file) = &self.file else { return facts };
+        // One after another: each reads what the one before has written.
+        let _turn = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
         let mut entries = self.entries();
         if entries.len() >= MOST {
             entries.clear();
@@ -93,6 +98,10 @@ impl Viewer {
     /// Looks up which networks of the lists are known, and has the others measured while a list of them is open and nothing
     /// else runs.
     pub(super) fn look_up_networks(&mut self) {
+        if self.state.cuda_devices.is_none() {
+            // Where they would be measured is not known yet.
+            return;
+        }
         let device = self.state.device_name();
         if self.state.facts_device != device {
             self.state.facts_device = device;
