@@ -93,9 +93,9 @@ fn networks_stop_between_blocks() {
         let (mut asked, input) = (0, Tensor::rand([1, 3, 16, 16], (Kind::Float, Device::Cpu)));
         let stopped = network.forward(&input, &mut |_| {
             asked += 1;
-            asked < 2
+            false
         });
-        assert!(stopped.unwrap().is_none() && asked == 2, "{file}");
+        assert!(stopped.unwrap().is_none() && asked == 1, "{file}");
     }
 }
 

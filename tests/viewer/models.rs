@@ -123,8 +123,9 @@ fn networks_of_a_folder_are_listed_until_it_is_removed() {
     assert!(harness.query_by_label("Single-image networks").is_some());
     assert!(harness.query_by_label_contains("SwinIR \u{b7} cleans, does not enlarge").is_some());
     // Measured once on a machine: another window reads it.
-    let text = std::fs::read_to_string(data.path("networks.json")).unwrap();
-    assert!(text.contains("span_x4.pth") && text.contains("\"SwinIR\""), "{text}");
+    let text = || std::fs::read_to_string(data.path("networks.json")).unwrap_or_default();
+    until(&mut harness, "both to be kept", |_| text().contains("span_x4.pth") && text().contains("\"SwinIR\""));
+    let text = text();
     let marked = text.replace("\"SPAN\"", "\"SPAN as remembered\"");
     std::fs::write(data.path("networks.json"), marked).unwrap();
     let model_folders = harness.state().state.settings.model_folders.clone();
