@@ -8,7 +8,6 @@ use std::time::UNIX_EPOCH;
 
 use super::Viewer;
 use crate::base::{Backbone, BackboneKind, UserError, bytes_label, secs_label, write_atomic};
-use crate::checkpoint;
 use crate::engine::NetworkFacts;
 use crate::hub::ModelAsset;
 
@@ -41,7 +40,10 @@ impl Memory {
 
     /// The same file changed is another entry. Asks the disk.
     fn key(&self, backbone: &Backbone) -> String {
-        let file = backbone.network_file().map(checkpoint::weights_file);
+        // Of ncnn's pairs it is the other file that holds the weights.
+        let is_graph = |file: &Path| file.extension().is_some_and(|ending| ending == "param");
+        let weights = |file: &Path| if is_graph(file) { file.with_extension("bin") } else { file.to_owned() };
+        let file = backbone.network_file().map(weights);
         let about = file.as_ref().and_then(|file| file.metadata().ok());
         let bytes = about.as_ref().map_or(0, std::fs::Metadata::len);
         let changed = about.and_then(|about| about.modified().ok()?.duration_since(UNIX_EPOCH).ok());

@@ -20,6 +20,8 @@ use crate::viewer::{Viewer, network_facts, theme};
 
 /// The list of networks scrolls where it is higher, in points.
 const NETWORKS_HEIGHT: f32 = 220.0;
+/// What else stands in the window, in points.
+const REST_HEIGHT: f32 = 640.0;
 /// Missing files that are named.
 const NAMED: usize = 4;
 
@@ -67,12 +69,13 @@ pub(super) fn group(ui: &mut egui::Ui, kind: BackboneKind) {
         }
         BackboneKind::Interpolation => ("Interpolation", "No model at all, to compare with"),
     };
-    ui.label(RichText::new(title).small().strong()).on_hover_text(about);
+    ui.label(RichText::new(title).strong()).on_hover_text(about);
 }
 
 /// The single-image networks that are known, and where others are.
 fn networks(viewer: &mut Viewer, ui: &mut egui::Ui) {
-    ScrollArea::vertical().max_height(NETWORKS_HEIGHT).show(ui, |ui| {
+    let height = (ui.ctx().content_rect().height() - REST_HEIGHT).clamp(90.0, NETWORKS_HEIGHT);
+    ScrollArea::vertical().max_height(height).show(ui, |ui| {
         ui.set_width(ui.available_width());
         for backbone in viewer.state.networks() {
             entry(viewer, ui, backbone.clone(), "");
