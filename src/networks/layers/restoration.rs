@@ -10,14 +10,14 @@ use super::{Conv2d, LayerNorm};
 use crate::networks::single_image::{Context, SingleImageNetwork};
 use crate::runtime::weights::{Loader, WeightsError};
 
-/// Of DIV2K's colours, which such networks subtract before and add afterwards.
+/// Of DIV2K.
 const MEAN_COLOUR: [f32; 3] = [0.4488, 0.4371, 0.4040];
 /// Shorter pictures are mirrored up to here.
 pub const SHORTEST_SIDE: i64 = 16;
 const EPSILON: f64 = 1e-5;
 const SLOPE: f64 = 0.2;
 
-/// [`MEAN_COLOUR`] as `[1, 3, 1, 1]`.
+/// The mean colour of DIV2K, which such networks subtract before and add afterwards, `[1, 3, 1, 1]`.
 pub fn mean_colour(kind: Kind, device: Device) -> Result<Tensor, TchError> {
     Tensor::f_from_slice(&MEAN_COLOUR)?.f_view([1, 3, 1, 1])?.f_to_device(device)?.f_to_kind(kind)
 }
