@@ -4,6 +4,7 @@ mod chain;
 mod colour;
 mod full;
 mod jpeg;
+mod metrics;
 mod ncnn;
 mod networks;
 mod qwen;

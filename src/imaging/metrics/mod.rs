@@ -1,7 +1,9 @@
-//! Metrics between two pictures of one size that need no network. A new one is a file here and a line in [`METRICS`].
+//! Metrics that need no network. A new one between two pictures of one size is a file here and a line in [`METRICS`].
 
+mod niqe;
 pub mod psnr;
 
+pub use niqe::niqe;
 pub use psnr::luma_psnr;
 
 use super::Picture;
