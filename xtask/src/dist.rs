@@ -11,7 +11,7 @@ use anyhow::{Context, bail};
 use crate::libtorch;
 
 /// Where the archives' files come from, and where they go.
-const FILES: [(&str, &str); 7] = [
+const FILES: [(&str, &str); 8] = [
     ("assets/launcher.sh", "bin/coz"),
     ("assets/libtorch.py", "share/chain-of-zoom/libtorch.py"),
     ("assets/chain-of-zoom.desktop", "share/applications/chain-of-zoom.desktop"),
@@ -19,6 +19,7 @@ const FILES: [(&str, &str); 7] = [
     ("README.md", "share/doc/chain-of-zoom/README.md"),
     ("LICENSE-MIT", "share/doc/chain-of-zoom/LICENSE-MIT"),
     ("LICENSE-APACHE", "share/doc/chain-of-zoom/LICENSE-APACHE"),
+    ("assets/niqe-notice.txt", "share/doc/chain-of-zoom/niqe-notice.txt"),
 ];
 
 /// Builds them into `target/dist`.
