@@ -240,10 +240,10 @@ pub fn index(bytes: &[u8]) -> Result<Index, String> {
 pub fn licence(file: &Path) -> Option<String> {
     let map = map(&File::open(file).ok()?, file).ok()?;
     let (_, metadata) = SafeTensors::read_metadata(&map).ok()?;
-    let told = metadata.metadata().as_ref()?;
-    let told = ["modelspec.license", "license"].iter().find_map(|key| told.get(*key))?;
+    let entries = metadata.metadata().as_ref()?;
+    let licence = ["modelspec.license", "license"].iter().find_map(|key| entries.get(*key))?;
     // It may be anything.
-    Some(told.lines().next()?.chars().take(80).collect())
+    Some(licence.lines().next()?.chars().take(80).collect())
 }
 
 /// The types that networks can be filled with.

@@ -12,7 +12,7 @@ use crate::pipelines::sr::Upscaler;
 use crate::runtime::device;
 use crate::runtime::weights::Weights;
 
-/// The step whose pace is told: from so many pixels a side to so many.
+/// The step whose pace is shown: from so many pixels a side to so many.
 const STEP: [u32; 2] = [128, 512];
 
 /// What is known of it.

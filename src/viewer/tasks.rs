@@ -1,5 +1,5 @@
 //! Work beside the window's thread: decoding, encoding, dialogs, settings. Each task is a short-lived named thread; what
-//! comes of it arrives over one channel.
+//! comes of it arrives over one channel. A little longer than most files: what each task does is elsewhere.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

@@ -4,6 +4,8 @@
 use tch::{Kind, TchError, Tensor};
 
 use super::lora::RamLora;
+use crate::networks::layers::swin::{Mlp, to_tokens};
+use crate::networks::layers::windows::Layout;
 use crate::networks::layers::{LayerNorm, Linear};
 use crate::runtime::weights::{Loader, WeightsError};
 
@@ -12,15 +14,12 @@ const EPSILON: f64 = 1e-5;
 struct Block {
     norm1: LayerNorm,
     qkv: Linear,
-    /// `[heads, w * w, w * w]`: added to what tokens of a window say to each other.
+    /// `[heads, w * w, w * w]`.
     bias: Tensor,
-    /// `[windows, 1, w * w, w * w]`: where shifting has brought strangers into one window, they do not see each other.
-    mask: Option<Tensor>,
+    layout: Layout,
     out: Linear,
     norm2: LayerNorm,
-    mlp: [Linear; 2],
-    window: i64,
-    heads: i64,
+    mlp: Mlp,
 }
 
 /// Four neighbours into one of twice the width.
@@ -41,20 +40,6 @@ pub(super) struct Swin {
     norm: LayerNorm,
     width: i64,
     side: i64,
-}
-
-/// `[H, W, C] -> [windows, w * w, C]`.
-fn windows(x: &Tensor, w: i64) -> Result<Tensor, TchError> {
-    let (height, width, channels) = x.size3()?;
-    let x = x.f_view([height / w, w, width / w, w, channels])?;
-    x.f_transpose(1, 2)?.f_reshape([-1, w * w, channels])
-}
-
-/// The way back from [`windows`].
-fn whole(x: &Tensor, w: i64, side: i64) -> Result<Tensor, TchError> {
-    let channels = x.size()[2];
-    let x = x.f_view([side / w, side / w, w, w, channels])?;
-    x.f_transpose(1, 2)?.f_reshape([side, side, channels])
 }
 
 impl Block {
@@ -79,66 +64,25 @@ impl Block {
             // Nothing of the tower has a size from here on.
             loader.finish("RAM")?;
         }
-        let inner = loader.shape(&format!("{name}.mlp.fc1.weight")).and_then(|shape| shape.first().copied());
-        let inner = inner.unwrap_or(0);
         // One window takes all: there is nothing to shift.
-        let is_shifted = is_shifted && side > window;
+        let layout = Layout::new([window; 2], is_shifted && side > window);
         Ok(Self {
             norm1: LayerNorm::load(loader, &format!("{name}.norm1"), width, EPSILON)?,
             qkv: changes.qkv(loader, &format!("{name}.attn.qkv"), width)?,
-            bias: relative(&table, window)?,
-            mask: is_shifted.then(|| mask(side, window, &table)).transpose()?,
+            bias: layout.bias(&table)?,
+            layout,
             out: Linear::load(loader, &format!("{name}.attn.proj"), width, width)?,
             norm2: LayerNorm::load(loader, &format!("{name}.norm2"), width, EPSILON)?,
-            mlp: [
-                Linear::load(loader, &format!("{name}.mlp.fc1"), width, inner)?,
-                Linear::load(loader, &format!("{name}.mlp.fc2"), inner, width)?,
-            ],
-            window,
-            heads,
+            mlp: Mlp::load(loader, &format!("{name}.mlp"), width)?,
         })
     }
 
-    /// `[H, W, C] -> [H, W, C]`.
+    /// `[1, H, W, C] -> [1, H, W, C]`.
     fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
-        let (side, _, width) = x.size3()?;
-        let shift = if self.mask.is_some() { self.window / 2 } else { 0 };
-        let h = self.norm1.forward(x)?.f_roll([-shift, -shift], [0, 1])?;
-        let h = windows(&h, self.window)?;
-        let (count, length, _) = h.size3()?;
-        let qkv = self.qkv.forward(&h)?.f_view([count, length, 3, self.heads, width / self.heads])?;
-        let part = |i: i64| qkv.f_select(2, i)?.f_transpose(1, 2); // [windows, heads, w * w, head_dim]
-        let bias = match &self.mask {
-            Some(mask) => self.bias.f_unsqueeze(0)?.f_add(mask)?,
-            None => self.bias.f_unsqueeze(0)?,
-        };
-        let (q, k, v) = (part(0)?, part(1)?, part(2)?);
-        let attended = Tensor::f_scaled_dot_product_attention(&q, &k, &v, Some(bias), 0.0, false, None, false)?;
-        let attended = attended.f_transpose(1, 2)?.f_reshape([count, length, width])?;
-        let attended = whole(&self.out.forward(&attended)?, self.window, side)?.f_roll([shift, shift], [0, 1])?;
-        let x = x.f_add(&attended)?;
-        let inner = self.mlp[0].forward(&self.norm2.forward(&x)?)?.f_gelu("none")?;
-        x.f_add(&self.mlp[1].forward(&inner)?)
+        let qkv = self.qkv.forward(&self.norm1.forward(x)?)?;
+        let x = x.f_add(&self.out.forward(&self.layout.attention(&qkv, &self.bias)?)?)?;
+        x.f_add(&self.mlp.forward(&self.norm2.forward(&x)?)?)
     }
-}
-
-/// The table `[(2w - 1)^2, heads]` spread over all pairs of a window's tokens: `[heads, w * w, w * w]`.
-fn relative(table: &Tensor, w: i64) -> Result<Tensor, TchError> {
-    let span = 2 * w - 1;
-    let places: Vec<i64> = (0..w * w)
-        .flat_map(|to| (0..w * w).map(move |from| (to / w - from / w + w - 1) * span + to % w - from % w + w - 1))
-        .collect();
-    let places = Tensor::f_from_slice(&places)?.f_to_device(table.device())?;
-    table.f_index_select(0, &places)?.f_view([w * w, w * w, -1])?.f_permute([2, 0, 1])?.f_contiguous()
-}
-
-/// 0 for tokens that were neighbours before the shift, -100 for others; of the dtype and on the device of `like`.
-fn mask(side: i64, w: i64, like: &Tensor) -> Result<Tensor, TchError> {
-    let zone = |at: i64| i64::from(at >= side - w) + i64::from(at >= side - w / 2);
-    let zones: Vec<i64> = (0..side * side).map(|at| 3 * zone(at / side) + zone(at % side)).collect();
-    let zones = windows(&Tensor::f_from_slice(&zones)?.f_view([side, side, 1])?, w)?.f_squeeze_dim(2)?;
-    let are_strangers = zones.f_unsqueeze(1)?.f_ne_tensor(&zones.f_unsqueeze(2)?)?;
-    are_strangers.f_to_device(like.device())?.f_to_kind(like.kind())?.f_mul_scalar(-100.0)?.f_unsqueeze(1)
 }
 
 impl Swin {
@@ -201,7 +145,7 @@ impl Swin {
         let (weight, bias) = &self.patches;
         let patch = weight.size()[2];
         let x = pixels.f_to_kind(weight.kind())?.f_conv2d(weight, Some(bias), [patch; 2], [0; 2], [1; 2], 1)?;
-        let mut x = x.f_squeeze_dim(0)?.f_permute([1, 2, 0])?.f_contiguous()?;
+        let mut x = to_tokens(&x)?;
         if let Some(norm) = &self.patch_norm {
             x = norm.forward(&x)?;
         }
@@ -214,8 +158,8 @@ impl Swin {
                 done += 1;
             }
             if let Some(merging) = &stage.merging {
-                let part = |row: i64, column: i64| x.f_slice(0, row, None, 2)?.f_slice(1, column, None, 2);
-                let four = Tensor::f_cat(&[part(0, 0)?, part(1, 0)?, part(0, 1)?, part(1, 1)?], 2)?;
+                let part = |row: i64, column: i64| x.f_slice(1, row, None, 2)?.f_slice(2, column, None, 2);
+                let four = Tensor::f_cat(&[part(0, 0)?, part(1, 0)?, part(0, 1)?, part(1, 1)?], 3)?;
                 x = merging.reduction.forward(&merging.norm.forward(&four)?)?;
             }
         }

@@ -116,14 +116,14 @@ impl Upscaler {
         if self.scale() == 2 && to > 2 * from { 2 } else { 1 }
     }
 
-    /// How a picture of this size is cut into tiles; the cut of a step is not.
+    /// How a picture of this size is cut into tiles. The cut of a step is not, where tiles would differ in tone.
     fn tiling(&self, (width, height): (u32, u32), is_step: bool) -> Result<Tiling, PipelineError> {
         let (context, longest) = (self.network.context(), width.max(height));
-        if is_step {
-            return Ok(Tiling::WHOLE);
-        }
         if context != Context::Global {
             return Ok(Tiling::of(context, longest, |_| true));
+        }
+        if is_step {
+            return Ok(Tiling::WHOLE);
         }
         let free = memory::free_memory(self.device).map_or(f64::INFINITY, |free| free as f64);
         let probe = self.probe()?;
@@ -131,7 +131,7 @@ impl Upscaler {
         Ok(Tiling::of(context, longest, |side| probe.bytes(side, side) <= free / 2.0))
     }
 
-    /// What a picture of this size takes for a result of this width, told from a small one.
+    /// What a picture of this size takes for a result of this width, by what a small one took.
     pub fn estimate(&self, size: (u32, u32), result: u32, is_step: bool) -> Result<StepEstimate, PipelineError> {
         let probe = self.probe()?;
         let mut estimate = StepEstimate { secs: 0.0, bytes: 0, smaller: Vec::new(), remark: self.remark() };

@@ -37,7 +37,7 @@ pub(super) struct Span {
 }
 
 impl Tiling {
-    /// One tile, whatever the size: the cut of a step.
+    /// One tile, whatever the size.
     pub(super) const WHOLE: Self = Self { side: u32::MAX, margin: 0, is_faded: false };
 
     /// For a picture whose longer side is this. `fits`: whether memory suffices for a tile of a side.
