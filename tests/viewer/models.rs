@@ -124,7 +124,12 @@ fn networks_of_a_folder_are_listed_until_it_is_removed() {
     assert!(harness.query_by_label_contains("SwinIR \u{b7} cleans, does not enlarge").is_some());
     // Measured once on a machine: another window reads it.
     let text = || std::fs::read_to_string(data.path("networks.json")).unwrap_or_default();
-    until(&mut harness, "both to be kept", |_| text().contains("span_x4.pth") && text().contains("\"SwinIR\""));
+    // All of the list, the one inside the program too: each that is kept writes the whole file.
+    until(&mut harness, "all to be kept", |viewer| {
+        let facts = &viewer.state.network_facts;
+        let names = facts.iter().filter(|(_, known)| known.is_ok()).map(|(id, _)| id.display().to_string());
+        facts.len() == viewer.state.networks().len() && names.into_iter().all(|name| text().contains(&name))
+    });
     let text = text();
     let marked = text.replace("\"SPAN\"", "\"SPAN as remembered\"");
     std::fs::write(data.path("networks.json"), marked).unwrap();
@@ -133,6 +138,7 @@ fn networks_of_a_folder_are_listed_until_it_is_removed() {
     let mut harness = app_that_keeps(Settings { model_folders, ..settings() }, keeps());
     harness.state_mut().act(Command::ToggleModels);
     until(&mut harness, "them to be remembered", looked_up);
+    harness.step();
     assert!(harness.query_by_label_contains("SPAN as remembered").is_some());
     harness.state_mut().act(Action::RemoveModelFolder(folder.path("")));
     until(&mut harness, "them to be gone", |viewer| of_folder(viewer) == 0);
