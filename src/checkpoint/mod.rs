@@ -110,6 +110,15 @@ pub struct Checkpoint {
 impl Checkpoint {
     /// Opens a safetensors or `torch.save` file, or either of ncnn's pair; which it is, its content says.
     pub fn open(file: &Path) -> Result<Self, CheckpointError> {
+        Self::open_as(file, false)
+    }
+
+    /// The same, and a TorchScript archive: the tensors of its modules. Its program is not run.
+    pub fn open_any(file: &Path) -> Result<Self, CheckpointError> {
+        Self::open_as(file, true)
+    }
+
+    fn open_as(file: &Path, may_be_torchscript: bool) -> Result<Self, CheckpointError> {
         let mut opened = File::open(file).map_err(CheckpointError::io(file))?;
         if opened.metadata().map_err(CheckpointError::io(file))?.len() == 0 {
             return Err(CheckpointError::format(file, "it is empty"));
@@ -128,6 +137,11 @@ impl Checkpoint {
             return Self::open_ncnn(file);
         }
         let map = map(&opened, file)?;
+        if !may_be_torchscript && torch_save::is_torchscript(&map) {
+            let found = "it is a TorchScript archive, a program: save its weights with \
+                         torch.save(torch.jit.load(FILE).state_dict(), ...)";
+            return Err(CheckpointError::format(file, found));
+        }
         let tensors = index(&map).map_err(|found| CheckpointError::format(file, found))?;
         Ok(Self { file: file.to_owned(), map, tensors, output_scale: 1.0, input_range: None })
     }

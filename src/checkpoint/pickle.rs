@@ -1,5 +1,5 @@
-//! The subset of Python's pickle that `torch.save` uses for tensors in lists and dictionaries. Executes nothing:
-//! the only callables it knows are the few below, and it builds their results itself.
+//! The subset of Python's pickle that `torch.save` uses for tensors in lists and dictionaries, and TorchScript for modules.
+//! Executes nothing: the only callables it knows are the few below, and it builds their results itself.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -37,6 +37,8 @@ pub(super) enum Value {
     Tuple(Vec<Value>),
     List(Rc<RefCell<Vec<Value>>>),
     Dict(Rc<RefCell<Vec<(Value, Value)>>>),
+    /// Of TorchScript: a dictionary of attributes.
+    Module(Rc<RefCell<Vec<(Value, Value)>>>),
     Global(String),
     Storage(Storage),
     Tensor(TensorView),
@@ -44,17 +46,26 @@ pub(super) enum Value {
 
 /// Tensors cannot nest deeper than this; a file that claims so is refused rather than followed.
 const DEEPEST: usize = 32;
+/// Nor are there more values than this, however often some are named.
+const MOST: usize = 1 << 22;
 
 impl Value {
     /// All tensors in this value with their dotted path. Numbers and texts beside them are passed over.
     pub(super) fn tensors(&self) -> Result<Vec<(String, TensorView)>, String> {
         let mut found = Vec::new();
-        self.collect("", 0, &mut found)?;
+        self.collect("", 0, &mut 0, &mut found)?;
         Ok(found)
     }
 
-    fn collect(&self, path: &str, depth: usize, found: &mut Vec<(String, TensorView)>) -> Result<(), String> {
-        if depth > DEEPEST {
+    fn collect(
+        &self,
+        path: &str,
+        depth: usize,
+        visited: &mut usize,
+        found: &mut Vec<(String, TensorView)>,
+    ) -> Result<(), String> {
+        *visited += 1;
+        if depth > DEEPEST || *visited > MOST {
             return Err("its lists nest too deeply".into());
         }
         let inside = |key: &dyn std::fmt::Display| {
@@ -64,19 +75,19 @@ impl Value {
             Value::Tensor(view) => found.push((path.to_owned(), view.clone())),
             Value::Tuple(items) => {
                 for (i, item) in items.iter().enumerate() {
-                    item.collect(&inside(&i), depth + 1, found)?;
+                    item.collect(&inside(&i), depth + 1, visited, found)?;
                 }
             }
             Value::List(items) => {
                 for (i, item) in items.borrow().iter().enumerate() {
-                    item.collect(&inside(&i), depth + 1, found)?;
+                    item.collect(&inside(&i), depth + 1, visited, found)?;
                 }
             }
-            Value::Dict(items) => {
+            Value::Dict(items) | Value::Module(items) => {
                 for (key, value) in items.borrow().iter() {
                     match key {
-                        Value::Text(key) => value.collect(&inside(key), depth + 1, found)?,
-                        Value::Int(key) => value.collect(&inside(key), depth + 1, found)?,
+                        Value::Text(key) => value.collect(&inside(key), depth + 1, visited, found)?,
+                        Value::Int(key) => value.collect(&inside(key), depth + 1, visited, found)?,
                         _ => {}
                     }
                 }
@@ -111,6 +122,7 @@ impl Value {
             Value::Tuple(_) => "a tuple",
             Value::List(_) => "a list",
             Value::Dict(_) => "a dict",
+            Value::Module(_) => "a module",
             Value::Global(_) => "a class",
             Value::Storage(_) => "a storage",
             Value::Tensor(_) => "a tensor",
@@ -162,6 +174,11 @@ impl Machine<'_> {
                     self.stack.push(Value::Bytes);
                 }
                 b')' => self.stack.push(Value::Tuple(Vec::new())), // EMPTY_TUPLE
+                0x81 => {
+                    // NEWOBJ: a module of TorchScript, whose attributes follow.
+                    let (arguments, class) = (self.pop()?, self.pop()?);
+                    self.stack.push(new_module(&class, &arguments)?);
+                }
                 b']' => self.stack.push(Value::List(Rc::default())), // EMPTY_LIST
                 b'}' => self.stack.push(Value::Dict(Rc::default())), // EMPTY_DICT
                 b't' => {
@@ -228,10 +245,12 @@ impl Machine<'_> {
                     self.stack.push(call(&callable, arguments)?);
                 }
                 b'b' => {
-                    // BUILD: the attributes of a state_dict (`_metadata`), not needed.
-                    self.pop()?;
-                    if !matches!(self.top()?, Value::Dict(_)) {
-                        return Err(format!("it wants to set attributes of {}", self.top()?.name()));
+                    // BUILD: a module's attributes; those of a state_dict (`_metadata`) are not needed.
+                    let attributes = self.pop()?;
+                    match (self.top()?, attributes) {
+                        (Value::Module(module), Value::Dict(attributes)) => *module.borrow_mut() = attributes.take(),
+                        (Value::Dict(_), _) => {}
+                        (other, _) => return Err(format!("it wants to set attributes of {}", other.name())),
                     }
                 }
                 other => return Err(format!("its pickle uses opcode {other:#04x}, which tensors do not need")),
@@ -326,6 +345,17 @@ impl Machine<'_> {
     }
 }
 
+/// An empty module of the names that TorchScript gives to compiled classes.
+fn new_module(class: &Value, arguments: &Value) -> Result<Value, String> {
+    match (class, arguments) {
+        (Value::Global(name), Value::Tuple(arguments)) if name.starts_with("__torch__.") && arguments.is_empty() => {
+            Ok(Value::Module(Rc::default()))
+        }
+        (Value::Global(name), _) => Err(format!("its pickle wants to make a {name}, which is not allowed")),
+        _ => Err("its pickle makes something that is of no class".into()),
+    }
+}
+
 /// `('storage', torch.FloatStorage, key, location, numel)`; the location (`cpu`, `cuda:1`) does not matter here.
 fn storage(id: &Value) -> Result<Storage, String> {
     let Value::Tuple(items) = id else { return Err("a storage without a description".into()) };
@@ -349,6 +379,13 @@ fn storage(id: &Value) -> Result<Storage, String> {
     Ok(Storage { key: key.clone(), dtype, numel })
 }
 
+const TYPED_LISTS: [&str; 4] = [
+    "torch.jit._pickle.build_intlist",
+    "torch.jit._pickle.build_doublelist",
+    "torch.jit._pickle.build_boollist",
+    "torch.jit._pickle.build_tensorlist",
+];
+
 /// The only callables a tensor file needs; anything else is refused by name.
 fn call(callable: &Value, arguments: Value) -> Result<Value, String> {
     let (Value::Global(name), Value::Tuple(arguments)) = (callable, arguments) else {
@@ -370,6 +407,9 @@ fn call(callable: &Value, arguments: Value) -> Result<Value, String> {
         ("torch._utils._rebuild_parameter", [tensor @ Value::Tensor(_), ..]) => Ok(tensor.clone()),
         ("collections.OrderedDict", []) => Ok(Value::Dict(Rc::default())),
         ("torch.Size", [sizes]) => Ok(sizes.clone()),
+        // TorchScript says of lists and dictionaries what they hold.
+        (name, [list @ Value::List(_)]) if TYPED_LISTS.contains(&name) => Ok(list.clone()),
+        ("torch.jit._pickle.restore_type_tag", [value, _]) => Ok(value.clone()),
         _ => Err(format!("its pickle wants to call {name}, which is not allowed: only tensors are read")),
     }
 }

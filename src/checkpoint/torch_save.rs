@@ -1,4 +1,5 @@
-//! The containers of `torch.save`: a zip with `data.pkl` and raw storages (since PyTorch 1.6), and before that a row
+//! The containers of `torch.save`: a zip with `data.pkl` and raw storages (since PyTorch 1.6; TorchScript's are the same,
+//! with a program beside them), and before that a row
 //! of pickles with the storages behind them.
 
 use std::collections::{BTreeMap, HashMap};
@@ -10,15 +11,16 @@ use super::{Stored, pickle, zip_directory};
 /// Storage key -> where its bytes start and how many there are.
 type Storages = HashMap<String, (usize, usize)>;
 
+/// Whether a zip container is a program, compiled by TorchScript.
+pub(super) fn is_torchscript(bytes: &[u8]) -> bool {
+    let is_program = |name: &str| name.ends_with("/constants.pkl") || name.contains("/code/");
+    let is_zip = bytes.starts_with(b"PK");
+    is_zip && zip_directory::entries(bytes).is_ok_and(|all| all.iter().any(|entry| is_program(&entry.name)))
+}
+
 /// The tensors of a zip container. Storages must be uncompressed, as torch writes them.
 pub(super) fn index_zip(bytes: &[u8]) -> Result<BTreeMap<String, Stored>, String> {
     let entries = zip_directory::entries(bytes)?;
-    let is_program = |name: &str| name.ends_with("/constants.pkl") || name.contains("/code/");
-    if entries.iter().any(|entry| is_program(&entry.name)) {
-        return Err("it is a TorchScript archive, a program: save its weights with \
-                    torch.save(torch.jit.load(FILE).state_dict(), ...)"
-            .into());
-    }
     let mut storages = Storages::new();
     let mut root = None;
     for Entry { name, is_stored, start, size } in entries {

@@ -29,8 +29,9 @@ const LAYERS: Table = &[
     ("runtime", &["base", "imaging", "checkpoint"]),
     ("networks", &["base", "checkpoint", "runtime"]),
     ("pipelines", &["base", "imaging", "checkpoint", "runtime", "networks"]),
+    ("evaluate", &["base", "imaging", "checkpoint", "runtime", "networks", "pipelines"]),
     ("hub", &["base", "checkpoint"]),
-    ("engine", &["base", "imaging", "document", "checkpoint", "runtime", "networks", "pipelines"]),
+    ("engine", &["base", "imaging", "document", "checkpoint", "runtime", "networks", "pipelines", "evaluate"]),
     ("synthetic", &["base", "checkpoint", "runtime", "networks", "pipelines"]),
     ("train", &["base", "imaging", "runtime", "networks", "pipelines"]),
     ("selftest", &["base", "imaging", "runtime", "networks", "pipelines"]),
@@ -46,6 +47,7 @@ const LAYERS: Table = &[
             "runtime",
             "networks",
             "pipelines",
+            "evaluate",
             "hub",
             "engine",
             "synthetic",
@@ -61,7 +63,7 @@ const LAYERS: Table = &[
 
 /// Crates that only some places may name: folders or files of `src`.
 const ONLY_IN: Table = &[
-    ("tch", &["runtime", "networks", "pipelines", "train", "synthetic", "selftest", "engine/worker.rs"]),
+    ("tch", &["runtime", "networks", "pipelines", "evaluate", "train", "synthetic", "selftest", "engine/worker.rs"]),
     ("egui", &["viewer"]),
     ("eframe", &["viewer"]),
     ("egui_wgpu", &["viewer"]),

@@ -1,22 +1,33 @@
-//! Metrics that need no network. A new one between two pictures of one size is a file here and a line in [`METRICS`].
+//! Metrics that need no network. A new one is a file here, a row of [`METRICS`](crate::base::METRICS) and a line where
+//! `evaluate::metrics` opens them.
 
 mod niqe;
-pub mod psnr;
+mod psnr;
+mod ssim;
 
-pub use niqe::niqe;
-pub use psnr::luma_psnr;
+pub use niqe::Niqe;
+pub use psnr::{luma_psnr, psnr, psnr_y};
+pub use ssim::{ssim, ssim_y};
 
 use super::Picture;
 
-/// A metric.
-pub struct Metric {
-    /// As the literature calls it.
-    pub label: &'static str,
-    /// Behind its values.
-    pub unit: &'static str,
-    /// Its value, with so many pixels left out on each side.
-    pub compute: fn(&Picture, &Picture, u32) -> f64,
+/// Levels as they stand in single precision, where scores come from: fractions of 1.
+fn unit(pixel: &[u8]) -> [f32; 3] {
+    [pixel[0], pixel[1], pixel[2]].map(|level| f32::from(level) / 255.0)
 }
 
-/// All of them, in the order in which they are listed.
-pub static METRICS: [&Metric; 1] = [&psnr::PSNR];
+/// Brightness in whole levels, `.299 R + .587 G + .114 B`.
+fn grey(pixel: &[u8]) -> f64 {
+    let [r, g, b] = unit(pixel);
+    f64::from(((0.299 * r + 0.587 * g + 0.114 * b) * 255.0).round_ties_even())
+}
+
+/// Luma of YCbCr (ITU-R BT.601) as a fraction of 1.
+fn luma(pixel: &[u8]) -> f32 {
+    let [r, g, b] = unit(pixel);
+    (65.481 * r + 128.553 * g + 24.966 * b + 16.0) / 255.0
+}
+
+fn are_of_one_size(a: &Picture, b: &Picture) -> bool {
+    (a.width(), a.height()) == (b.width(), b.height())
+}

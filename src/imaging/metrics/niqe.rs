@@ -8,9 +8,9 @@ use std::sync::LazyLock;
 
 use nalgebra::{SMatrix, SVector, SymmetricEigen};
 use rayon::prelude::*;
-use safetensors::SafeTensors;
+use safetensors::{Dtype, SafeTensors};
 
-use crate::imaging::Picture;
+use super::{Picture, grey};
 
 /// Side of a block at the picture's own size; half of it at half the size.
 const BLOCK: usize = 96;
@@ -32,17 +32,10 @@ const SHIFTS: [(usize, usize); 4] = [(0, 1), (1, 0), (1, 1), (1, usize::MAX)];
 type Features = SVector<f64, ALL>;
 type Covariance = SMatrix<f64, ALL, ALL>;
 
-/// Good photos' features: mean and covariance.
-static PRISTINE: LazyLock<(Features, Covariance)> = LazyLock::new(pristine);
-
-#[expect(clippy::expect_used, reason = "the file is part of the program")]
-fn pristine() -> (Features, Covariance) {
-    let file = SafeTensors::deserialize(include_bytes!("../../../assets/niqe.safetensors")).expect("it is whole");
-    let numbers = |name: &str| -> Vec<f64> {
-        let tensor = file.tensor(name).expect("it is whole");
-        tensor.data().chunks_exact(size_of::<f64>()).map(bytemuck::pod_read_unaligned).collect()
-    };
-    (Features::from_vec(numbers("mu_pris_param")), Covariance::from_row_slice(&numbers("cov_pris_param")))
+/// What good photos are like: the authors' own statistics, or others.
+pub struct Niqe {
+    mean: Features,
+    covariance: Covariance,
 }
 
 /// Weights of a window, as they are in single precision.
@@ -87,11 +80,7 @@ impl Plane {
     fn luma(picture: &Picture) -> Self {
         let whole = |length: u32| length as usize / BLOCK * BLOCK;
         let (width, height) = (whole(picture.width()), whole(picture.height()));
-        let level = |pixel: &[u8]| {
-            let [r, g, b] = [pixel[0], pixel[1], pixel[2]].map(|level| f32::from(level) / 255.0);
-            f64::from(((0.299 * r + 0.587 * g + 0.114 * b) * 255.0).round_ties_even())
-        };
-        let row = |y: usize| picture.row(y as u32).chunks_exact(3).take(width).map(level).collect::<Vec<_>>();
+        let row = |y: usize| picture.row(y as u32).chunks_exact(3).take(width).map(grey).collect::<Vec<_>>();
         Self { width, height, data: (0..height).flat_map(row).collect() }
     }
 
@@ -230,46 +219,81 @@ fn features(block: &[f64], side: usize) -> [f64; FEATURES] {
     from_fn(|i| found[i])
 }
 
-/// The score of a picture; none where it is smaller than 96 x 96, or flat.
-pub fn niqe(picture: &Picture) -> Option<f64> {
-    let full = Plane::luma(picture);
-    if full.data.is_empty() {
-        return None;
+impl Niqe {
+    /// By the photos of its authors.
+    #[expect(clippy::expect_used, reason = "the file is part of the program")]
+    pub fn published() -> Self {
+        Self::read(include_bytes!("../../../assets/niqe.safetensors")).expect("it is whole")
     }
-    let scales = [(full.normalised(), BLOCK), (full.halved().normalised(), BLOCK / 2)];
-    let (rows, columns) = (full.height / BLOCK, full.width / BLOCK);
-    let described = |block: usize| {
-        let [own, half] = scales
-            .each_ref()
-            .map(|(plane, side)| features(&plane.block(block / columns, block % columns, *side), *side));
-        Features::from_fn(|i, _| if i < FEATURES { own[i] } else { half[i - FEATURES] })
-    };
-    let blocks: Vec<Features> = (0..rows * columns).into_par_iter().map(described).collect();
-    // Each mean is that of the blocks that have the feature.
-    let mean = Features::from_fn(|i, _| {
-        let known = blocks.iter().map(|block| block[i]).filter(|value| !value.is_nan());
-        let (sum, count) = known.fold((0.0, 0.0), |(sum, count), value| (sum + value, count + 1.0));
-        sum / count
-    });
-    let whole: Vec<&Features> = blocks.iter().filter(|block| block.iter().all(|value| !value.is_nan())).collect();
-    let covariance = match whole.len() {
-        0 => return None,
-        1 => Covariance::zeros(),
-        count => {
-            let middle = whole.iter().fold(Features::zeros(), |sum, block| sum + **block) / count as f64;
-            let spread = |sum: Covariance, block: &&Features| {
-                let apart = **block - middle;
-                sum + apart * apart.transpose()
-            };
-            whole.iter().fold(Covariance::zeros(), spread) / (count as f64 - 1.0)
+
+    /// By the statistics in a safetensors file: `mu_pris_param`, 36 float64, and `cov_pris_param`, 36 x 36.
+    ///
+    /// # Errors
+    /// What of it is not there.
+    pub fn read(file: &[u8]) -> Result<Self, String> {
+        let file = SafeTensors::deserialize(file).map_err(|error| format!("it is no safetensors file ({error})"))?;
+        let numbers = |name: &str, count: usize| -> Result<Vec<f64>, String> {
+            let tensor = file.tensor(name).map_err(|_| format!("{name} is missing"))?;
+            match tensor.dtype() {
+                _ if tensor.shape().iter().product::<usize>() != count => {}
+                Dtype::F64 => return Ok(tensor.data().chunks_exact(8).map(bytemuck::pod_read_unaligned).collect()),
+                Dtype::F32 => {
+                    return Ok(tensor
+                        .data()
+                        .chunks_exact(4)
+                        .map(bytemuck::pod_read_unaligned::<f32>)
+                        .map(f64::from)
+                        .collect());
+                }
+                _ => {}
+            }
+            let found = format!("{:?} {:?}", tensor.dtype(), tensor.shape());
+            Err(format!("{name} is {found}, expected {count} floating-point numbers"))
+        };
+        let mean = Features::from_vec(numbers("mu_pris_param", ALL)?);
+        Ok(Self { mean, covariance: Covariance::from_row_slice(&numbers("cov_pris_param", ALL * ALL)?) })
+    }
+
+    /// The score of a picture; none where it is smaller than 96 x 96, or flat.
+    pub fn score(&self, picture: &Picture) -> Option<f64> {
+        let full = Plane::luma(picture);
+        if full.data.is_empty() {
+            return None;
         }
-    };
-    let (pristine_mean, pristine_covariance) = &*PRISTINE;
-    let apart = pristine_mean - mean;
-    let eigen = SymmetricEigen::new((pristine_covariance + covariance) / 2.0);
-    let smallest = eigen.eigenvalues.amax() * ALL as f64 * f64::EPSILON;
-    let along = eigen.eigenvectors.transpose() * apart;
-    let known = along.iter().zip(eigen.eigenvalues.iter()).filter(|(_, value)| value.abs() > smallest);
-    let score = known.map(|(along, value)| along * along / value).sum::<f64>().sqrt();
-    score.is_finite().then_some(score)
+        let scales = [(full.normalised(), BLOCK), (full.halved().normalised(), BLOCK / 2)];
+        let (rows, columns) = (full.height / BLOCK, full.width / BLOCK);
+        let described = |block: usize| {
+            let [own, half] = scales
+                .each_ref()
+                .map(|(plane, side)| features(&plane.block(block / columns, block % columns, *side), *side));
+            Features::from_fn(|i, _| if i < FEATURES { own[i] } else { half[i - FEATURES] })
+        };
+        let blocks: Vec<Features> = (0..rows * columns).into_par_iter().map(described).collect();
+        // Each mean is that of the blocks that have the feature.
+        let mean = Features::from_fn(|i, _| {
+            let known = blocks.iter().map(|block| block[i]).filter(|value| !value.is_nan());
+            let (sum, count) = known.fold((0.0, 0.0), |(sum, count), value| (sum + value, count + 1.0));
+            sum / count
+        });
+        let whole: Vec<&Features> = blocks.iter().filter(|block| block.iter().all(|value| !value.is_nan())).collect();
+        let covariance = match whole.len() {
+            0 => return None,
+            1 => Covariance::zeros(),
+            count => {
+                let middle = whole.iter().fold(Features::zeros(), |sum, block| sum + **block) / count as f64;
+                let spread = |sum: Covariance, block: &&Features| {
+                    let apart = **block - middle;
+                    sum + apart * apart.transpose()
+                };
+                whole.iter().fold(Covariance::zeros(), spread) / (count as f64 - 1.0)
+            }
+        };
+        let apart = self.mean - mean;
+        let eigen = SymmetricEigen::new((self.covariance + covariance) / 2.0);
+        let smallest = eigen.eigenvalues.amax() * ALL as f64 * f64::EPSILON;
+        let along = eigen.eigenvectors.transpose() * apart;
+        let known = along.iter().zip(eigen.eigenvalues.iter()).filter(|(_, value)| value.abs() > smallest);
+        let score = known.map(|(along, value)| along * along / value).sum::<f64>().sqrt();
+        score.is_finite().then_some(score)
+    }
 }

@@ -106,6 +106,11 @@ impl Weights {
         Ok(Self::from_source(&file, Source::Mapped(checkpoint)))
     }
 
+    /// The same, and a TorchScript archive, whose program is not run.
+    pub fn open_any(file: &Path) -> Result<Self, CheckpointError> {
+        Ok(Self::from_source(file, Source::Mapped(Checkpoint::open_any(file)?)))
+    }
+
     fn from_source(file: &Path, source: Source) -> Self {
         Self { file: file.to_owned(), source: Arc::new(source) }
     }
