@@ -14,6 +14,7 @@ mod cases;
 mod cli;
 mod compatibility;
 mod engine;
+mod evaluate;
 mod film;
 mod full_image;
 mod hub;

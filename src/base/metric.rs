@@ -16,8 +16,8 @@ pub struct MetricSpec {
     pub is_lower_better: bool,
     /// It compares a picture with another one of the same size, rather than judging it by itself.
     pub needs_reference: bool,
-    /// What a picture without a score counts as, where it counts.
-    pub worst: f64,
+    /// What a picture without a score counts as in the paper; one that is compared counts as nothing then.
+    pub worst: Option<f64>,
     /// Digits behind the point that are worth printing.
     pub decimals: usize,
     /// The weights it is made of.
@@ -125,12 +125,12 @@ const NO_REFERENCE: MetricSpec = MetricSpec {
     about: "",
     is_lower_better: false,
     needs_reference: false,
-    worst: 0.0,
+    worst: Some(0.0),
     decimals: 4,
     files: &[],
 };
 /// Compares two pictures.
-const FULL_REFERENCE: MetricSpec = MetricSpec { needs_reference: true, ..NO_REFERENCE };
+const FULL_REFERENCE: MetricSpec = MetricSpec { needs_reference: true, worst: None, ..NO_REFERENCE };
 
 /// All of them, in the order in which they are listed: first the four of the paper.
 pub static METRICS: [MetricSpec; 11] = [
@@ -139,7 +139,7 @@ pub static METRICS: [MetricSpec; 11] = [
         label: "NIQE",
         about: "How far its statistics are from those of good photos",
         is_lower_better: true,
-        worst: 100.0,
+        worst: Some(100.0),
         files: &[NIQE_STATISTICS],
         ..NO_REFERENCE
     },
@@ -186,7 +186,6 @@ pub static METRICS: [MetricSpec; 11] = [
         label: "LPIPS",
         about: "How different AlexNet finds the two",
         is_lower_better: true,
-        worst: 1.0,
         files: &[ALEXNET, LPIPS_ALEX_WEIGHTS],
         ..FULL_REFERENCE
     },
@@ -195,7 +194,6 @@ pub static METRICS: [MetricSpec; 11] = [
         label: "LPIPS-VGG",
         about: "How different VGG16 finds the two",
         is_lower_better: true,
-        worst: 1.0,
         files: &[VGG16, LPIPS_VGG_WEIGHTS],
         ..FULL_REFERENCE
     },
@@ -204,7 +202,6 @@ pub static METRICS: [MetricSpec; 11] = [
         label: "DISTS",
         about: "How different structure and texture are to VGG16",
         is_lower_better: true,
-        worst: 1.0,
         files: &[VGG16, DISTS_WEIGHTS],
         ..FULL_REFERENCE
     },

@@ -77,7 +77,8 @@ struct Idle {
     lora_rank: Option<String>,
 }
 
-fn shard(text: &str) -> Result<(usize, usize), String> {
+/// `I/N` with I from 1 to N.
+pub(super) fn shard(text: &str) -> Result<(usize, usize), String> {
     let numbers = text.split_once('/').and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
     numbers
         .filter(|&(i, n): &(usize, usize)| 1 <= i && i <= n)

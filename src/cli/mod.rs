@@ -5,6 +5,7 @@ mod batch;
 mod bench;
 mod chain;
 mod doctor;
+mod evaluate;
 mod export;
 mod full;
 mod inputs;
@@ -35,6 +36,7 @@ use crate::runtime::log_warnings;
     coz zoom -i photo.jpg -o out               four centred x4 steps: 256x, as the reference does\n  \
     coz zoom -i photos -o out --rec-num 3 --align-method wavelet --json\n  \
     coz full -i photo.jpg -o out               the full image x4\n  \
+    coz evaluate out                           how good it is, by NIQE and other metrics\n  \
     coz export --video -i out/per-sample/photo -o film.mp4\n  \
     coz replay session.coz                     does it come out the same?\n  \
     coz models list                            what there is to download, and what is there\n  \
@@ -59,6 +61,8 @@ enum Command {
     Zoom(Box<zoom::Arguments>),
     /// Enlarge full images, tile by tile, without a window
     Full(Box<full::Arguments>),
+    /// Judge results by the paper's metrics, at every scale
+    Evaluate(Box<evaluate::Arguments>),
     /// Put the pictures of a chain on a strip or a contact sheet, or make a film of it
     Export(export::Arguments),
     /// Make a session's states again and say whether they are the same
@@ -112,6 +116,7 @@ pub fn main() -> ExitCode {
         None => crate::viewer::run(arguments.images, arguments.device, arguments.restarts).map(|()| ExitCode::SUCCESS),
         Some(Command::Zoom(zoom)) => zoom::run(&zoom, &options.unwrap_or_default()),
         Some(Command::Full(full)) => full::run(&full, &options.unwrap_or_default()),
+        Some(Command::Evaluate(evaluate)) => evaluate::run(&evaluate),
         Some(Command::Export(export)) => export::run(&export),
         Some(Command::Replay(replay)) => replay::run(&replay),
         Some(Command::Models(models)) => models::run(&models),

@@ -31,7 +31,7 @@ enum Command {
     },
     /// Download what is missing into the Hugging Face cache; what came before a cut is kept
     Download {
-        /// realesrgan, sd3, lora, encoder, vlm, vlm-lora, ram, dape, tags
+        /// realesrgan, sd3, lora, encoder, vlm, vlm-lora, ram, dape, tags; for metrics: musiq, maniqa, clip, vgg16, lpips
         #[arg(value_parser = ModelAsset::named)]
         parts: Vec<&'static ModelAsset>,
         /// All of them

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use super::NetworkFacts;
+use super::{NetworkFacts, ScoreRequest};
 use crate::base::{
-    AlignMethod, Backbone, BackboneKind, CaptionRequest, DeviceChoice, FullImage, MemoryPlan, PromptSource, Region,
-    Stage, StepEstimate, StepRecord, Ticket, TileProgress, UserError,
+    AlignMethod, Backbone, BackboneKind, CaptionRequest, DeviceChoice, FullImage, MemoryPlan, MetricSpec, PromptSource,
+    Region, Stage, StepEstimate, StepRecord, Ticket, TileProgress, UserError,
 };
-use crate::document::CachedPicture;
+use crate::document::{CachedPicture, StateId};
 use crate::imaging::Picture;
 
 /// Names a job; never reused.
@@ -92,6 +92,8 @@ pub(super) enum Command {
     Estimate(Restorer, (u32, u32)),
     /// Find out what a network is and how fast it is.
     Measure(Ticket, Backbone, DeviceChoice),
+    /// Score states.
+    Score(Ticket, ScoreRequest),
     /// Let pictures go that were kept for the next job.
     Forget,
     /// Leave.
@@ -152,6 +154,22 @@ pub enum Event {
         backbone: Backbone,
         /// What is known of it now, or why it cannot be used; nothing where a job came before it.
         facts: Option<Result<NetworkFacts, UserError>>,
+    },
+    /// A state was scored.
+    Scored {
+        /// Whose it is.
+        document: u64,
+        /// Which.
+        state: StateId,
+        /// By this.
+        metric: &'static MetricSpec,
+        /// The score, or why it has none.
+        score: Result<f64, String>,
+    },
+    /// No more scores come: all are there, something else came before, or it failed.
+    ScoresDone {
+        /// Why it failed.
+        problem: Option<UserError>,
     },
     /// A step goes on.
     Progress {

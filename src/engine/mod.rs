@@ -8,6 +8,7 @@ mod message;
 mod models;
 mod network_facts;
 mod outbox;
+mod scoring;
 mod worker;
 
 use std::sync::Arc;
@@ -17,6 +18,7 @@ pub use full_image::LARGEST;
 use message::Command;
 pub use message::{Event, Job, JobId, JobOutcome, Restorer, StepOutput};
 pub use network_facts::{NetworkFacts, is_network};
+pub use scoring::ScoreRequest;
 
 use crate::base::{Backbone, DeviceChoice, Slot, Ticket};
 
@@ -30,6 +32,7 @@ pub struct Engine {
     job: Slot,
     prefetch: Slot,
     measuring: Slot,
+    scoring: Slot,
     /// What the prefetch is for.
     prefetched: Option<Job>,
     thread: Option<std::thread::JoinHandle<()>>,
@@ -44,8 +47,8 @@ impl Engine {
         // Built on its own thread: what it owns never leaves it.
         let run = move || worker::Worker::new(outbox).run(&inbox);
         let thread = std::thread::Builder::new().name("coz-engine".into()).spawn(run)?;
-        let (job, prefetch, measuring) = (Slot::default(), Slot::default(), Slot::default());
-        Ok(Self { commands, events, job, prefetch, measuring, prefetched: None, thread: Some(thread) })
+        let (job, prefetch, measuring, scoring) = Default::default();
+        Ok(Self { commands, events, job, prefetch, measuring, scoring, prefetched: None, thread: Some(thread) })
     }
 
     /// Starts a job; a running one is stopped.
@@ -67,6 +70,7 @@ impl Engine {
     /// A job takes over what was prefetched for it, and with it what stops that; else it is dropped.
     fn begin(&mut self, job: &Job) -> Ticket {
         self.measuring.clear();
+        self.scoring.clear();
         let is_for = |other: Job| other.begins_like(job) && other.restorer == job.restorer;
         match self.prefetched.take().is_some_and(is_for).then(|| self.prefetch.take()).flatten() {
             Some(prefetch) => self.job.adopt(prefetch),
@@ -99,6 +103,12 @@ impl Engine {
         self.send(Command::Measure(ticket, backbone, device));
     }
 
+    /// Scores states, while no job runs: one that comes stops it.
+    pub fn score(&mut self, request: ScoreRequest) {
+        let ticket = self.scoring.start();
+        self.send(Command::Score(ticket, request));
+    }
+
     /// The box that was being placed is no longer.
     pub fn drop_prefetch(&mut self) {
         self.prefetched = None;
@@ -114,6 +124,7 @@ impl Engine {
     pub fn close_document(&mut self) {
         self.cancel();
         self.drop_prefetch();
+        self.scoring.clear();
         self.send(Command::Forget);
     }
 
@@ -133,6 +144,7 @@ impl Drop for Engine {
         self.cancel();
         self.drop_prefetch();
         self.measuring.clear();
+        self.scoring.clear();
         self.send(Command::Quit);
         if let Some(thread) = self.thread.take() {
             // What panicked there is an event and in the log already.

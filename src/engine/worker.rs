@@ -10,11 +10,14 @@ use super::message::{Command, Event, Job, JobId, JobOutcome, Restorer, StepOutpu
 use super::models::{Loaded, Models, Opened};
 use super::network_facts::NetworkFacts;
 use super::outbox::Outbox;
+use super::scoring;
+use super::scoring::ScoreRequest;
 use crate::base::{
     BUILT_IN, Backbone, BackboneKind, DeviceChoice, MAX_FACTOR, Progress, Region, Stage, StepRecord, Ticket, UserError,
     joined,
 };
 use crate::document;
+use crate::evaluate::EvaluateError;
 use crate::imaging::metrics::luma_psnr;
 use crate::imaging::{Filter, Picture, colour, resize};
 use crate::pipelines::PipelineError;
@@ -80,6 +83,7 @@ impl Worker {
                 Command::Prepare(ticket, job) => self.guarded_prefetch(&ticket, &job),
                 Command::Forget => self.prefetched = None,
                 Command::Measure(ticket, backbone, device) => self.guarded_measure(&ticket, backbone, device),
+                Command::Score(ticket, request) => self.guarded_score(&ticket, &request),
                 Command::Estimate(restorer, size) => self.guarded_estimate(&restorer, size),
             }
         }
@@ -137,6 +141,16 @@ impl Worker {
             measured => Some(measured.map_err(UserError::from)),
         };
         self.outbox.send(Event::Measured { backbone, facts });
+    }
+
+    /// Scores states.
+    fn guarded_score(&mut self, ticket: &Ticket, request: &ScoreRequest) {
+        let outcome = catch_unwind(AssertUnwindSafe(|| scoring::score(request, ticket, &self.outbox)))
+            .unwrap_or_else(|panic| Err(PipelineError::of_panic(panic.as_ref()).into()));
+        if let Err(EvaluateError::Network(error)) = &outcome {
+            self.clear_after(error, request.device);
+        }
+        self.outbox.send(Event::ScoresDone { problem: outcome.err().map(UserError::from) });
     }
 
     /// What failed and is not reported to anybody.

@@ -26,6 +26,14 @@ pub enum EvaluateError {
         /// What was found.
         found: String,
     },
+    /// Weights cannot be read.
+    #[error("{}: {found}", file.display())]
+    Unreadable {
+        /// The file.
+        file: PathBuf,
+        /// What the system said.
+        found: String,
+    },
     /// No metric of this name.
     #[error("there is no metric {0:?}")]
     Unknown(String),
@@ -63,6 +71,7 @@ impl From<EvaluateError> for UserError {
             EvaluateError::Statistics { .. } => {
                 ("The statistics cannot be used", "They are to be those of niqe.safetensors, or left away.")
             }
+            EvaluateError::Unreadable { .. } => ("A file cannot be read", "Check its permissions."),
             EvaluateError::Unknown(_) => ("There is no such metric", ""),
         };
         Self::new(title, error.to_string(), hint)

@@ -8,8 +8,8 @@ use serde::{Serialize, Serializer};
 use super::hash::Hash;
 use super::paths::{ModelPaths, published_names};
 use super::repository::{RAM, REAL_ESRGAN, RemoteFile, Repository, TRAINED};
-use super::{paths, realesrgan};
-use crate::base::{BACKBONES, Backbone, Content, FileSpec, PROMPT_SOURCES, PromptSource, Published, names};
+use super::{metric_files, paths, realesrgan};
+use crate::base::{BACKBONES, Backbone, Content, FileSpec, MetricFile, PROMPT_SOURCES, PromptSource, Published, names};
 
 /// One of the things that can be downloaded.
 #[derive(Debug)]
@@ -35,10 +35,13 @@ pub struct ModelAsset {
 const OWN: &str = "Chain-of-Zoom's own model";
 const VLM: &str = "Prompts by Qwen2.5-VL, tuned";
 const TAGS: &str = "Prompts by tags";
+const METRICS: &str = "Metrics of pictures";
+const IQA: Repository = Repository { id: "chaofengc/IQA-PyTorch-Weights", is_space: false };
+const NOT_FOR_COMMERCE: &str = "CC BY-NC-SA 4.0, as its page says: not for commercial use";
 const AS_ITS_AUTHORS_SAY: &str = "as its authors say on their page";
 
 /// All of them, in the order in which they are of use.
-pub static ASSETS: [ModelAsset; 9] = [
+pub static ASSETS: [ModelAsset; 14] = [
     ModelAsset {
         id: "realesrgan",
         title: "Real-ESRGAN",
@@ -129,6 +132,56 @@ pub static ASSETS: [ModelAsset; 9] = [
         group: TAGS,
         files: &["tags", "thresholds"],
     },
+    ModelAsset {
+        id: "musiq",
+        title: "MUSIQ",
+        purpose: "judges a picture as people would",
+        licence: NOT_FOR_COMMERCE,
+        size: 108_610_983,
+        repository: IQA,
+        group: METRICS,
+        files: &["musiq"],
+    },
+    ModelAsset {
+        id: "maniqa",
+        title: "MANIQA",
+        purpose: "the same, trained on restored pictures",
+        licence: NOT_FOR_COMMERCE,
+        size: 543_000_000,
+        repository: IQA,
+        group: METRICS,
+        files: &["maniqa"],
+    },
+    ModelAsset {
+        id: "clip",
+        title: "CLIP RN50",
+        purpose: "for CLIP-IQA: rather a good image than a bad one?",
+        licence: "MIT",
+        size: 408_000_000,
+        repository: Repository { id: "timm/resnet50_clip.openai", is_space: false },
+        group: METRICS,
+        files: &["clip-rn50"],
+    },
+    ModelAsset {
+        id: "vgg16",
+        title: "VGG16",
+        purpose: "for DISTS and LPIPS-VGG, which compare pictures",
+        licence: "BSD-3-Clause",
+        size: 553_000_000,
+        repository: Repository { id: "timm/vgg16.tv_in1k", is_space: false },
+        group: METRICS,
+        files: &["vgg16"],
+    },
+    ModelAsset {
+        id: "lpips",
+        title: "LPIPS and DISTS",
+        purpose: "what VGG16 and AlexNet see, weighed; AlexNet itself comes with PyTorch",
+        licence: NOT_FOR_COMMERCE,
+        size: 27_000,
+        repository: IQA,
+        group: METRICS,
+        files: &["lpips-alex", "lpips-vgg", "dists"],
+    },
 ];
 
 impl PartialEq for ModelAsset {
@@ -197,6 +250,11 @@ impl ModelAsset {
         self.files.iter().filter_map(move |id| find(id))
     }
 
+    /// The files of metrics that it is.
+    fn metric_files(&self) -> impl Iterator<Item = &'static MetricFile> {
+        self.files.iter().filter_map(|id| metric_files::named(id))
+    }
+
     /// Whether steps with this model and this source of prompts use it.
     pub fn is_needed_by(&self, backbone: &Backbone, source: &PromptSource) -> bool {
         if self == Self::realesrgan() {
@@ -208,6 +266,15 @@ impl ModelAsset {
 
     /// What of it is on this machine, and where; the user may have said where some are.
     pub fn found(&self, explicit: &ModelPaths) -> Found {
+        let metrics: Vec<&MetricFile> = self.metric_files().collect();
+        if !metrics.is_empty() {
+            let (here, missing): (Vec<_>, Vec<_>) = metrics
+                .iter()
+                .map(|file| (metric_files::place(file, None), file))
+                .partition(|(place, _)| place.is_some());
+            let place = here.into_iter().find_map(|(place, _)| place);
+            return Found { place, missing: missing.into_iter().map(|(_, file)| file.published.into()).collect() };
+        }
         let place = match self.file_specs().next() {
             None => realesrgan::realesrgan(),
             Some((file, first)) => {
@@ -237,6 +304,9 @@ impl ModelAsset {
             return Ok(vec![file.ok_or(lacking)?]);
         }
         let mut needed = Vec::new();
+        for (_, name) in self.metric_files().filter_map(|file| file.hub) {
+            needed.push(named(name).ok_or(name)?);
+        }
         for (spec, _) in self.file_specs() {
             if let (Published::Path(path), false) = (spec.published, spec.is_folder()) {
                 let names = published_names(path);

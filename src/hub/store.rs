@@ -181,10 +181,18 @@ fn variable(name: &str) -> Option<PathBuf> {
     std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 
+fn caches() -> Option<PathBuf> {
+    let user = || directories::BaseDirs::new().map(|directories| directories.home_dir().to_owned());
+    variable("XDG_CACHE_HOME").or_else(|| Some(user()?.join(".cache")))
+}
+
+/// PyTorch's cache (`torch.hub`).
+pub(super) fn torch_home() -> Option<PathBuf> {
+    variable("TORCH_HOME").or_else(|| Some(caches()?.join("torch")))
+}
+
 /// The folder of the hub's own programs, as they find it.
 pub(super) fn home() -> Option<PathBuf> {
-    let user = || directories::BaseDirs::new().map(|directories| directories.home_dir().to_owned());
-    let caches = || variable("XDG_CACHE_HOME").or_else(|| Some(user()?.join(".cache")));
     variable("HF_HOME").or_else(|| Some(caches()?.join("huggingface")))
 }
 

@@ -52,6 +52,11 @@ pub(super) fn with_photo(state: &State) -> bool {
     state.document.is_some()
 }
 
+fn can_score(state: &State) -> bool {
+    let is_new = state.document.as_ref().is_some_and(|document| !document.unscored(state.metric).is_empty());
+    is_new && !state.scoring && !state.metrics.is_empty()
+}
+
 /// One press of a zoom key.
 const KEY_ZOOM: f64 = 1.4;
 
@@ -155,6 +160,7 @@ commands! {
         |viewer, _| viewer.state.against = Against::Bicubic;
     CompareWithPhoto: "compare_with_photo", "Compare with the photo's own pixels", [], with_photo,
         |viewer, _| viewer.state.against = Against::Photo;
+    ScoreChain: "score_chain", "Score this chain", [], can_score, |viewer, _| viewer.score_chain();
     NextReference: "next_reference", "Compare with the next reference", [key(Key::B)], with_photo,
         |viewer, _| viewer.state.next_reference();
     // These last while their keys are held; the canvas looks at the keys.

@@ -10,6 +10,7 @@ mod logic;
 pub mod network_facts;
 mod open;
 mod sample;
+mod scores;
 pub mod selftest;
 pub mod settings;
 pub mod state;
@@ -127,6 +128,7 @@ impl Viewer {
             tasks.look_for_recoverable(folder.clone());
         }
         let mut backbone_search = Slot::default();
+        tasks.look_for_metrics();
         tasks.look_for_backbones(settings.opened_networks(), settings.model_folders.clone(), backbone_search.start());
         Ok(Self {
             settings_at_start: settings.clone(),

@@ -9,11 +9,12 @@ use std::time::Instant;
 use super::actions::{Action, Against, CompareMode, Tool};
 use super::bindings::Bindings;
 use super::network_facts;
+use super::scores::Files;
 use super::selftest::Selftest;
 use super::settings::Settings;
 use crate::base::{
-    BUILT_IN, Backbone, BackboneKind, BackboneSpec, DeviceChoice, MemoryPlan, Plan, PromptSourceSpec, RecipeStep,
-    Region, Stage, StepEstimate, Ticket, UserError, plan,
+    BUILT_IN, Backbone, BackboneKind, BackboneSpec, DeviceChoice, METRICS, MemoryPlan, MetricSpec, Plan,
+    PromptSourceSpec, RecipeStep, Region, Stage, StepEstimate, Ticket, UserError, plan,
 };
 use crate::document::consistency::Consistency;
 use crate::document::session::autosave::RecoverableSession;
@@ -97,6 +98,12 @@ pub struct State {
     pub(super) facts_recalled: bool,
     /// The engine is to measure one.
     pub(super) measuring: bool,
+    /// The metrics that can be computed here, with where their weights lie; empty while they are looked for.
+    pub metrics: Vec<(&'static MetricSpec, Files)>,
+    /// The one that states are scored by.
+    pub metric: &'static MetricSpec,
+    /// The engine scores states.
+    pub scoring: bool,
     /// Model files that were dropped on the window, until the user has said whether they are to be added.
     pub offered_models: Vec<Backbone>,
     /// The open session has a model of its own, which is not the user's default.
@@ -275,6 +282,8 @@ pub struct Document {
     pub(super) restored_from: Option<PathBuf>,
     /// What is known of how consistent states are; `None` while it is found out.
     pub(super) examined: HashMap<StateId, Option<Arc<Examined>>>,
+    /// What metrics say of states, or why they say nothing.
+    pub scores: HashMap<(StateId, &'static str), Result<f64, String>>,
     /// The film being previewed.
     pub film: Option<Playing>,
     /// What is on the canvas at its own size, not as a thumbnail: it stays in memory.
@@ -410,6 +419,9 @@ impl State {
             facts_device: String::new(),
             facts_recalled: false,
             measuring: false,
+            metrics: Vec::new(),
+            metric: &METRICS[0],
+            scoring: false,
             offered_models: Vec::new(),
             session_backbone: false,
             estimated: None,
@@ -572,6 +584,7 @@ impl Document {
             spilled_revision: None,
             restored_from: None,
             examined: HashMap::new(),
+            scores: HashMap::new(),
             film: None,
             in_view: Vec::new(),
             evicted_at: None,

@@ -10,12 +10,13 @@ use crossbeam_channel::{Receiver, Sender};
 use super::actions::Action;
 use super::network_facts::Memory;
 use super::open::{Opened, open};
+use super::scores::Files;
 use super::selftest::Selftest;
 use super::state::{Examined, Exporting, FoundBackbone};
 use super::{dialogs, sample, selftest};
 use crate::base::{
-    BACKBONES, Backbone, BackboneSpec, DeviceChoice, MODEL_ENDINGS, PROMPT_SOURCES, Precision, PromptSource,
-    PromptSourceSpec, Source, Ticket, UserError,
+    BACKBONES, Backbone, BackboneSpec, DeviceChoice, METRICS, MODEL_ENDINGS, MetricSpec, PROMPT_SOURCES, Precision,
+    PromptSource, PromptSourceSpec, Source, Ticket, UserError,
 };
 use crate::document::consistency::examine;
 use crate::document::export::{Export, Exporter};
@@ -58,6 +59,8 @@ pub(super) enum Outcome {
     KeptNetwork(Backbone, NetworkFacts),
     /// Where the models of prompt sources are.
     PromptModels(Vec<(&'static PromptSourceSpec, Result<PathBuf, UserError>)>),
+    /// The metrics that can be computed.
+    Metrics(Vec<(&'static MetricSpec, Files)>),
     /// What can be got from the hub, and what of it is there.
     Assets(Vec<(&'static ModelAsset, Found)>),
     /// It is there now, or why not.
@@ -395,6 +398,15 @@ impl Tasks {
     pub(super) fn look_for_assets(&self, explicit: ModelPaths) {
         self.spawn("assets", move || {
             Some(Outcome::Assets(ASSETS.iter().map(|asset| (asset, asset.found(&explicit))).collect()))
+        });
+    }
+
+    /// Looks which metrics can be computed.
+    pub(super) fn look_for_metrics(&self) {
+        self.spawn("metrics", || {
+            let of = |spec| Some((spec, hub::metric_files(spec, None))).filter(|(_, (_, missing))| missing.is_empty());
+            let alone = METRICS.iter().filter(|spec| !spec.needs_reference).filter_map(of);
+            Some(Outcome::Metrics(alone.map(|(spec, (files, _))| (spec, files)).collect()))
         });
     }
 

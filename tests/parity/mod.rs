@@ -4,7 +4,7 @@ mod chain;
 mod colour;
 mod full;
 mod jpeg;
-mod metrics;
+pub mod metrics;
 mod ncnn;
 mod networks;
 mod qwen;

@@ -69,9 +69,9 @@ impl Metric for Dists {
             let mut alike = Tensor::f_zeros([1], (Kind::Float, self.device))?;
             for (i, (a, b)) in a.iter().zip(&b).enumerate() {
                 let (ma, mb) = (mean(a)?, mean(b)?);
-                let variance = |x: &Tensor, m: &Tensor| mean(&x.f_sub(m)?.f_square()?);
-                let (va, vb) = (variance(a, &ma)?, variance(b, &mb)?);
-                let covariance = mean(&a.f_mul(b)?)?.f_sub(&ma.f_mul(&mb)?)?;
+                // Centred first: of flat pictures the difference of two large numbers would be left.
+                let (ca, cb) = (a.f_sub(&ma)?, b.f_sub(&mb)?);
+                let (va, vb, covariance) = (mean(&ca.f_square()?)?, mean(&cb.f_square()?)?, mean(&ca.f_mul(&cb)?)?);
                 // (2 p + c) / (q + r + c)
                 let quotient = |p: &Tensor, q: &Tensor, r: &Tensor| {
                     let above = p.f_mul_scalar(2.0)?.f_add_scalar(EPSILON)?;

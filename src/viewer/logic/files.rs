@@ -112,6 +112,7 @@ impl Viewer {
                 self.state.network_facts.insert(network_facts::id(&backbone), Ok(facts));
             }
             Outcome::PromptModels(found) => self.state.prompt_models = found,
+            Outcome::Metrics(found) => self.state.metrics = found,
             Outcome::Assets(found) => self.state.assets = found,
             Outcome::Downloaded(done) => {
                 self.state.transfer = None;

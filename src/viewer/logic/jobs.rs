@@ -28,6 +28,8 @@ impl Viewer {
                 return;
             }
             Event::Measured { backbone, facts } => return self.take_measured(backbone, facts),
+            Event::Scored { document, state, metric, score } => return self.take_score(document, state, metric, score),
+            Event::ScoresDone { problem } => return self.scores_done(problem),
             Event::Unloaded => {
                 self.state.loaded = None;
                 return;

@@ -207,6 +207,7 @@ impl Viewer {
         self.tasks.look_for_diffusion(explicit.clone());
         self.tasks.look_for_prompt_models(settings.model_paths.clone());
         self.tasks.look_for_assets(explicit);
+        self.tasks.look_for_metrics();
     }
 
     pub(super) fn toggle_models(&mut self) {

@@ -16,6 +16,7 @@ mod palette;
 mod prompt_field;
 mod prompt_panel;
 mod prompt_source;
+mod quality;
 mod rebuild;
 mod selftest;
 mod status_bar;

@@ -155,6 +155,7 @@ fn this_state(viewer: &mut Viewer, ui: &mut egui::Ui) {
             number.widget_info(|| egui::WidgetInfo::labeled(egui::Role::SpinButton, true, "Number of variants"));
         });
     }
+    super::quality::show(viewer, ui);
     variants(viewer, ui);
     pinned(viewer, ui);
     compare(viewer, ui);
