@@ -3,6 +3,7 @@
 use plotters::prelude::*;
 
 use super::summary::Summary;
+use crate::base::MetricSpec;
 
 const SIZE: (u32, u32) = (720, 420);
 /// Colours that people tell apart who see few (Okabe and Ito).
@@ -23,7 +24,7 @@ const COLOURS: [RGBColor; 7] = [
 pub fn svg(summary: &Summary, metric: usize) -> Result<Option<String>, String> {
     let scales: Vec<Option<u32>> = summary.scales().into_iter().filter(Option::is_some).collect();
     let spec = summary.specs[metric];
-    let line = |run: usize| -> Vec<(f64, f64, [f64; 2])> {
+    let line = |run: usize| -> Line {
         let cell = |(x, scale): (usize, &Option<u32>)| {
             let mean = summary.cell(run, *scale, metric).mean?;
             Some((x as f64, mean.mean, mean.interval))
@@ -38,8 +39,7 @@ pub fn svg(summary: &Summary, metric: usize) -> Result<Option<String>, String> {
     let (low, high) = (ends().fold(f64::INFINITY, f64::min), ends().fold(f64::NEG_INFINITY, f64::max));
     let room = ((high - low) * 0.05).max(1e-6);
     let mut text = String::new();
-    draw(summary, &scales, &lines, low - room..high + room, &spec.label_with_arrow(), &mut text)
-        .map_err(|error| error.to_string())?;
+    draw(summary, spec, &scales, &lines, low - room..high + room, &mut text).map_err(|error| error.to_string())?;
     Ok(Some(text))
 }
 
@@ -48,10 +48,10 @@ type Line = Vec<(f64, f64, [f64; 2])>;
 
 fn draw(
     summary: &Summary,
+    spec: &MetricSpec,
     scales: &[Option<u32>],
     lines: &[Line],
     range: std::ops::Range<f64>,
-    label: &str,
     text: &mut String,
 ) -> Result<(), Box<dyn std::error::Error>> {
     let root = SVGBackend::with_string(text, SIZE).into_drawing_area();
@@ -72,9 +72,10 @@ fn draw(
         .disable_x_mesh()
         .light_line_style(TRANSPARENT)
         .bold_line_style(BLACK.mix(0.12))
-        .x_labels(2 * scales.len() + 1)
+        .x_labels(scales.len())
         .x_label_formatter(&magnification)
-        .y_desc(label)
+        .y_label_formatter(&|y| ((y * 1e4).round() / 1e4).to_string())
+        .y_desc(spec.label_with_arrow())
         .label_style(("sans-serif", 15))
         .axis_desc_style(("sans-serif", 16))
         .draw()?;
@@ -89,7 +90,8 @@ fn draw(
     }
     chart
         .configure_series_labels()
-        .position(SeriesLabelPosition::UpperLeft)
+        // Quality falls with the scale: that corner is free.
+        .position(if spec.is_lower_better { SeriesLabelPosition::UpperLeft } else { SeriesLabelPosition::LowerLeft })
         .background_style(WHITE.mix(0.85))
         .border_style(BLACK.mix(0.2))
         .label_font(("sans-serif", 15))

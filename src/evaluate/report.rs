@@ -80,7 +80,11 @@ pub fn markdown(summary: &Summary, paper: Option<paper::Dataset>) -> String {
     if let [first, others @ ..] = summary.runs
         && !others.is_empty()
     {
-        _ = write!(text, "\nDifferences from {}, picture by picture:\n\n", first.name);
+        _ = write!(
+            text,
+            "\nDifferences from {}, picture by picture (n.s.: the interval includes none):\n\n",
+            first.name
+        );
         text += &head(&["Run", "n"]);
         for scale in summary.scales() {
             for (run, other) in (1..).zip(others) {

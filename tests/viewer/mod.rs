@@ -7,6 +7,7 @@ mod memory;
 mod models;
 mod pointer;
 mod prompt;
+mod quality;
 mod selftest;
 
 use std::sync::Arc;

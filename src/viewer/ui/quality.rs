@@ -19,10 +19,10 @@ pub(super) fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
     heading(ui, "QUALITY");
     ui.horizontal(|ui| {
         let chosen = viewer.state.metric;
-        let chooser = ComboBox::from_id_salt("metric").selected_text(chosen.label_with_arrow());
+        let chooser = ComboBox::from_id_salt("metric").selected_text(chosen.label);
         let chooser = chooser.show_ui(ui, |ui| {
             for (spec, _) in &viewer.state.metrics {
-                ui.selectable_value(&mut viewer.state.metric, *spec, spec.label_with_arrow()).on_hover_text(spec.about);
+                ui.selectable_value(&mut viewer.state.metric, *spec, spec.label).on_hover_text(spec.about);
             }
         });
         let name = format!("Metric: {}", chosen.label);
