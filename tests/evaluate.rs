@@ -238,6 +238,9 @@ fn what_cannot_be_used_is_named() {
     fails(&["/nonexistent/run"], &["/nonexistent/run", "cannot be read"]);
     fails(&[path(&run), "--shard", "1/2"], &["--output"]);
     fails(&[path(&run), "-o", "/proc/nowhere"], &["cannot be written"]);
+    let inside = run.join("scores");
+    fails(&[path(&run), "-o", path(&inside)], &["Nothing is written into a run"]);
+    assert!(!inside.exists());
 }
 
 #[cfg(unix)]

@@ -83,6 +83,7 @@ struct Work {
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let runs = runs(&arguments.runs)?;
     let work = work(arguments, &runs)?;
+    outside(arguments)?;
     let judges = judges(arguments)?;
     let (known, mut log) = match &arguments.output {
         Some(folder) => open_log(folder, arguments.shard)?,
@@ -179,6 +180,20 @@ fn runs(folders: &[PathBuf]) -> Result<Vec<Run>, UserError> {
         runs.push(run);
     }
     Ok(runs)
+}
+
+/// Results never lie in a run: it would not be the same afterwards.
+fn outside(arguments: &Arguments) -> Result<(), UserError> {
+    let whole = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| whole(path));
+    let Some(output) = &arguments.output else { return Ok(()) };
+    match arguments.runs.iter().find(|run| real(output).starts_with(real(run))) {
+        None => Ok(()),
+        Some(run) => {
+            let details = format!("{} lies in {}", output.display(), run.display());
+            Err(UserError::new("Nothing is written into a run", details, "Name another folder."))
+        }
+    }
 }
 
 fn work(arguments: &Arguments, runs: &[Run]) -> Result<Vec<Work>, UserError> {

@@ -1,5 +1,6 @@
 //! Judging many pictures: one thread reads them ahead, another computes, and memory does not depend on how many there are.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use crossbeam_channel::bounded;
@@ -135,8 +136,8 @@ fn read(task: &Task, versions: &[Version], known: &Known, keep_going: &dyn Fn() 
 /// Returns whether all were judged: not where `keep_going` said no.
 ///
 /// # Errors
-/// Those of `on_picture`.
-pub fn judge<E>(
+/// Those of `on_picture`; where there is no thread to read pictures.
+pub fn judge<E: From<io::Error>>(
     tasks: &[Task],
     judges: &[Judge],
     known: &Known,
@@ -146,13 +147,13 @@ pub fn judge<E>(
     let (sender, receiver) = bounded(AHEAD);
     let versions: Vec<Version> = judges.iter().map(|judge| judge.version.clone()).collect();
     std::thread::scope(|scope| {
-        scope.spawn(move || {
+        std::thread::Builder::new().name("coz-pictures".into()).spawn_scoped(scope, move || {
             for task in tasks.iter().take_while(|_| keep_going()) {
-                if sender.send(read(task, &versions, known, &|| keep_going())).is_err() {
+                if sender.send(read(task, &versions, known, keep_going)).is_err() {
                     break;
                 }
             }
-        });
+        })?;
         let mut count = 0;
         for read in receiver {
             if !keep_going() {

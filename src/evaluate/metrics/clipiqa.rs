@@ -57,6 +57,10 @@ impl ConvNorm {
         let mut number = |name: &str| loader.tensor_as(Kind::Double, &format!("{norm}.{name}"), &[outputs]);
         let (scale, shift) = (number("weight")?, number("bias")?);
         let (mean, variance) = (number("running_mean")?, number("running_var")?);
+        // Of what does not fit there is nothing to compute; it is reported in the end.
+        if loader.has_problems() {
+            return Ok((Self { weight, bias: shift, stride }, outputs));
+        }
         let scale = scale.f_div(&variance.f_add_scalar(EPSILON)?.f_sqrt()?)?;
         let weight = weight.f_mul(&scale.f_view([-1, 1, 1, 1])?)?.f_to_kind(Kind::Float)?;
         let bias = shift.f_sub(&mean.f_mul(&scale)?)?.f_to_kind(Kind::Float)?;

@@ -131,6 +131,8 @@ fn this_state(viewer: &mut Viewer, ui: &mut egui::Ui) {
             .on_hover_text("All source pixels behind this state; what goes beyond it, the model made up.");
         consistency(document, record.consistency, ui);
     }
+    super::quality::show(viewer, ui);
+    let Some(document) = &mut viewer.state.document else { return };
     let state = document.history.current();
     let is_reduced = state.record.as_ref().is_some_and(|record| record.model.is_none());
     if is_reduced {
@@ -155,7 +157,6 @@ fn this_state(viewer: &mut Viewer, ui: &mut egui::Ui) {
             number.widget_info(|| egui::WidgetInfo::labeled(egui::Role::SpinButton, true, "Number of variants"));
         });
     }
-    super::quality::show(viewer, ui);
     variants(viewer, ui);
     pinned(viewer, ui);
     compare(viewer, ui);

@@ -1,22 +1,21 @@
 //! What a metric says of the state at hand, and of the chain that led to it.
 
-use egui::{ComboBox, Pos2, Sense, Shape, Stroke, vec2};
+use egui::{Align2, ComboBox, Pos2, Sense, Shape, Stroke, vec2};
 
-use super::{dim, heading};
+use super::dim;
 use crate::base::{MetricSpec, magnification_label};
 use crate::viewer::Viewer;
 use crate::viewer::commands::Command;
 
 /// Of the plot.
-const HEIGHT: f32 = 64.0;
+const HEIGHT: f32 = 72.0;
 const MARGIN: f32 = 6.0;
 
 pub(super) fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
     if viewer.state.document.is_none() || viewer.state.metrics.is_empty() {
         return;
     }
-    ui.add_space(8.0);
-    heading(ui, "QUALITY");
+    ui.add_space(4.0);
     ui.horizontal(|ui| {
         let chosen = viewer.state.metric;
         let chooser = ComboBox::from_id_salt("metric").selected_text(chosen.label);
@@ -29,13 +28,14 @@ pub(super) fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
         chooser.response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::ComboBox, true, &name));
         let way = if chosen.is_lower_better { "Lower is better." } else { "Higher is better." };
         chooser.response.on_hover_text(format!("{}. {way}", chosen.about));
+        if viewer.state.scoring {
+            ui.spinner();
+            return;
+        }
         let can_score = (Command::ScoreChain.row().is_enabled)(&viewer.state);
         let button = ui.add_enabled(can_score, egui::Button::new(Command::ScoreChain.label()));
         if button.on_hover_text("The states from the photo to this one").clicked() {
             viewer.actions.push(Command::ScoreChain.into());
-        }
-        if viewer.state.scoring {
-            ui.spinner();
         }
     });
     let metric = viewer.state.metric;
@@ -58,10 +58,19 @@ pub(super) fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
 /// A score for each state of the chain, from the photo on.
 fn plot(metric: &MetricSpec, scores: &[(f64, f64)], ui: &mut egui::Ui) {
     let (response, painter) = ui.allocate_painter(vec2(ui.available_width(), HEIGHT), Sense::hover());
+    painter.rect_filled(response.rect, 4.0, ui.visuals().extreme_bg_color);
     let values = || scores.iter().map(|(_, score)| *score);
     let (low, high) = (values().fold(f64::INFINITY, f64::min), values().fold(f64::NEG_INFINITY, f64::max));
     let range = (high - low).max(f64::EPSILON);
-    let inside = response.rect.shrink(MARGIN);
+    let mut inside = response.rect.shrink(MARGIN);
+    let font = egui::TextStyle::Small.resolve(ui.style());
+    let colour = ui.visuals().weak_text_color();
+    for (scale, align) in [(scores.first(), Align2::LEFT_BOTTOM), (scores.last(), Align2::RIGHT_BOTTOM)] {
+        let label = scale.map(|(magnification, _)| magnification_label(*magnification)).unwrap_or_default();
+        let place = align.pos_in_rect(&inside);
+        painter.text(place, align, label, font.clone(), colour);
+    }
+    inside.max.y -= font.size + MARGIN;
     let point = |(i, score): (usize, f64)| {
         let across = i as f32 / (scores.len() - 1) as f32;
         let up = ((score - low) / range) as f32;
@@ -69,7 +78,6 @@ fn plot(metric: &MetricSpec, scores: &[(f64, f64)], ui: &mut egui::Ui) {
     };
     let points: Vec<Pos2> = values().enumerate().map(point).collect();
     let visuals = ui.visuals();
-    painter.rect_filled(response.rect, 4.0, visuals.extreme_bg_color);
     painter.add(Shape::line(points.clone(), Stroke::new(1.5, visuals.selection.stroke.color)));
     for &point in &points {
         painter.circle_filled(point, 2.5, visuals.selection.stroke.color);
