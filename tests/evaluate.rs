@@ -48,7 +48,7 @@ fn runs(folder: &Folder, types: &[&str]) {
 }
 
 #[test]
-fn runs_are_judged_at_every_scale_and_compared() {
+fn runs_are_scored_at_every_scale_and_compared() {
     let folder = Folder::new();
     runs(&folder, &["nearest", "bicubic"]);
     let (nearest, bicubic, out) = (folder.path("nearest"), folder.path("bicubic"), folder.path("scores"));
@@ -167,6 +167,9 @@ fn what_has_no_score_is_told_and_nothing_breaks_by_it() {
     save("run/flat.png", &Picture::from_fn(120, 120, |_, _| [90; 3]));
     save("run/tiny.png", &photo(20, 300));
     save("run/pixel.png", &photo(1, 1));
+    save("run/large.png", &photo(288, 192));
+    std::fs::create_dir_all(folder.path("references")).unwrap();
+    std::fs::write(folder.path("references/large.png"), "no picture").unwrap();
     std::fs::write(folder.path("run/broken.png"), b"\x89PNG\r\n\x1a\n and nothing").unwrap();
     save("references/good.png", &photo(96, 192));
     save("references/flat.png", &Picture::from_fn(120, 120, |_, _| [91; 3]));
@@ -181,14 +184,16 @@ fn what_has_no_score_is_told_and_nothing_breaks_by_it() {
         "flat.png: no NIQE: it is flat",
         "tiny.png: no NIQE: 20 x 300 is too small",
         "broken.png: no NIQE",
-        "good.png: no PSNR: the reference is 96 x 192, the picture 192 x 192",
-        "3 of 5 pictures have no reference of their name",
+        "good.png: no PSNR, PSNR-Y, SSIM, SSIM-Y: the reference is 96 x 192, the picture 192 x 192",
+        "large.png: no PSNR, PSNR-Y, SSIM, SSIM-Y: ",
+        "3 of 6 pictures have no reference of their name",
         "DISTS is left out: vgg16.pth (",
     ] {
         assert!(told.contains(reason), "{reason}: {told}");
     }
     let scores = json(&scores);
     assert!(scores["niqe"]["good"].is_number());
+    assert!(scores["niqe"]["large"].is_number(), "a damaged reference takes nothing from the picture");
     for stem in ["flat", "tiny", "pixel", "broken"] {
         assert!(scores["niqe"][stem].is_null(), "{stem}");
     }
@@ -196,15 +201,16 @@ fn what_has_no_score_is_told_and_nothing_breaks_by_it() {
     assert!((scores["full_reference"]["flat"]["psnr_rgb"].as_f64().unwrap() - 48.1275).abs() < 0.01);
     assert!(scores["full_reference"]["tiny"]["ssim_rgb"].is_null() && scores.get("dists").is_none());
     assert!(text(&worst.stdout).starts_with("| Run | n |"), "no column for scales: {}", text(&worst.stdout));
-    // Four of five count as 100, or as nothing.
+    // Four of six count as 100, or as nothing.
     let mean = |output: &Output| {
         let line = text(&output.stdout).lines().nth(2).unwrap().to_owned();
         line.split(" | ").nth(3).unwrap().split(' ').next().unwrap().parse::<f64>().unwrap()
     };
-    let good = scores["niqe"]["good"].as_f64().unwrap();
-    assert!((mean(&worst) - (400.0 + good) / 5.0).abs() < 1e-3, "{}", text(&worst.stdout));
+    let good: f64 = ["good", "large"].iter().map(|stem| scores["niqe"][stem].as_f64().unwrap()).sum();
+    assert!((mean(&worst) - (400.0 + good) / 6.0).abs() < 1e-3, "{}", text(&worst.stdout));
     let skip = evaluate(&[&arguments[..], &["--failures", "skip"]].concat());
-    assert!((mean(&skip) - good).abs() < 1e-3, "{}", text(&skip.stdout));
+    assert!((mean(&skip) - good / 2.0).abs() < 1e-3, "{}", text(&skip.stdout));
+    assert!(text(&skip.stdout).contains("n = 2"), "{}", text(&skip.stdout));
 }
 
 #[test]
@@ -238,9 +244,11 @@ fn what_cannot_be_used_is_named() {
     fails(&["/nonexistent/run"], &["/nonexistent/run", "cannot be read"]);
     fails(&[path(&run), "--shard", "1/2"], &["--output"]);
     fails(&[path(&run), "-o", "/proc/nowhere"], &["cannot be written"]);
-    let inside = run.join("scores");
-    fails(&[path(&run), "-o", path(&inside)], &["Nothing is written into a run"]);
-    assert!(!inside.exists());
+    for inside in [run.join("scores"), run.join("nowhere/../scores"), run.clone()] {
+        fails(&[path(&run), "-o", path(&inside)], &["Nothing is written into a run"]);
+    }
+    fails(&[path(&run), path(&run)], &["named twice"]);
+    assert_eq!(std::fs::read_dir(&run).unwrap().count(), 1);
 }
 
 #[cfg(unix)]
@@ -254,17 +262,40 @@ fn ctrl_c_keeps_the_scores_so_far() {
     let arguments = ["evaluate", path(&run), "-o", path(&out), "--metrics", "niqe"];
     let child = coz(arguments).stderr(std::process::Stdio::piped()).spawn().unwrap();
     let rows = || std::fs::read_to_string(out.join("scores.jsonl")).map_or(0, |text| text.lines().count());
+    let start = std::time::Instant::now();
     while rows() < 3 {
+        assert!(start.elapsed().as_secs() < 120, "no scores come");
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
     // SAFETY: a signal to a child that has not been waited for.
     unsafe { libc::kill(child.id().cast_signed(), libc::SIGINT) };
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130), "{}", text(&output.stderr));
-    assert!(text(&output.stderr).contains("of 40 pictures judged"), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("of 40 pictures scored"), "{}", text(&output.stderr));
     let kept = rows();
     assert!(kept < 40 && !out.join("summary.md").exists());
     let rest = coz(arguments).output().unwrap();
     assert!(rest.status.success(), "{}", text(&rest.stderr));
     assert!(rows() == 40 && out.join("summary.md").exists());
+}
+
+/// A name that is no text, and pictures whose runs have other scales.
+#[cfg(target_os = "linux")]
+#[test]
+fn names_and_scales_of_any_kind_are_taken_or_refused() {
+    use std::os::unix::ffi::OsStrExt;
+    let folder = Folder::new();
+    let odd = folder.photo("run/a.png", 128, 128).with_file_name(std::ffi::OsStr::from_bytes(b"\xff.png"));
+    std::fs::rename(folder.path("run/a.png"), odd).unwrap();
+    let (run, out) = (folder.path("run"), folder.path("scores"));
+    let output = evaluate(&[path(&run), "-o", path(&out), "--metrics", "niqe"]);
+    assert!(output.status.success() && out.join("scores.json").is_file(), "{}", text(&output.stderr));
+    for (name, upscale) in [("two", "2"), ("four", "4")] {
+        folder.photo(&format!("{name}/per-sample/p/0.png"), 128, 128);
+        let record = format!(r#"{{"options": {{"upscale": "{upscale}"}}}}"#);
+        std::fs::write(folder.path(&format!("{name}/per-sample/p/run.json")), record).unwrap();
+    }
+    let (two, four) = (folder.path("two"), folder.path("four"));
+    let output = evaluate(&[path(&two), path(&four), "--metrics", "niqe"]);
+    assert!(!output.status.success() && text(&output.stderr).contains("other scales"), "{}", text(&output.stderr));
 }

@@ -31,8 +31,8 @@ pub struct MetricFile {
     pub id: &'static str,
     /// Its plain names in a folder of such files.
     pub names: &'static [&'static str],
-    /// The name under which it is published.
-    pub published: &'static str,
+    /// The names under which it is published.
+    pub published: &'static [&'static str],
     /// The repository of the hub that has it, and its name there.
     pub hub: Option<(&'static str, &'static str)>,
     /// Where a person gets it.
@@ -47,7 +47,7 @@ const IQA_PAGE: &str = "https://huggingface.co/chaofengc/IQA-PyTorch-Weights";
 const MUSIQ_WEIGHTS: MetricFile = MetricFile {
     id: "musiq",
     names: &["musiq.pth"],
-    published: "musiq_koniq_ckpt-e95806b9.pth",
+    published: &["musiq_koniq_ckpt-e95806b9.pth"],
     hub: Some((IQA, "musiq_koniq_ckpt-e95806b9.pth")),
     page: IQA_PAGE,
     is_required: true,
@@ -55,7 +55,7 @@ const MUSIQ_WEIGHTS: MetricFile = MetricFile {
 const MANIQA_WEIGHTS: MetricFile = MetricFile {
     id: "maniqa",
     names: &["maniqa.pth"],
-    published: "MANIQA_PIPAL-ae6d356b.pth",
+    published: &["MANIQA_PIPAL-ae6d356b.pth"],
     hub: Some((IQA, "MANIQA_PIPAL-ae6d356b.pth")),
     page: IQA_PAGE,
     is_required: true,
@@ -63,7 +63,7 @@ const MANIQA_WEIGHTS: MetricFile = MetricFile {
 const CLIP_RN50: MetricFile = MetricFile {
     id: "clip-rn50",
     names: &["clip_rn50.pt", "clip_rn50.safetensors"],
-    published: "RN50.pt",
+    published: &["RN50.pt", "open_clip_model.safetensors"],
     hub: Some(("timm/resnet50_clip.openai", "open_clip_model.safetensors")),
     page: "https://huggingface.co/timm/resnet50_clip.openai",
     is_required: true,
@@ -71,7 +71,7 @@ const CLIP_RN50: MetricFile = MetricFile {
 const ALEXNET: MetricFile = MetricFile {
     id: "alexnet",
     names: &["alexnet.pth"],
-    published: "alexnet-owt-7be5be79.pth",
+    published: &["alexnet-owt-7be5be79.pth"],
     hub: None,
     page: "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
     is_required: true,
@@ -79,7 +79,7 @@ const ALEXNET: MetricFile = MetricFile {
 const VGG16: MetricFile = MetricFile {
     id: "vgg16",
     names: &["vgg16.pth"],
-    published: "vgg16-397923af.pth",
+    published: &["vgg16-397923af.pth"],
     hub: Some(("timm/vgg16.tv_in1k", "model.safetensors")),
     page: "https://huggingface.co/timm/vgg16.tv_in1k",
     is_required: true,
@@ -87,7 +87,7 @@ const VGG16: MetricFile = MetricFile {
 const LPIPS_ALEX_WEIGHTS: MetricFile = MetricFile {
     id: "lpips-alex",
     names: &["lpips_alex.pth"],
-    published: "LPIPS_v0.1_alex-df73285e.pth",
+    published: &["LPIPS_v0.1_alex-df73285e.pth"],
     hub: Some((IQA, "LPIPS_v0.1_alex-df73285e.pth")),
     page: IQA_PAGE,
     is_required: true,
@@ -95,7 +95,7 @@ const LPIPS_ALEX_WEIGHTS: MetricFile = MetricFile {
 const LPIPS_VGG_WEIGHTS: MetricFile = MetricFile {
     id: "lpips-vgg",
     names: &["lpips_vgg.pth"],
-    published: "LPIPS_v0.1_vgg-a78928a0.pth",
+    published: &["LPIPS_v0.1_vgg-a78928a0.pth"],
     hub: Some((IQA, "LPIPS_v0.1_vgg-a78928a0.pth")),
     page: IQA_PAGE,
     is_required: true,
@@ -103,7 +103,7 @@ const LPIPS_VGG_WEIGHTS: MetricFile = MetricFile {
 const DISTS_WEIGHTS: MetricFile = MetricFile {
     id: "dists",
     names: &["dists.pth"],
-    published: "DISTS_weights-f5e65c96.pth",
+    published: &["DISTS_weights-f5e65c96.pth"],
     hub: Some((IQA, "DISTS_weights-f5e65c96.pth")),
     page: IQA_PAGE,
     is_required: true,
@@ -112,7 +112,7 @@ const DISTS_WEIGHTS: MetricFile = MetricFile {
 const NIQE_STATISTICS: MetricFile = MetricFile {
     id: "niqe",
     names: &["niqe.safetensors"],
-    published: "niqe.safetensors",
+    published: &["niqe.safetensors"],
     hub: None,
     page: "",
     is_required: false,

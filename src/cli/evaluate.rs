@@ -11,9 +11,9 @@ use strum::VariantNames;
 use super::batch::shard;
 use super::interruption::Interruption;
 use crate::base::{DeviceChoice, METRICS, MetricSpec, UserError, names, write_atomic};
-use crate::evaluate::judge::{Judge, Task, judge};
+use crate::evaluate::evaluator::{Evaluation, Evaluator, Task, evaluate};
 use crate::evaluate::paper::Dataset;
-use crate::evaluate::scores::{Known, ScoreLog, known};
+use crate::evaluate::scores::{ScoreCache, ScoreLog, cached};
 use crate::evaluate::{Failures, Item, References, Run, Scored, Summary, plot, report};
 use crate::hub::metric_files;
 use crate::runtime::device;
@@ -81,65 +81,100 @@ struct Work {
 
 /// Runs the command.
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    check_output_outside_runs(arguments)?;
     let runs = runs(&arguments.runs)?;
     let work = work(arguments, &runs)?;
-    outside(arguments)?;
-    let judges = judges(arguments)?;
-    let (known, mut log) = match &arguments.output {
+    let evaluators = evaluators(arguments)?;
+    let (cache, mut log) = match &arguments.output {
         Some(folder) => open_log(folder, arguments.shard)?,
-        None => (Known::new(), None),
+        None => (ScoreCache::new(), None),
     };
     let interruption = Interruption::watch();
     let bar = progress_bar(work.len() as u64);
     let tasks: Vec<Task> = work.iter().map(|work| work.task.clone()).collect();
-    let mut work = work.into_iter();
-    let (mut scored, mut reasons) = (Vec::new(), 0);
+    let mut scored: Vec<Scored> = Vec::new();
+    let mut problems = Problems::default();
     let keep_going = || !interruption.is_requested();
-    let is_done = judge(&tasks, &judges, &known, &keep_going, |_, judged| {
-        let Some(Work { run, item, .. }) = work.next() else { return Ok(()) };
-        let mut scores = Vec::new();
-        for (judge, judged) in judges.iter().zip(judged) {
-            if let (Some(key), Some(score), Some(log)) = (&judged.new, &judged.score, &mut log) {
-                log.add(key, score)?;
-            }
-            if let Some(Err(reason)) = &judged.score {
-                reasons += 1;
-                let label = judge.version.spec.label;
-                bar.suspend(|| eprintln!("{}: no {label}: {reason}", item.file.display()));
-            }
-            scores.push(judged.score);
+    let is_done = evaluate(&tasks, &evaluators, cache, &keep_going, |i, metric, evaluation| {
+        let Work { run, item, .. } = &work[i];
+        let label = evaluators[metric].version.spec.label;
+        if metric == 0 {
+            scored.push(Scored { run: *run, item: item.clone(), scores: Vec::new() });
         }
-        scored.push(Scored { run, item, scores });
-        bar.inc(1);
+        let score = match evaluation {
+            Evaluation::Scored(score, new) => {
+                if let (Some(key), Some(log)) = (new, &mut log) {
+                    log.add(&key, &score)?;
+                }
+                if let Err(reason) = &score {
+                    problems.add(label, reason.clone());
+                }
+                Some(score)
+            }
+            Evaluation::NoReference => None,
+            Evaluation::Failed(reason) => {
+                problems.add(label, format!("{reason}; this counts as nothing"));
+                None
+            }
+        };
+        if let Some(scored) = scored.last_mut() {
+            scored.scores.push(score);
+        }
+        if metric + 1 == evaluators.len() {
+            problems.print(&bar, &item.file);
+            bar.inc(1);
+        }
         Ok::<(), io::Error>(())
     })
     .map_err(|error| not_written(arguments.output.as_deref().unwrap_or(Path::new("")), &error))?;
     bar.finish_and_clear();
     if !is_done {
-        let kept =
-            if arguments.output.is_some() { "the scores so far are kept: the same command goes on" } else { "stopped" };
-        eprintln!("{} of {} pictures judged; {kept}", scored.len(), tasks.len());
+        let kept = match arguments.output {
+            Some(_) => "the scores so far are kept: the same command goes on",
+            None => "stopped",
+        };
+        eprintln!("{} of {} pictures scored; {kept}", scored.len(), tasks.len());
         return Ok(interruption.exit_code());
     }
-    let summary =
-        Summary::new(&runs, judges.iter().map(|judge| judge.version.spec).collect(), &scored, arguments.failures);
-    let text = report::markdown(&summary, arguments.paper);
+    let specs = evaluators.iter().map(|evaluator| evaluator.version.spec).collect();
+    let summary = Summary::new(&runs, specs, &scored, arguments.failures);
     if let Some(file) = &arguments.scores_json {
         write_atomic(file, |out| serde_json::to_writer_pretty(out, &report::scores_json(&summary, &scored)))?;
     }
+    let text = report::markdown(&summary, arguments.paper);
     match (&arguments.output, arguments.shard) {
-        (Some(folder), None) => write(folder, &summary, &scored, &judges, &text)?,
         (Some(folder), Some((i, n))) => {
-            eprintln!("shard {i} of {n} is in {}: run the command without --shard when all are", folder.display());
+            let folder = folder.display();
+            eprintln!(
+                "shard {i} of {n} is in {folder}; when all are there, the same command without --shard joins them"
+            );
             return Ok(ExitCode::SUCCESS);
         }
+        (Some(folder), None) => write(folder, &summary, &scored, &evaluators, &text)?,
         (None, _) => {}
     }
     print!("{text}");
-    if reasons > 0 {
-        eprintln!("{reasons} scores are missing; they count as --failures {} says", arguments.failures);
-    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Why a picture lacks scores, and which: many metrics often have the same reason.
+#[derive(Default)]
+struct Problems(Vec<(String, Vec<&'static str>)>);
+
+impl Problems {
+    fn add(&mut self, label: &'static str, reason: String) {
+        match self.0.iter_mut().find(|(known, _)| *known == reason) {
+            Some((_, labels)) => labels.push(label),
+            None => self.0.push((reason, vec![label])),
+        }
+    }
+
+    /// Prints and forgets them.
+    fn print(&mut self, bar: &ProgressBar, file: &Path) {
+        for (reason, labels) in self.0.drain(..) {
+            bar.suspend(|| eprintln!("{}: no {}: {reason}", file.display(), labels.join(", ")));
+        }
+    }
 }
 
 fn unreadable(folder: &Path, error: &io::Error) -> UserError {
@@ -160,10 +195,14 @@ fn not_written(folder: &Path, error: &io::Error) -> UserError {
     )
 }
 
-/// The runs, each with a name of its own; what one lacks is told.
+/// The runs, each with a name of its own; what one lacks is printed.
 fn runs(folders: &[PathBuf]) -> Result<Vec<Run>, UserError> {
     let mut runs: Vec<Run> = Vec::new();
-    for folder in folders {
+    for (i, folder) in folders.iter().enumerate() {
+        let is_same = |other: &PathBuf| other.canonicalize().ok() == folder.canonicalize().ok();
+        if folders[..i].iter().any(is_same) {
+            return Err(UserError::new("A run is named twice", folder.display().to_string(), "Name each run once."));
+        }
         let mut run = Run::of(folder).map_err(|error| unreadable(folder, &error))?;
         if run.items.is_empty() {
             let details =
@@ -172,6 +211,11 @@ fn runs(folders: &[PathBuf]) -> Result<Vec<Run>, UserError> {
         }
         if runs.iter().any(|other| other.name == run.name) {
             run.name = folder.display().to_string();
+        }
+        if let Some(other) = runs.iter().find(|other| other.upscale != run.upscale) {
+            let details = format!("a step of {} is x{}, of {} x{}", run.name, run.upscale, other.name, other.upscale);
+            let hint = "Only runs whose steps enlarge alike are compared.";
+            return Err(UserError::new("The runs have other scales", details, hint));
         }
         for (scale, stems) in run.missing() {
             let (count, some) = (stems.len(), stems.iter().take(3).copied().collect::<Vec<_>>().join(", "));
@@ -183,11 +227,13 @@ fn runs(folders: &[PathBuf]) -> Result<Vec<Run>, UserError> {
 }
 
 /// Results never lie in a run: it would not be the same afterwards.
-fn outside(arguments: &Arguments) -> Result<(), UserError> {
-    let whole = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| whole(path));
+fn check_output_outside_runs(arguments: &Arguments) -> Result<(), UserError> {
     let Some(output) = &arguments.output else { return Ok(()) };
-    match arguments.runs.iter().find(|run| real(output).starts_with(real(run))) {
+    // What of the path is there already, without links; the rest comes to lie below it.
+    let absolute = std::path::absolute(output).unwrap_or_else(|_| output.clone());
+    let there = absolute.ancestors().find_map(|ancestor| ancestor.canonicalize().ok()).unwrap_or_default();
+    let is_inside = |run: &&PathBuf| run.canonicalize().is_ok_and(|run| there.starts_with(run));
+    match arguments.runs.iter().find(is_inside) {
         None => Ok(()),
         Some(run) => {
             let details = format!("{} lies in {}", output.display(), run.display());
@@ -208,9 +254,9 @@ fn work(arguments: &Arguments, runs: &[Run]) -> Result<Vec<Work>, UserError> {
             all.push(Work { run, item: item.clone(), task });
         }
     }
-    let lonely = all.iter().filter(|work| work.task.reference.is_none()).count();
-    if references.is_some() && lonely > 0 {
-        eprintln!("{lonely} of {} pictures have no reference of their name", all.len());
+    let unpaired = all.iter().filter(|work| work.task.reference.is_none()).count();
+    if references.is_some() && unpaired > 0 {
+        eprintln!("{unpaired} of {} pictures have no reference of their name", all.len());
     }
     if let Some((i, n)) = arguments.shard {
         all = all.into_iter().skip(i - 1).step_by(n).collect();
@@ -218,15 +264,15 @@ fn work(arguments: &Arguments, runs: &[Run]) -> Result<Vec<Work>, UserError> {
     Ok(all)
 }
 
-/// The metrics that were asked for, else all that can be computed; what one lacks is told.
-fn judges(arguments: &Arguments) -> Result<Vec<Judge>, UserError> {
+/// The metrics that were asked for, else all that can be computed; what one lacks is printed.
+fn evaluators(arguments: &Arguments) -> Result<Vec<Evaluator>, UserError> {
     let has_reference = arguments.reference.is_some();
     let asked: Vec<&'static MetricSpec> = match arguments.metrics.is_empty() {
         true => METRICS.iter().filter(|spec| has_reference || !spec.needs_reference).collect(),
         false => METRICS.iter().filter(|spec| arguments.metrics.contains(spec)).collect(),
     };
     let device = device::resolve(arguments.device).map_err(crate::pipelines::PipelineError::from)?.picture;
-    let mut judges = Vec::new();
+    let mut evaluators = Vec::new();
     for spec in asked {
         if spec.needs_reference && !has_reference {
             eprintln!("{} is left out: it compares with --reference, which is not given", spec.label);
@@ -235,36 +281,42 @@ fn judges(arguments: &Arguments) -> Result<Vec<Judge>, UserError> {
         let (files, missing) = metric_files(spec, arguments.metrics_weights.as_deref());
         if !missing.is_empty() {
             let what = missing.iter().map(|file| format!("{} ({})", file.names[0], file.page)).collect::<Vec<_>>();
-            eprintln!("{} is left out: {} is not here", spec.label, what.join(" and "));
+            eprintln!("{} is left out: {} is not here (see `coz models list`)", spec.label, what.join(" and "));
             continue;
         }
-        judges.push(Judge::open(spec, &files, device)?);
+        evaluators.push(Evaluator::open(spec, &files, device)?);
     }
-    if judges.is_empty() {
+    if evaluators.is_empty() {
         let hint = "Get weights with `coz models download`, or name a folder with --metrics-weights.";
         return Err(UserError::new("There is nothing to do", "no metric can be computed", hint));
     }
-    Ok(judges)
+    Ok(evaluators)
 }
 
 /// The scores in a folder, and the file that those to come are added to.
-fn open_log(folder: &Path, shard: Option<(usize, usize)>) -> Result<(Known, Option<ScoreLog>), UserError> {
+fn open_log(folder: &Path, shard: Option<(usize, usize)>) -> Result<(ScoreCache, Option<ScoreLog>), UserError> {
     let name = match shard {
         Some((i, n)) => format!("scores-{i}-of-{n}.jsonl"),
         None => "scores.jsonl".into(),
     };
     let open = || -> io::Result<_> {
         std::fs::create_dir_all(folder)?;
-        Ok((known(folder)?, Some(ScoreLog::open(&folder.join(name))?)))
+        Ok((cached(folder)?, Some(ScoreLog::open(&folder.join(name))?)))
     };
     open().map_err(|error| not_written(folder, &error))
 }
 
-fn write(folder: &Path, summary: &Summary, scored: &[Scored], judges: &[Judge], text: &str) -> anyhow::Result<()> {
+fn write(
+    folder: &Path,
+    summary: &Summary,
+    scored: &[Scored],
+    evaluators: &[Evaluator],
+    text: &str,
+) -> anyhow::Result<()> {
     write_atomic(&folder.join("summary.md"), |out| io::Write::write_all(out, text.as_bytes()))?;
     write_atomic(&folder.join("summary.csv"), |out| report::csv(summary, out))?;
-    write_atomic(&folder.join("scores.csv"), |out| report::scores_csv(summary, scored, out))?;
-    let details = report::details(summary, scored, judges);
+    write_atomic(&folder.join("scores.csv"), |out| report::scores_csv(summary, scored, evaluators, out))?;
+    let details = report::details(summary, scored, evaluators);
     write_atomic(&folder.join("scores.json"), |out| serde_json::to_writer_pretty(out, &details))?;
     for (metric, spec) in summary.specs.iter().enumerate() {
         if let Some(svg) = plot::svg(summary, metric).map_err(anyhow::Error::msg)? {

@@ -9,7 +9,7 @@ use crate::base::{DeviceChoice, MetricSpec, Ticket};
 use crate::document::{CachedPicture, StateId};
 use crate::evaluate::{EvaluateError, metrics};
 use crate::pipelines::PipelineError;
-use crate::runtime::device;
+use crate::runtime::{allocator, device};
 
 /// States to be scored.
 #[derive(Clone, Debug)]
@@ -20,7 +20,7 @@ pub struct ScoreRequest {
     pub files: BTreeMap<&'static str, PathBuf>,
     /// Where it runs.
     pub device: DeviceChoice,
-    /// Whose states they are; told again with each score.
+    /// Whose states they are; each score repeats it.
     pub document: u64,
     /// The states.
     pub pictures: Vec<(StateId, CachedPicture)>,
@@ -28,6 +28,9 @@ pub struct ScoreRequest {
 
 /// Scores one after another, as long as it is wanted.
 pub(super) fn score(request: &ScoreRequest, ticket: &Ticket, outbox: &Outbox) -> Result<(), EvaluateError> {
+    if ticket.cancel.is_cancelled() {
+        return Ok(());
+    }
     let device = device::resolve(request.device).map_err(PipelineError::from)?.picture;
     let metric = metrics::open(request.metric, &request.files, device)?;
     for (state, picture) in &request.pictures {
@@ -40,5 +43,6 @@ pub(super) fn score(request: &ScoreRequest, ticket: &Ticket, outbox: &Outbox) ->
         };
         outbox.send(Event::Scored { document: request.document, state: *state, metric: request.metric, score });
     }
+    allocator::trim();
     Ok(())
 }

@@ -62,18 +62,17 @@ impl From<TchError> for EvaluateError {
 
 impl From<EvaluateError> for UserError {
     fn from(error: EvaluateError) -> Self {
-        let (title, hint) = match &error {
-            EvaluateError::Network(_) => {
-                let EvaluateError::Network(error) = error else { unreachable!() };
-                return error.into();
-            }
+        let details = error.to_string();
+        let (title, hint) = match error {
+            EvaluateError::Network(error) => return error.into(),
             EvaluateError::Missing { .. } => ("A metric lacks its weights", "Get them with `coz models download`."),
-            EvaluateError::Statistics { .. } => {
-                ("The statistics cannot be used", "They are to be those of niqe.safetensors, or left away.")
-            }
+            EvaluateError::Statistics { .. } => (
+                "The statistics cannot be used",
+                "It should hold mu_pris_param [36] and cov_pris_param [36, 36]; without the file the program's own are used.",
+            ),
             EvaluateError::Unreadable { .. } => ("A file cannot be read", "Check its permissions."),
             EvaluateError::Unknown(_) => ("There is no such metric", ""),
         };
-        Self::new(title, error.to_string(), hint)
+        Self::new(title, details, hint)
     }
 }

@@ -1,7 +1,7 @@
 //! How good pictures are: metrics, and their statistics over whole runs, as the paper reports them.
 
 mod error;
-pub mod judge;
+pub mod evaluator;
 pub mod metrics;
 pub mod paper;
 pub mod plot;

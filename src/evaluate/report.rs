@@ -6,16 +6,17 @@ use std::io;
 
 use serde_json::{Map, Value, json};
 
-use super::judge::{Judge, Version};
+use super::evaluator::{Evaluator, MetricVersion};
 use super::paper;
 use super::statistics::Mean;
 use super::summary::{Scored, Summary};
 use crate::base::{MetricSpec, PROGRAM};
 
 /// Between what a mean lies.
-fn with_interval(spec: &MetricSpec, mean: &Mean) -> String {
+fn with_interval(spec: &MetricSpec, mean: &Mean, pictures: usize) -> String {
     let [from, to] = mean.interval.map(|end| spec.format(end));
-    format!("{} [{from}, {to}]", spec.format(mean.mean))
+    let count = if mean.count == pictures { String::new() } else { format!(", n = {}", mean.count) };
+    format!("{} [{from}, {to}]{count}", spec.format(mean.mean))
 }
 
 /// The same of a difference.
@@ -63,8 +64,10 @@ pub fn markdown(summary: &Summary, paper: Option<paper::Dataset>) -> String {
             let first = [summary.runs[run].name.clone(), summary.count(run, scale).to_string(), failed.to_string()];
             let scores = row.iter().enumerate().map(|(metric, cell)| match &cell.mean {
                 None => String::new(),
-                Some(mean) if best(metric) == Some(mean.mean) => format!("**{}**", with_interval(specs[metric], mean)),
-                Some(mean) => with_interval(specs[metric], mean),
+                Some(mean) => {
+                    let text = with_interval(specs[metric], mean, summary.count(run, scale));
+                    if best(metric) == Some(mean.mean) { format!("**{text}**") } else { text }
+                }
             });
             text += &line(scale_column(magnification.clone()).into_iter().chain(first).chain(scores));
         }
@@ -82,7 +85,7 @@ pub fn markdown(summary: &Summary, paper: Option<paper::Dataset>) -> String {
     {
         _ = write!(
             text,
-            "\nDifferences from {}, picture by picture (n.s.: the interval includes none):\n\n",
+            "\nDifferences from {}, picture by picture (n.s.: not significant, the interval includes 0):\n\n",
             first.name
         );
         text += &head(&["Run", "n"]);
@@ -112,9 +115,14 @@ pub fn csv(summary: &Summary, out: impl io::Write) -> io::Result<()> {
         for (run, name) in summary.runs.iter().enumerate() {
             for (metric, spec) in summary.specs.iter().enumerate() {
                 let cell = summary.cell(run, scale, metric);
-                let Some(mean) = cell.mean else { continue };
-                let numbers = [mean.mean, mean.interval[0], mean.interval[1]].map(|number| number.to_string());
-                let counts = [mean.count.to_string(), cell.failures.to_string()];
+                if cell.mean.is_none() && cell.failures == 0 {
+                    continue;
+                }
+                let number =
+                    |of: fn(&Mean) -> f64| cell.mean.as_ref().map(|mean| of(mean).to_string()).unwrap_or_default();
+                let numbers =
+                    [number(|mean| mean.mean), number(|mean| mean.interval[0]), number(|mean| mean.interval[1])];
+                let counts = [cell.mean.map_or(0, |mean| mean.count).to_string(), cell.failures.to_string()];
                 let first = [summary.magnification(scale), name.name.clone(), spec.id.into()];
                 csv.write_record(first.into_iter().chain(counts).chain(numbers))?;
             }
@@ -127,11 +135,16 @@ pub fn csv(summary: &Summary, out: impl io::Write) -> io::Result<()> {
 ///
 /// # Errors
 /// Those of the writer.
-pub fn scores_csv(summary: &Summary, scored: &[Scored], out: impl io::Write) -> io::Result<()> {
+pub fn scores_csv(
+    summary: &Summary,
+    scored: &[Scored],
+    evaluators: &[Evaluator],
+    out: impl io::Write,
+) -> io::Result<()> {
     let mut csv = csv::Writer::from_writer(out);
-    csv.write_record(["run", "scale", "picture", "metric", "score", "reason", "file"])?;
+    csv.write_record(["run", "scale", "picture", "metric", "score", "reason", "file", "weights", "program"])?;
     for Scored { run, item, scores } in scored {
-        for (spec, score) in summary.specs.iter().zip(scores) {
+        for (Evaluator { version: MetricVersion { spec, weights }, .. }, score) in evaluators.iter().zip(scores) {
             let Some(score) = score else { continue };
             csv.write_record([
                 &summary.runs[*run].name,
@@ -141,6 +154,8 @@ pub fn scores_csv(summary: &Summary, scored: &[Scored], out: impl io::Write) -> 
                 &score.as_ref().map(f64::to_string).unwrap_or_default(),
                 score.as_ref().err().map(String::as_str).unwrap_or_default(),
                 &item.file.to_string_lossy(),
+                weights.as_deref().unwrap_or_default(),
+                PROGRAM,
             ])?;
         }
     }
@@ -194,9 +209,10 @@ fn names(summary: &Summary, scored: &[Scored]) -> Vec<String> {
 }
 
 /// Every score with how it came to be: versions, weights, runs, files, reasons.
-pub fn details(summary: &Summary, scored: &[Scored], judges: &[Judge]) -> Value {
-    let metric = |judge: &Judge| {
-        let Version { spec, weights } = &judge.version;
+pub fn details(summary: &Summary, scored: &[Scored], evaluators: &[Evaluator]) -> Value {
+    let metric = |evaluator: &Evaluator| {
+        let MetricVersion { spec, weights } = &evaluator.version;
+        let weights: Vec<&str> = weights.iter().flat_map(|weights| weights.split('+')).collect();
         json!({"id": spec.id, "label": spec.label, "lower_is_better": spec.is_lower_better, "weights_sha256": weights})
     };
     let picture = |Scored { run, item, scores }: &Scored| {
@@ -211,13 +227,13 @@ pub fn details(summary: &Summary, scored: &[Scored], judges: &[Judge]) -> Value 
             "run": summary.runs[*run].name,
             "scale": item.scale,
             "picture": item.stem,
-            "file": item.file,
+            "file": item.file.to_string_lossy(),
             "scores": scores.collect::<Map<_, _>>(),
         })
     };
     json!({
         "program": PROGRAM,
-        "metrics": judges.iter().map(metric).collect::<Vec<_>>(),
+        "metrics": evaluators.iter().map(metric).collect::<Vec<_>>(),
         "pictures": scored.iter().map(picture).collect::<Vec<_>>(),
     })
 }

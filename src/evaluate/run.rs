@@ -29,7 +29,7 @@ pub struct Run {
     /// By scale, then by stem.
     pub items: Vec<Item>,
     /// Enlargement of a step.
-    upscale: u32,
+    pub upscale: u32,
 }
 
 impl Run {
@@ -45,9 +45,12 @@ impl Run {
             items = per_sample(&folder.join("per-sample"))?;
         }
         if items.is_empty() {
-            items = pictures(folder)?.into_iter().map(|(stem, file)| Item { scale: None, stem, file }).collect();
+            let item = |(stem, file)| Item { scale: None, stem, file };
+            items = with_endings(pictures(folder)?).into_iter().map(item).collect();
         }
         items.sort_by(|a, b| (a.scale, &a.stem).cmp(&(b.scale, &b.stem)));
+        // Of two formats of one state the first is taken.
+        items.dedup_by(|a, b| (a.scale, &a.stem) == (b.scale, &b.stem));
         Ok(Self { name, items, upscale: upscale(folder).unwrap_or(UPSCALE) })
     }
 
@@ -84,8 +87,11 @@ impl References {
 
     /// What a picture is compared with. A flat folder has the references of another, and those of the first states.
     pub fn of_item(&self, item: &Item) -> Option<&Path> {
-        let flat = || self.0.get(&(None, item.stem.clone())).filter(|_| matches!(item.scale, None | Some(0)));
-        self.0.get(&(item.scale, item.stem.clone())).or_else(flat).map(PathBuf::as_path)
+        let named = |scale: Option<u32>, stem: &str| self.0.get(&(scale, stem.to_owned()));
+        let flat = |stem: &str| named(None, stem).filter(|_| matches!(item.scale, None | Some(0)));
+        let own_stem = item.file.file_stem().unwrap_or_default().to_string_lossy();
+        let found = named(item.scale, &item.stem).or_else(|| flat(&item.stem)).or_else(|| flat(&own_stem));
+        found.map(PathBuf::as_path)
     }
 }
 
@@ -102,9 +108,11 @@ fn per_scale(folder: &Path) -> io::Result<Vec<Item>> {
 fn per_sample(folder: &Path) -> io::Result<Vec<Item>> {
     let mut items = Vec::new();
     for (stem, folder) in folders(folder)? {
-        let item = |(name, file): (String, PathBuf)| Some((name.parse().ok()?, file));
-        let states = pictures(&folder)?.into_iter().filter_map(item);
-        items.extend(states.map(|(scale, file)| Item { scale: Some(scale), stem: stem.clone(), file }));
+        for (name, file) in pictures(&folder)? {
+            // All states side by side lie there too, under the photo's own name, which may be a number.
+            let scale = name.parse().ok().filter(|scale: &u32| scale.to_string() == name && name != stem);
+            items.extend(scale.map(|scale| Item { scale: Some(scale), stem: stem.clone(), file }));
+        }
     }
     Ok(items)
 }
@@ -125,7 +133,7 @@ fn folders(folder: &Path) -> io::Result<Vec<(String, PathBuf)>> {
     Ok(found)
 }
 
-/// The pictures directly in a folder, with their stems. Of two of one stem the name with its ending is taken.
+/// The pictures directly in a folder, with their stems.
 fn pictures(folder: &Path) -> io::Result<Vec<(String, PathBuf)>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder)? {
@@ -136,17 +144,18 @@ fn pictures(folder: &Path) -> io::Result<Vec<(String, PathBuf)>> {
         }
     }
     found.sort();
-    let is_double = |i: usize| {
-        let same = |other: Option<&(String, PathBuf)>| other.is_some_and(|(stem, _)| *stem == found[i].0);
-        same(found.get(i + 1)) || i.checked_sub(1).is_some_and(|before| same(found.get(before)))
-    };
-    let doubles: Vec<bool> = (0..found.len()).map(is_double).collect();
-    for ((stem, file), is_double) in found.iter_mut().zip(doubles) {
-        if is_double {
-            *stem = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        }
-    }
     Ok(found)
+}
+
+/// Where several pictures share a stem, their whole names in its place.
+fn with_endings(pictures: Vec<(String, PathBuf)>) -> Vec<(String, PathBuf)> {
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    pictures.iter().for_each(|(stem, _)| *counts.entry(stem.clone()).or_default() += 1);
+    let name = |(stem, file): (String, PathBuf)| match counts.get(&stem) {
+        Some(2..) => (file.file_name().unwrap_or_default().to_string_lossy().into_owned(), file),
+        _ => (stem, file),
+    };
+    pictures.into_iter().map(name).collect()
 }
 
 /// Enlargement of a step, as `coz zoom` has written it down.
@@ -180,6 +189,12 @@ mod tests {
         for name in ["tree/per-sample/p/0.png", "tree/per-sample/p/10.png", "tree/per-sample/p/p.png"] {
             put(name);
         }
+        // DIV2K's photos are called so: all states side by side are no state 1.
+        for name in ["numbers/per-sample/0001/0.png", "numbers/per-sample/0001/0001.png", "numbers/per-sample/9/9.png"]
+        {
+            put(name);
+        }
+        assert_eq!(items("numbers"), [(Some(0), "0001".into())]);
         put("tree/per-sample/p/1_input.png");
         assert_eq!(items("tree"), [(Some(0), "p".into()), (Some(10), "p".into())]);
         for name in ["tree/per-scale/scale1/q.png", "tree/per-scale/scale1/p.png", "tree/per-scale/scale2/q.png"] {
@@ -193,5 +208,7 @@ mod tests {
         let first = Item { scale: Some(0), stem: "b".into(), file: PathBuf::new() };
         assert!(references.of_item(&first).is_some_and(|file| file.ends_with("b.png")));
         assert_eq!(references.of_item(&Item { scale: Some(1), ..first }), None);
+        let double = Item { scale: None, stem: "b.png".into(), file: "run/b.png".into() };
+        assert!(references.of_item(&double).is_some_and(|file| file.ends_with("b.png")));
     }
 }

@@ -36,15 +36,15 @@ struct Row {
     reason: Option<String>,
 }
 
-/// Scores that are known.
-pub type Known = HashMap<Key, Score>;
+/// Scores by what they depend on.
+pub type ScoreCache = HashMap<Key, Score>;
 
 /// All rows in the files `scores*.jsonl` of a folder; lines that are cut short are passed over.
 ///
 /// # Errors
 /// Where one cannot be read.
-pub fn known(folder: &Path) -> io::Result<Known> {
-    let mut known = Known::new();
+pub fn cached(folder: &Path) -> io::Result<ScoreCache> {
+    let mut cache = ScoreCache::new();
     for entry in std::fs::read_dir(folder)? {
         let file = entry?.path();
         let name = file.file_name().unwrap_or_default().to_string_lossy();
@@ -53,11 +53,11 @@ pub fn known(folder: &Path) -> io::Result<Known> {
         }
         for line in String::from_utf8_lossy(&std::fs::read(&file)?).lines() {
             if let Ok(Row { key, score, reason }) = serde_json::from_str(line) {
-                known.insert(key, score.ok_or_else(|| reason.unwrap_or_default()));
+                cache.insert(key, score.ok_or_else(|| reason.unwrap_or_default()));
             }
         }
     }
-    Ok(known)
+    Ok(cache)
 }
 
 /// A file that rows are added to.
@@ -110,7 +110,7 @@ mod tests {
         ScoreLog::open(&file).unwrap().add(&key("niqe"), &Ok(4.25)).unwrap();
         std::fs::write(&file, [std::fs::read(&file).unwrap(), b"{\"image\": \"a\", \"met".to_vec()].concat()).unwrap();
         ScoreLog::open(&file).unwrap().add(&key("musiq"), &Err("flat".into())).unwrap();
-        let expected = Known::from([(key("niqe"), Ok(4.25)), (key("musiq"), Err("flat".into()))]);
-        assert_eq!(known(folder.path()).unwrap(), expected);
+        let expected = ScoreCache::from([(key("niqe"), Ok(4.25)), (key("musiq"), Err("flat".into()))]);
+        assert_eq!(cached(folder.path()).unwrap(), expected);
     }
 }

@@ -273,7 +273,7 @@ impl ModelAsset {
                 .map(|file| (metric_files::place(file, None), file))
                 .partition(|(place, _)| place.is_some());
             let place = here.into_iter().find_map(|(place, _)| place);
-            return Found { place, missing: missing.into_iter().map(|(_, file)| file.published.into()).collect() };
+            return Found { place, missing: missing.into_iter().map(|(_, file)| file.published[0].into()).collect() };
         }
         let place = match self.file_specs().next() {
             None => realesrgan::realesrgan(),

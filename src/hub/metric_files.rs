@@ -32,7 +32,7 @@ pub(super) fn named(id: &str) -> Option<&'static MetricFile> {
 
 /// Where a file is.
 pub(super) fn place(file: &MetricFile, folder: Option<&Path>) -> Option<PathBuf> {
-    let names = || file.names.iter().chain([&file.published]);
+    let names = || file.names.iter().chain(file.published);
     let given = folder.into_iter().flat_map(|folder| names().map(move |name| folder.join(name)));
     // What replaces something inside the program is only taken where somebody says so.
     let elsewhere = file.is_required.then(|| {

@@ -9,15 +9,16 @@ use crate::base::{MetricSpec, UserError};
 use crate::document::{ScaleState, StateId};
 use crate::engine::ScoreRequest;
 
-/// Of larger pictures, such as most photos, networks would take gigabytes.
+/// For larger pictures, such as most photos, networks would take gigabytes.
 const MOST_PIXELS: u64 = 4 << 20;
 
 /// Where the weights of a metric lie, by [`MetricFile::id`](crate::base::MetricFile::id).
 pub(super) type Files = BTreeMap<&'static str, PathBuf>;
 
-/// Whether a state is scored.
-fn is_small(state: &ScaleState) -> bool {
-    u64::from(state.picture.width()) * u64::from(state.picture.height()) <= MOST_PIXELS
+/// Whether a state can be scored.
+fn is_scorable(state: &ScaleState, metric: &MetricSpec) -> bool {
+    let has_network = metric.files.iter().any(|file| file.is_required);
+    !has_network || u64::from(state.picture.width()) * u64::from(state.picture.height()) <= MOST_PIXELS
 }
 
 impl Document {
@@ -29,10 +30,16 @@ impl Document {
         chain.iter().filter_map(score).collect()
     }
 
+    /// Whether the state at hand cannot be scored by a metric for its size.
+    pub fn is_too_large_for(&self, metric: &MetricSpec) -> bool {
+        !is_scorable(self.history.current(), metric)
+    }
+
     /// The states of these that a metric has not scored yet.
     pub fn unscored(&self, metric: &MetricSpec) -> Vec<&ScaleState> {
         let chain = self.history.chain(self.history.current().id);
-        let is_new = |state: &&ScaleState| is_small(state) && !self.scores.contains_key(&(state.id, metric.id));
+        let is_new =
+            |state: &&ScaleState| is_scorable(state, metric) && !self.scores.contains_key(&(state.id, metric.id));
         chain.into_iter().filter(is_new).collect()
     }
 }

@@ -80,7 +80,7 @@ fn halved(x: &Tensor) -> Result<Tensor, TchError> {
 /// `Bottleneck`: where the original strides, this one averages.
 struct Bottleneck {
     convolutions: [ConvNorm; 3],
-    beside: Option<ConvNorm>,
+    downsample: Option<ConvNorm>,
     is_halving: bool,
 }
 
@@ -93,22 +93,25 @@ impl Bottleneck {
         let (first, inner) = conv(1, inputs)?;
         let (second, inner) = conv(2, inner)?;
         let (third, outputs) = conv(3, inner)?;
-        let beside = loader
+        let downsample = loader
             .has_below(&at("downsample"))
             .then(|| ConvNorm::load(loader, [&at("downsample.0"), &at("downsample.1")], inputs, 1))
             .transpose()?;
-        Ok((Self { convolutions: [first, second, third], beside: beside.map(|(conv, _)| conv), is_halving }, outputs))
+        Ok((
+            Self { convolutions: [first, second, third], downsample: downsample.map(|(conv, _)| conv), is_halving },
+            outputs,
+        ))
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
         let pool = |x: Tensor| if self.is_halving { halved(&x) } else { Ok(x) };
         let [first, second, third] = &self.convolutions;
         let h = pool(second.forward(&first.forward(x)?.f_relu_()?)?.f_relu_()?)?;
-        let beside = match &self.beside {
+        let shortcut = match &self.downsample {
             Some(conv) => conv.forward(&pool(x.shallow_clone())?)?,
             None => x.shallow_clone(),
         };
-        third.forward(&h)?.f_add_(&beside)?.f_relu_()
+        third.forward(&h)?.f_add_(&shortcut)?.f_relu_()
     }
 }
 
@@ -267,6 +270,10 @@ pub(super) fn open(files: &Files, device: Device) -> Opened {
 }
 
 impl Metric for ClipIqa {
+    fn bytes_per_pixel(&self) -> u64 {
+        500
+    }
+
     fn score(&self, picture: &Picture, _: Option<&Picture>) -> Result<Score, TchError> {
         if picture.width().min(picture.height()) < SHORTEST_SIDE {
             return Ok(Err(super::too_small(picture, SHORTEST_SIDE)));

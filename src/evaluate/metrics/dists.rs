@@ -62,16 +62,23 @@ impl Dists {
 }
 
 impl Metric for Dists {
+    fn bytes_per_pixel(&self) -> u64 {
+        VGG16.bytes_per_pixel
+    }
+
     fn score(&self, picture: &Picture, reference: Option<&Picture>) -> Result<Score, TchError> {
-        compared(picture, reference, VGG16.shortest_side, |picture, reference| {
+        // Its pooling pads: a single pixel will do.
+        compared(picture, reference, 1, |picture, reference| {
             let (a, b) = (self.maps(reference)?, self.maps(picture)?);
             let mean = |x: &Tensor| x.f_mean_dim([-2, -1].as_slice(), true, None::<Kind>);
             let mut alike = Tensor::f_zeros([1], (Kind::Float, self.device))?;
-            for (i, (a, b)) in a.iter().zip(&b).enumerate() {
-                let (ma, mb) = (mean(a)?, mean(b)?);
-                // Centred first: of flat pictures the difference of two large numbers would be left.
-                let (ca, cb) = (a.f_sub(&ma)?, b.f_sub(&mb)?);
-                let (va, vb, covariance) = (mean(&ca.f_square()?)?, mean(&cb.f_square()?)?, mean(&ca.f_mul(&cb)?)?);
+            for (i, (mut a, mut b)) in a.into_iter().zip(b).enumerate() {
+                let (ma, mb) = (mean(&a)?, mean(&b)?);
+                // Centred first: of flat pictures the difference of two large numbers would be left. In place: the maps are
+                // large, and not needed again.
+                (a, b) = (a.f_sub_(&ma)?, b.f_sub_(&mb)?);
+                let covariance = mean(&a.f_mul(&b)?)?;
+                let (va, vb) = (mean(&a.f_square_()?)?, mean(&b.f_square_()?)?);
                 // (2 p + c) / (q + r + c)
                 let quotient = |p: &Tensor, q: &Tensor, r: &Tensor| {
                     let above = p.f_mul_scalar(2.0)?.f_add_scalar(EPSILON)?;

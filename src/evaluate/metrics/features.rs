@@ -19,6 +19,8 @@ pub(super) struct Layout {
     pooling: i64,
     /// A picture with a shorter side has no pixel left in the end.
     pub(super) shortest_side: u32,
+    /// Memory that a pixel of two pictures takes, about.
+    pub(super) bytes_per_pixel: u64,
 }
 
 /// AlexNet: ReLU outputs 1, 4, 7, 9 and 11.
@@ -33,6 +35,7 @@ pub(super) static ALEXNET: Layout = Layout {
     ],
     pooling: 3,
     shortest_side: 31,
+    bytes_per_pixel: 300,
 };
 
 /// VGG16: ReLU outputs 3, 8, 15, 22 and 29.
@@ -47,6 +50,7 @@ pub(super) static VGG16: Layout = Layout {
     ],
     pooling: 2,
     shortest_side: 16,
+    bytes_per_pixel: 2500,
 };
 
 /// The network, loaded.

@@ -24,7 +24,7 @@ pub struct Lpips {
     shift: Tensor,
     scale: Tensor,
     device: Device,
-    shortest_side: u32,
+    layout: &'static Layout,
 }
 
 /// By AlexNet, as it is usually reported.
@@ -55,7 +55,7 @@ impl Lpips {
         loader.finish("LPIPS")?;
         let constant = |numbers: [f32; 3]| Tensor::f_from_slice(&numbers)?.f_view([1, 3, 1, 1])?.f_to_device(device);
         let (shift, scale) = (constant(SHIFT)?, constant(SCALE)?);
-        Ok(Self { features, weights, shift, scale, device, shortest_side: layout.shortest_side })
+        Ok(Self { features, weights, shift, scale, device, layout })
     }
 
     /// `[B, 3, H, W]` in [-1, 1], twice -> `[B]`.
@@ -73,8 +73,12 @@ impl Lpips {
 }
 
 impl Metric for Lpips {
+    fn bytes_per_pixel(&self) -> u64 {
+        self.layout.bytes_per_pixel
+    }
+
     fn score(&self, picture: &Picture, reference: Option<&Picture>) -> Result<Score, TchError> {
-        compared(picture, reference, self.shortest_side, |picture, reference| {
+        compared(picture, reference, self.layout.shortest_side, |picture, reference| {
             let tensor =
                 |picture: &Picture| tensor_from_picture(picture, self.device)?.f_mul_scalar(2.0)?.f_sub_scalar(1.0);
             self.forward(&tensor(picture)?, &tensor(reference)?)?.f_double_value(&[0])

@@ -22,8 +22,10 @@ const SCALE: f64 = 0.13;
 const GRID: i64 = 5;
 /// How many of these places are used, row by row.
 const CROPS: i64 = 20;
+/// A small picture that is so many times as long as it is wide is not enlarged.
+const LONGEST: u32 = 200;
 /// Crops that are looked at together.
-const TOGETHER: i64 = 4;
+const BATCH: i64 = 4;
 
 /// timm's `Block`.
 struct VitBlock {
@@ -213,8 +215,8 @@ pub(super) fn open(files: &Files, device: Device) -> Opened {
     let shape = loader.shape("vit.patch_embed.proj.weight").unwrap_or_default();
     let (width, patch) = (shape.first().copied().unwrap_or(0), shape.last().copied().unwrap_or(0));
     let tokens = loader.rows("tablock1.0.c_q.weight");
-    if tokens.isqrt().pow(2) != tokens {
-        loader.report(format!("tablock1.0.c_q.weight is of {tokens} tokens, which are no square"));
+    if tokens < 1 || tokens.isqrt().pow(2) != tokens {
+        loader.report(format!("tablock1.0.c_q.weight is of {tokens} tokens: expected a square number"));
     }
     let vit = Vit::load(loader, width, patch, tokens)?;
     let first = Stage::load(loader, 1, TAPS.len() as i64 * width, tokens)?;
@@ -260,6 +262,11 @@ impl Maniqa {
 
 impl Metric for Maniqa {
     fn score(&self, picture: &Picture, _: Option<&Picture>) -> Result<Score, TchError> {
+        let (short, long) = (picture.short_side(), picture.width().max(picture.height()));
+        if i64::from(short) <= self.side && long / short > LONGEST {
+            let (width, height) = (picture.width(), picture.height());
+            return Ok(Err(format!("{width} x {height} is too narrow: it would be enlarged beyond measure")));
+        }
         judged(|| {
             let x = normalised(&tensor_from_picture(picture, self.device)?, [0.5; 3], [0.5; 3])?;
             let x = self.enlarged(x)?;
@@ -270,8 +277,8 @@ impl Metric for Maniqa {
                 x.f_narrow(2, top, self.side)?.f_narrow(3, left, self.side)
             };
             let mut sums = [0.0; 2];
-            for first in (0..CROPS).step_by(TOGETHER as usize) {
-                let crops: Vec<Tensor> = (first..first + TOGETHER).map(crop).collect::<Result<_, _>>()?;
+            for first in (0..CROPS).step_by(BATCH as usize) {
+                let crops: Vec<Tensor> = (first..first + BATCH).map(crop).collect::<Result<_, _>>()?;
                 let found = self.judge(&Tensor::f_cat(&crops, 0)?)?;
                 sums = [sums[0] + found[0], sums[1] + found[1]];
             }

@@ -18,6 +18,7 @@ use tch::{Device, TchError, Tensor};
 use super::EvaluateError;
 use crate::base::MetricSpec;
 use crate::imaging::Picture;
+use crate::runtime::allocator;
 use crate::runtime::weights::Weights;
 
 /// A score, or why a picture has none.
@@ -30,6 +31,11 @@ pub trait Metric: Send {
     /// # Errors
     /// What libtorch says: memory that ran out, a device that has gone.
     fn score(&self, picture: &Picture, reference: Option<&Picture>) -> Result<Score, TchError>;
+
+    /// Memory that a pixel of the picture takes while it is scored, about.
+    fn bytes_per_pixel(&self) -> u64 {
+        100
+    }
 }
 
 /// Where weights of metrics lie, by [`MetricFile::id`](crate::base::MetricFile::id).
@@ -80,6 +86,7 @@ fn normalised(x: &Tensor, mean: [f32; 3], deviation: [f32; 3]) -> Result<Tensor,
 
 /// A score that is a number, without keeping what training would need.
 fn judged(score: impl FnOnce() -> Result<f64, TchError>) -> Result<Score, TchError> {
+    let _kept = allocator::keep_blocks();
     let score = tch::no_grad(score)?;
     Ok(if score.is_finite() { Ok(score) } else { Err("what comes out is no number".into()) })
 }

@@ -15,7 +15,7 @@ const NETWORK: &str = "MUSIQ";
 const LONGER_SIDES: [i64; 2] = [224, 384];
 const PATCH: i64 = 32;
 /// Patches that go through the convolutions together.
-const TOGETHER: i64 = 128;
+const BATCH: i64 = 128;
 /// Width and height of what they make of a patch.
 const REDUCED: i64 = PATCH / 4;
 const GROUPS: i64 = 32;
@@ -72,7 +72,7 @@ fn padded(x: &Tensor, side: i64, stride: i64) -> Result<Tensor, TchError> {
 struct Patches {
     root: (StdConv, GroupNorm),
     block: [(StdConv, GroupNorm); 3],
-    beside: (StdConv, GroupNorm),
+    conv_proj: (StdConv, GroupNorm),
     embedding: Linear,
 }
 
@@ -80,6 +80,9 @@ impl Patches {
     fn load(loader: &mut Loader, width: i64) -> Result<Self, WeightsError> {
         let mut pair = |conv: &str, norm: &str, inputs: i64, stride: i64, epsilon: f64| {
             let (conv, outputs) = StdConv::load(loader, conv, inputs, stride)?;
+            if outputs % GROUPS != 0 {
+                loader.report(format!("{norm} has {outputs} channels, which do not make {GROUPS} groups"));
+            }
             let norm = GroupNorm::load(loader, norm, outputs, GROUPS, epsilon)?;
             Ok::<_, WeightsError>(((conv, norm), outputs))
         };
@@ -87,9 +90,9 @@ impl Patches {
         let (first, inner) = pair("block1.conv1", "block1.gn1", inputs, 1, BLOCK_EPSILON)?;
         let (second, inner) = pair("block1.conv2", "block1.gn2", inner, 1, BLOCK_EPSILON)?;
         let (third, outputs) = pair("block1.conv3", "block1.gn3", inner, 1, BLOCK_EPSILON)?;
-        let (beside, _) = pair("block1.conv_proj", "block1.gn_proj", inputs, 1, BLOCK_EPSILON)?;
+        let (conv_proj, _) = pair("block1.conv_proj", "block1.gn_proj", inputs, 1, BLOCK_EPSILON)?;
         let embedding = Linear::load(loader, "embedding", REDUCED * REDUCED * outputs, width)?;
-        Ok(Self { root, block: [first, second, third], beside, embedding })
+        Ok(Self { root, block: [first, second, third], conv_proj, embedding })
     }
 
     /// `[N, 3, 32, 32] -> [N, width]`.
@@ -99,7 +102,7 @@ impl Patches {
         let x = x.f_max_pool2d([3, 3], [2, 2], [0, 0], [1, 1], false)?;
         let [first, second, third] = &self.block;
         let h = through(second, &through(first, &x)?.f_relu_()?)?.f_relu_()?;
-        let x = through(third, &h)?.f_add_(&through(&self.beside, &x)?)?.f_relu_()?;
+        let x = through(third, &h)?.f_add_(&through(&self.conv_proj, &x)?)?.f_relu_()?;
         self.embedding.forward(&x.f_permute([0, 2, 3, 1])?.f_flatten(1, -1)?)
     }
 }
@@ -196,7 +199,7 @@ impl Musiq {
         let patches = x.f_view([3, rows, PATCH, columns, PATCH])?.f_permute([1, 3, 0, 2, 4])?;
         let patches = patches.f_reshape([rows * columns, 3, PATCH, PATCH])?;
         let embedded: Vec<Tensor> =
-            patches.f_split(TOGETHER, 0)?.iter().map(|some| self.patches.forward(some)).collect::<Result<_, _>>()?;
+            patches.f_split(BATCH, 0)?.iter().map(|some| self.patches.forward(some)).collect::<Result<_, _>>()?;
         let side = self.positions.size()[0].isqrt();
         let place = |at: i64| (at / columns * side / rows) * side + at % columns * side / columns;
         let places: Vec<i64> = (0..rows * columns).map(place).collect();

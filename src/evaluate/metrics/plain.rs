@@ -5,7 +5,7 @@ use tch::TchError;
 use super::{Files, Metric, Opened, Score, paired};
 use crate::evaluate::EvaluateError;
 use crate::imaging::Picture;
-use crate::imaging::metrics::{Niqe, psnr, psnr_y, ssim, ssim_y};
+use crate::imaging::metrics::{NIQE_SHORTEST_SIDE, Niqe, SSIM_SHORTEST_SIDE, psnr, psnr_y, ssim, ssim_y};
 
 /// NIQE, by statistics of one's own where there are such.
 pub(super) fn open_niqe(files: &Files) -> Opened {
@@ -18,7 +18,7 @@ pub(super) fn open_niqe(files: &Files) -> Opened {
 impl Metric for Niqe {
     fn score(&self, picture: &Picture, _: Option<&Picture>) -> Result<Score, TchError> {
         let reason = || match picture.width().min(picture.height()) {
-            0..96 => super::too_small(picture, 96),
+            0..NIQE_SHORTEST_SIDE => super::too_small(picture, NIQE_SHORTEST_SIDE),
             _ => "it is flat: nothing of it can be measured".into(),
         };
         Ok(Niqe::score(self, picture).ok_or_else(reason))
@@ -41,8 +41,9 @@ pub(super) fn open(id: &str) -> Opened {
 
 impl Metric for Compared {
     fn score(&self, picture: &Picture, reference: Option<&Picture>) -> Result<Score, TchError> {
-        Ok(paired(picture, reference)
-            .and_then(|reference| self.0(picture, reference).ok_or_else(|| super::too_small(picture, 11))))
+        Ok(paired(picture, reference).and_then(|reference| {
+            self.0(picture, reference).ok_or_else(|| super::too_small(picture, SSIM_SHORTEST_SIDE))
+        }))
     }
 }
 

@@ -11,6 +11,11 @@ pub use ssim::{ssim, ssim_y};
 
 use super::Picture;
 
+/// A picture with a shorter side has no NIQE.
+pub const NIQE_SHORTEST_SIDE: u32 = niqe::BLOCK as u32;
+/// Nor SSIM.
+pub const SSIM_SHORTEST_SIDE: u32 = ssim::WINDOW as u32;
+
 /// Levels as they stand in single precision, where scores come from: fractions of 1.
 fn unit(pixel: &[u8]) -> [f32; 3] {
     [pixel[0], pixel[1], pixel[2]].map(|level| f32::from(level) / 255.0)

@@ -13,7 +13,7 @@ use safetensors::{Dtype, SafeTensors};
 use super::{Picture, grey};
 
 /// Side of a block at the picture's own size; half of it at half the size.
-const BLOCK: usize = 96;
+pub(super) const BLOCK: usize = 96;
 /// Numbers that describe a block at one size.
 const FEATURES: usize = 18;
 /// The same at both.
@@ -250,8 +250,11 @@ impl Niqe {
             let found = format!("{:?} {:?}", tensor.dtype(), tensor.shape());
             Err(format!("{name} is {found}, expected {count} floating-point numbers"))
         };
-        let mean = Features::from_vec(numbers("mu_pris_param", ALL)?);
-        Ok(Self { mean, covariance: Covariance::from_row_slice(&numbers("cov_pris_param", ALL * ALL)?) })
+        let (mean, covariance) = (numbers("mu_pris_param", ALL)?, numbers("cov_pris_param", ALL * ALL)?);
+        if !mean.iter().chain(&covariance).all(|number| number.is_finite()) {
+            return Err("not all of it are numbers".into());
+        }
+        Ok(Self { mean: Features::from_vec(mean), covariance: Covariance::from_row_slice(&covariance) })
     }
 
     /// The score of a picture; none where it is smaller than 96 x 96, or flat.

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::{Picture, are_of_one_size, grey, luma};
 
 /// Side of the window, of which only whole ones count.
-const WINDOW: usize = 11;
+pub(super) const WINDOW: usize = 11;
 const SIGMA: f64 = 1.5;
 const K: [f64; 2] = [0.01, 0.03];
 const RANGE: f64 = 255.0;

@@ -34,7 +34,8 @@ pub(super) fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
         }
         let can_score = (Command::ScoreChain.row().is_enabled)(&viewer.state);
         let button = ui.add_enabled(can_score, egui::Button::new(Command::ScoreChain.label()));
-        if button.on_hover_text("The states from the photo to this one").clicked() {
+        let button = button.on_hover_text("The states from the photo to this one");
+        if button.on_disabled_hover_text("All states from the photo to this one are scored").clicked() {
             viewer.actions.push(Command::ScoreChain.into());
         }
     });
@@ -43,6 +44,9 @@ pub(super) fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
     match document.scores.get(&(document.history.current().id, metric.id)) {
         Some(Ok(score)) => _ = ui.label(format!("{} {}", metric.label, metric.format(*score))),
         Some(Err(reason)) => _ = ui.label(dim(ui, format!("No {}: {reason}", metric.label))),
+        None if document.is_too_large_for(metric) => {
+            _ = ui.label(dim(ui, format!("Larger than 4 megapixels: not scored by {}", metric.label)));
+        }
         None => {}
     }
     let scores: Vec<(f64, f64)> = document
