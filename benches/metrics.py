@@ -5,7 +5,7 @@
     python3 benches/metrics.py --reference-only
 
 PyTorch runs the metrics of tests/parity/metrics/reference.py; its time is that of reading the PNG and of the forward
-pass. The program's is the difference between a run on eight pictures and one on two, by six. Also tells how far the
+pass. The program's is the difference between a run on eight pictures and one on two, by the six that it has more (`--many`). Also tells how far the
 scores are apart. The machine should have nothing else to do: PyTorch's threads wait for one another. The random weights
 take up to 520 MB in the folder for temporary files.
 """
@@ -24,11 +24,12 @@ from pathlib import Path
 
 METRICS = ("musiq", "maniqa", "clipiqa", "lpips_alex", "lpips_vgg", "dists")
 FULL_REFERENCE = ("lpips_alex", "lpips_vgg", "dists")
-SIDE, FEW, MANY = 512, 2, 8
+SIDE, FEW = 512, 2
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("coz", type=Path, nargs="?")
 parser.add_argument("--runs", type=int, default=5)
+parser.add_argument("--many", type=int, default=8, help="pictures of the program's longer run")
 parser.add_argument("--threads", type=int, default=2)
 parser.add_argument("--metrics", nargs="+", choices=METRICS, default=METRICS)
 parser.add_argument("--options", default="", help="more options for coz, such as '--device cpu'")
@@ -56,7 +57,7 @@ def make_pictures(folder):
     random = np.random.default_rng(0)
     for name in ("few", "few-reference", "many", "many-reference"):
         (folder / name).mkdir()
-    for i in range(MANY):
+    for i in range(arguments.many):
         look = (0.9 + 0.1 * i, random.uniform(80, 170, 3), random.uniform(30, 65))
         original = reference.clouds(random, SIDE, SIDE, *look)
         picture = reference.distorted(random, original, random.uniform(0.3, 2), random.uniform(1, 10))
@@ -121,7 +122,7 @@ def with_coz(name, folder, weights):
             sys.exit(f"coz failed at {name}:\n{result.stderr}")
         scores = json.loads((out / "scores.json").read_text())[name]
         shutil.rmtree(out)
-    return (seconds["many"] - seconds["few"]) / (MANY - FEW), scores
+    return (seconds["many"] - seconds["few"]) / (arguments.many - FEW), scores
 
 
 def spread(seconds):
