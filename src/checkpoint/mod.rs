@@ -7,6 +7,7 @@ mod kinds;
 mod ncnn;
 mod pickle;
 mod torch_save;
+pub mod torch_writer;
 mod zip_directory;
 
 use std::collections::BTreeMap;

@@ -11,6 +11,7 @@ mod full;
 mod inputs;
 mod interruption;
 mod lock;
+mod measure;
 mod models;
 mod random_models;
 mod replay;
@@ -77,10 +78,10 @@ enum Command {
     Bench(bench::Arguments),
     /// Write random models in the layouts of the published ones, to measure and try with
     RandomModels(random_models::Arguments),
-    /// Train the built-in super-resolution model again
-    Train(train::TrainArguments),
+    /// Train models: the LoRAs of Chain-of-Zoom's own, the network inside the program
+    Train(Box<train::Arguments>),
     /// Measure a model against bicubic on pictures: x4, luma PSNR
-    Measure(train::MeasureArguments),
+    Measure(measure::Arguments),
 }
 
 /// Runs the program; problems go to the terminal in words.
@@ -124,8 +125,8 @@ pub fn main() -> ExitCode {
         Some(Command::Selftest(selftest)) => selftest::run(&selftest),
         Some(Command::Bench(bench)) => bench::run(&bench),
         Some(Command::RandomModels(random)) => random_models::run(&random),
-        Some(Command::Train(train)) => train::train(&train),
-        Some(Command::Measure(measure)) => train::measure(&measure),
+        Some(Command::Train(train)) => train::run(&train),
+        Some(Command::Measure(measure)) => measure::run(&measure),
     };
     outcome.unwrap_or_else(|error| {
         tracing::error!("{error:#}");

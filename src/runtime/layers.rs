@@ -45,6 +45,22 @@ impl<L: Send> Layers<L> {
         Ok(Self(Kind::Streamed(Mutex::new(Box::new(source)))))
     }
 
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        match &self.0 {
+            Kind::Kept(layers) => layers.len(),
+            Kind::Streamed(source) => source.lock().unwrap_or_else(PoisonError::into_inner).count as usize,
+        }
+    }
+
+    /// A layer by its number; `None` where there is none, and of those that are streamed.
+    pub fn get(&self, i: usize) -> Option<&L> {
+        match &self.0 {
+            Kind::Kept(layers) => layers.get(i),
+            Kind::Streamed(_) => None,
+        }
+    }
+
     /// Visits the layers in their order. At most two are in memory where they are streamed: the visited one and the next.
     pub fn each<E: From<TchError> + From<WeightsError>>(
         &self,

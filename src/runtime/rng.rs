@@ -10,6 +10,7 @@ use super::message::reason;
 
 unsafe extern "C" {
     fn coz_rng_randn(seed: u64, sizes: *const i64, count: usize, error: *mut c_char, length: usize) -> *mut c_void;
+    fn coz_rng_poisson(seed: u64, rates: *const c_void, error: *mut c_char, length: usize) -> *mut c_void;
     fn coz_rng_multinomial(seed: u64, shares: *const c_void, error: *mut c_char, length: usize) -> *mut c_void;
 }
 
@@ -20,6 +21,15 @@ unsafe extern "C" {
 pub fn randn(seed: u64, shape: &[i64]) -> Result<Tensor, TchError> {
     // SAFETY: so many sizes are read.
     made(|error, length| unsafe { coz_rng_randn(seed, shape.as_ptr(), shape.len(), error, length) })
+}
+
+/// Counts with these means, on the CPU.
+///
+/// # Errors
+/// Where a mean is below zero.
+pub fn poisson(seed: u64, rates: &Tensor) -> Result<Tensor, TchError> {
+    // SAFETY: the tensor lives, and is only read.
+    made(|error, length| unsafe { coz_rng_poisson(seed, rates.as_ptr().cast(), error, length) })
 }
 
 /// An index, drawn from `shares` (`[N]`, on the CPU, none below zero).
@@ -87,6 +97,9 @@ mod tests {
             let usual = seeded(seed, || shares.multinomial(1, false));
             assert!(multinomial(seed, &shares).expect("they are shares").equal(&usual), "seed {seed}");
         }
+        let rates = Tensor::from_slice(&[0.5f32, 3.0, 200.0]);
+        let usual = seeded(3, || rates.poisson());
+        assert!(poisson(3, &rates).expect("they are rates").equal(&usual));
         let none = Tensor::zeros([4], (Kind::Float, Device::Cpu));
         assert!(multinomial(1, &none).is_err_and(|error| !error.to_string().is_empty()));
     }

@@ -6,6 +6,7 @@
 #include <ATen/Context.h>
 #include <ATen/DeviceAccelerator.h>
 #include <ATen/ops/multinomial.h>
+#include <ATen/ops/poisson.h>
 #include <ATen/ops/randn.h>
 #include <ATen/record_function.h>
 #include <c10/core/Allocator.h>
@@ -203,6 +204,14 @@ at::Tensor* coz_rng_randn(uint64_t seed, const int64_t* sizes, size_t count, cha
   return reported(error, length, [&] {
     const auto generator = at::detail::createCPUGenerator(seed);
     return new at::Tensor(at::randn(at::IntArrayRef(sizes, count), generator, at::TensorOptions(at::kFloat)));
+  });
+}
+
+// Counts with these means, as after `torch.manual_seed(seed)`.
+at::Tensor* coz_rng_poisson(uint64_t seed, const at::Tensor* rates, char* error, size_t length) {
+  return reported(error, length, [&] {
+    const auto generator = at::detail::createCPUGenerator(seed);
+    return new at::Tensor(at::poisson(*rates, generator));
   });
 }
 

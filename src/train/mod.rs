@@ -1,9 +1,14 @@
-//! How the built-in super-resolution weights were made: `coz train` repeats it.
+//! Trainers: of the restoring model's LoRAs ([`sr`]), and of the network inside the program.
 //!
-//! No photo is involved. [`scenes`] draws dead leaves (occluding shapes with a power-law size distribution, which have
+//! How that was made, `coz train builtin` repeats. No photo is involved. [`scenes`] draws dead leaves (occluding shapes with a power-law size distribution, which have
 //! the edge statistics of natural images), [`degrade`] makes small pictures of them, [`fit`] teaches SRVGGNetCompact
 //! the way back; `coz measure` compares the result with bicubic on real photos it has never seen.
 
 pub mod degrade;
+mod error;
+mod files;
 pub mod fit;
 pub mod scenes;
+pub mod sr;
+
+pub use error::TrainError;

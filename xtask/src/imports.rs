@@ -33,7 +33,7 @@ const LAYERS: Table = &[
     ("hub", &["base", "checkpoint"]),
     ("engine", &["base", "imaging", "document", "checkpoint", "runtime", "networks", "pipelines", "evaluate"]),
     ("synthetic", &["base", "checkpoint", "runtime", "networks", "pipelines"]),
-    ("train", &["base", "imaging", "runtime", "networks", "pipelines"]),
+    ("train", &["base", "imaging", "checkpoint", "runtime", "networks", "pipelines", "evaluate"]),
     ("selftest", &["base", "imaging", "runtime", "networks", "pipelines"]),
     ("viewer", &["base", "imaging", "document", "scene", "engine", "hub", "selftest"]),
     (

@@ -67,12 +67,17 @@ impl Features {
     pub(super) fn load(weights: &Weights, layout: &'static Layout, device: Device) -> Result<Self, WeightsError> {
         let prefix = prefix_of(weights, "features.0.weight");
         let mut loader = Loader::new(weights, &prefix, device, Kind::Float);
-        // Classifiers, as torchvision and timm call theirs.
-        ["classifier.", "pre_logits.", "head."].iter().for_each(|name| loader.ignore_prefix(name));
+        // Classifiers, as torchvision and timm call theirs, and what LPIPS adds.
+        ["classifier.", "pre_logits.", "head.", "lin", "scaling_layer."]
+            .iter()
+            .for_each(|name| loader.ignore_prefix(name));
         let (mut inputs, mut widths, mut convolutions) = (3, Vec::new(), Vec::new());
-        for (_, stage) in layout.stages {
+        for (number, (_, stage)) in (1..).zip(layout.stages) {
             let mut convolution = |&(index, stride, padding): &(i64, i64, i64)| {
-                let name = format!("features.{index}");
+                // Files of the whole LPIPS have it in slices.
+                let slice = format!("net.slice{number}.{index}");
+                let is_sliced = loader.has(&format!("{slice}.weight"));
+                let name = if is_sliced { slice } else { format!("features.{index}") };
                 let shape = loader.shape(&format!("{name}.weight")).unwrap_or_default();
                 let (outputs, kernel) = (shape.first().copied().unwrap_or(0), shape.last().copied().unwrap_or(0));
                 let conv = Conv2d::load(&mut loader, &name, [inputs, outputs], kernel, stride, padding)?;

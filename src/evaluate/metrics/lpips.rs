@@ -1,6 +1,8 @@
 //! LPIPS (arXiv 1801.03924, version 0.1; `lpips/lpips.py`): how far apart two pictures are for a network that recognises
 //! objects, in five of its layers.
 
+use std::path::Path;
+
 use tch::{Device, Kind, TchError, Tensor};
 
 use super::features::{ALEXNET, Features, Layout, VGG16};
@@ -56,6 +58,15 @@ impl Lpips {
         let constant = |numbers: [f32; 3]| Tensor::f_from_slice(&numbers)?.f_view([1, 3, 1, 1])?.f_to_device(device);
         let (shift, scale) = (constant(SHIFT)?, constant(SCALE)?);
         Ok(Self { features, weights, shift, scale, device, layout })
+    }
+
+    /// By VGG16, from the files of the two networks: torchvision's, and what LPIPS adds; or one that holds both, twice.
+    ///
+    /// # Errors
+    /// A file that is damaged, or of another network.
+    pub fn vgg(network: &Path, layers: &Path, device: Device) -> Result<Self, EvaluateError> {
+        let files = Files::from([("vgg16", network.to_owned()), ("lpips-vgg", layers.to_owned())]);
+        Self::load(&files, ["vgg16", "lpips-vgg"], &VGG16, device)
     }
 
     /// `[B, 3, H, W]` in [-1, 1], twice -> `[B]`.

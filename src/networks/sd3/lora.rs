@@ -11,7 +11,7 @@ use crate::runtime::weights::{Loader, LoraDelta, LoraFile, LoraMap, Weights, Wei
 /// Of the encoder's adapter; the reference leaves PEFT's default.
 const ENCODER_ALPHA: f64 = 8.0;
 /// PEFT's name of that adapter.
-const ENCODER: &str = "default_encoder";
+pub const ENCODER: &str = "default_encoder";
 /// What PEFT puts in front of the tensors of a layer that carries a LoRA.
 const BASE: &str = ".base_layer.";
 

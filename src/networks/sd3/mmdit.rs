@@ -65,6 +65,19 @@ impl Config {
         (0..i).map(of_block).sum()
     }
 
+    /// Those layers, in their order.
+    pub fn adaptable_layers(&self) -> Vec<String> {
+        let of_block = |i: i64| {
+            let is_adaptable = |name: &str| match name {
+                "norm1" => !self.dual_attention_layers.contains(&i),
+                _ => i + 1 < self.num_layers,
+            };
+            let names = ["norm1", "norm1_context"].into_iter().filter(|name| is_adaptable(name));
+            names.map(|name| format!("transformer_blocks.{i}.{name}.linear")).collect::<Vec<_>>()
+        };
+        (0..self.num_layers).flat_map(of_block).collect()
+    }
+
     /// What this implementation does not know, in words.
     fn unknown(&self) -> Option<String> {
         match self.qk_norm.as_deref() {
@@ -355,13 +368,9 @@ impl Mmdit {
         pooled: &Tensor,
         on_progress: &mut dyn FnMut(f32) -> Result<(), E>,
     ) -> Result<Tensor, E> {
-        let (batch, _, height, width) = latent.size4()?;
-        let patch = self.config.patch_size;
-        let (rows, columns) = (height / patch, width / patch);
-        let mut x = self.patches.forward(latent)?.f_flatten(2, -1)?.f_transpose(1, 2)?; // [B, N, D]
-        x = x.f_add(&self.cropped_positions(rows, columns)?)?;
+        let (_, _, height, width) = latent.size4()?;
         let emb = self.conditioning(t, pooled)?.f_silu()?; // [B, D]
-        let mut text = self.context.forward(prompt)?;
+        let (mut x, mut text) = self.begin(latent, prompt)?;
         self.blocks.each(|i, block| {
             on_progress(i as f32 / self.config.num_layers as f32)?;
             let (next, next_text) = block.forward(&x, &text, &emb)?;
@@ -371,14 +380,46 @@ impl Mmdit {
             }
             Ok::<(), E>(())
         })?;
-        let chunks = self.norm_out.forward(&emb)?.f_chunk(2, 1)?;
-        x = self.out.forward(&modulated(&normed(&x)?, &chunks[1], &chunks[0])?)?;
-        let channels = self.config.outputs();
-        let picture = x
+        Ok(self.end(&x, &emb, [height, width])?)
+    }
+
+    /// What the first block is given: tokens of the latent, `[B, N, D]`, and of the prompt embeds.
+    pub fn begin(&self, latent: &Tensor, prompt: &Tensor) -> Result<(Tensor, Tensor), TchError> {
+        let (_, _, height, width) = latent.size4()?;
+        let patch = self.config.patch_size;
+        let x = self.patches.forward(latent)?.f_flatten(2, -1)?.f_transpose(1, 2)?;
+        let x = x.f_add(&self.cropped_positions(height / patch, width / patch)?)?;
+        Ok((x, self.context.forward(prompt)?))
+    }
+
+    /// How many blocks there are.
+    pub fn block_count(&self) -> usize {
+        self.blocks.count()
+    }
+
+    /// One block, where all are in memory: image and text `[B, N, D]`, [`Mmdit::conditioning`] after SiLU; the last one
+    /// returns no text.
+    pub fn block(
+        &self,
+        i: usize,
+        x: &Tensor,
+        text: &Tensor,
+        emb: &Tensor,
+    ) -> Result<(Tensor, Option<Tensor>), TchError> {
+        let block = self.blocks.get(i).ok_or_else(|| TchError::Torch(format!("block {i} is not in memory")))?;
+        block.forward(x, text, emb)
+    }
+
+    /// From what the last block returns to the velocity of a latent of this height and width.
+    pub fn end(&self, x: &Tensor, emb: &Tensor, [height, width]: [i64; 2]) -> Result<Tensor, TchError> {
+        let (patch, channels, batch) = (self.config.patch_size, self.config.outputs(), x.size()[0]);
+        let (rows, columns) = (height / patch, width / patch);
+        let chunks = self.norm_out.forward(emb)?.f_chunk(2, 1)?;
+        self.out
+            .forward(&modulated(&normed(x)?, &chunks[1], &chunks[0])?)?
             .f_reshape([batch, rows, columns, patch, patch, channels])?
             .f_permute([0, 5, 1, 3, 2, 4])? // [B, C, rows, patch, columns, patch]
-            .f_reshape([batch, channels, rows * patch, columns * patch])?;
-        Ok(picture)
+            .f_reshape([batch, channels, rows * patch, columns * patch])
     }
 
     /// The middle `rows` x `columns` of the stored positions: `[1, rows * columns, D]`.
@@ -396,7 +437,7 @@ impl Mmdit {
     }
 
     /// `[B, pooled] -> [B, D]`: time and pooled prompt embeds together.
-    fn conditioning(&self, t: f64, pooled: &Tensor) -> Result<Tensor, TchError> {
+    pub fn conditioning(&self, t: f64, pooled: &Tensor) -> Result<Tensor, TchError> {
         let device = pooled.device();
         let half = TIME_CHANNELS / 2;
         let exponent = Tensor::f_arange(half, (Kind::Float, device))?.f_mul_scalar(-MAX_PERIOD.ln())?;

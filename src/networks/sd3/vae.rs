@@ -224,6 +224,23 @@ impl Ops {
         })
     }
 
+    /// Cut where nothing is kept for later: residual blocks stay whole.
+    fn segments(&self) -> Vec<Range<usize>> {
+        let is_end = |i: &usize| matches!(self.0[*i], Op::Add | Op::Halve(_) | Op::Double(_));
+        let mut ends: Vec<usize> = self.all().filter(is_end).map(|i| i + 1).collect();
+        if ends.last() != Some(&self.0.len()) {
+            ends.push(self.0.len());
+        }
+        let starts = std::iter::once(0).chain(ends.iter().copied()).collect::<Vec<_>>();
+        starts.into_iter().zip(ends).map(|(start, end)| start..end).collect()
+    }
+
+    /// One of them.
+    fn run_segment(&self, segment: usize, x: &Tensor) -> Result<Tensor, TchError> {
+        let range = self.segments().get(segment).cloned().unwrap_or(0..0);
+        self.run(range, x.shallow_clone(), &mut by_itself, &mut |_| Ok::<(), TchError>(()))
+    }
+
     /// Runs some of the ops, a residual block whole or up to a norm in it. `on_progress` is called now and then with how much is done
     /// (0 to 1); what it fails with ends the pass.
     pub(super) fn run<E: From<TchError>>(
@@ -305,6 +322,16 @@ impl Encoder {
         Ok(Self { ops })
     }
 
+    /// In how many parts it can be run, one after another.
+    pub fn segment_count(&self) -> usize {
+        self.ops.segments().len()
+    }
+
+    /// One part; the last one returns mean and log variance, `[B, 2 C, H / 8, W / 8]`, this not clamped.
+    pub fn run_segment(&self, segment: usize, x: &Tensor) -> Result<Tensor, TchError> {
+        self.ops.run_segment(segment, x)
+    }
+
     /// `[B, 3, H, W] -> [B, C, H / 8, W / 8]` twice: mean and log variance. `on_progress` is called after each block with how much is
     /// done (0 to 1); what it fails with ends the pass.
     pub fn forward<E: From<TchError>>(
@@ -357,6 +384,16 @@ impl Decoder {
         let conv_out = Conv2d::load_fp32(loader, "decoder.conv_out", [last, config.out_channels])?;
         ops.0.extend([Op::Norm(norm_out), Op::Silu, Op::ConvWide(conv_out)]);
         Ok(Self { ops })
+    }
+
+    /// In how many parts it can be run, one after another.
+    pub fn segment_count(&self) -> usize {
+        self.ops.segments().len()
+    }
+
+    /// One part.
+    pub fn run_segment(&self, segment: usize, x: &Tensor) -> Result<Tensor, TchError> {
+        self.ops.run_segment(segment, x)
     }
 
     /// `[B, C, h, w] -> [B, 3, 8 h, 8 w]` in float32, about [-1, 1], not clamped. `on_progress` as for the encoder.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use tch::Device;
 
 pub use interpolation::Interpolation;
+pub use osediff_sd3::prompts::{Embeds, PromptEncoder};
 pub use upscaler::Upscaler;
 
 use super::{FullImageInput, PartialResult, PipelineError};

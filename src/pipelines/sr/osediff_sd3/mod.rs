@@ -2,11 +2,13 @@
 //! picture to the restored latent.
 
 mod full_image;
+pub(super) mod prompts;
 
 use std::cell::OnceCell;
 use std::path::Path;
 use std::sync::Arc;
 
+use prompts::{CLIP_TOKENS, Embeds, PromptEncoder, T5_TOKENS};
 use serde::de::DeserializeOwned;
 use tch::{Device, Kind, TchError, Tensor};
 
@@ -17,32 +19,18 @@ use crate::networks::sd3::lora::{AdaLoras, merged_encoder};
 use crate::networks::sd3::mmdit::Mmdit;
 use crate::networks::sd3::vae::Vae;
 use crate::networks::sd3::{mmdit, vae};
-use crate::networks::text::clip;
-use crate::networks::text::clip::ClipText;
-use crate::networks::text::t5;
-use crate::networks::text::t5::T5Encoder;
-use crate::networks::text::tokenizer::{ClipTokenizer, T5Tokenizer};
 use crate::runtime::device::Devices;
 use crate::runtime::memory::{fitting, free_memory};
 use crate::runtime::tensor::{picture_from_tensor_truncated, tensor_from_picture};
 use crate::runtime::weights::{Loader, Weights};
 use crate::runtime::{LazyModel, accelerator, allocator, memory, precision, rng, speed};
 
-/// Tokens of a prompt, for CLIP and for T5.
-const CLIP_TOKENS: usize = 77;
-const T5_TOKENS: usize = 512;
 /// The first timestep of a scheduler that takes one step.
 const TIMESTEP: f64 = 1000.0;
 /// Prompts whose embeds are kept, 5 MB each in 16 bits.
 const CACHED_PROMPTS: usize = 32;
 /// Prompts that are encoded in one pass: T5 is read once for all of them.
 const PROMPT_BATCH: usize = 8;
-
-/// Prompt embeds: `[1, 77 + 512, joint]` and `[1, pooled]`.
-struct Embeds {
-    prompt: Tensor,
-    pooled: Tensor,
-}
 
 /// The distribution of a picture's latents, in float32: `[1, C, H / 8, W / 8]` each.
 struct Posterior {
@@ -73,9 +61,7 @@ fn to_unit_range(decoded: &Tensor) -> Result<Tensor, TchError> {
 
 /// The model: its weights come and go by the memory plan.
 pub(super) struct OsediffSd3 {
-    tokenizers: ([ClipTokenizer; 2], T5Tokenizer),
-    clips: [LazyModel<ClipText>; 2],
-    t5: LazyModel<T5Encoder>,
+    text: PromptEncoder,
     mmdit: LazyModel<Mmdit>,
     vae: LazyModel<Vae>,
     vae_config: vae::Config,
@@ -86,8 +72,6 @@ pub(super) struct OsediffSd3 {
     width: u64,
     /// Side of a latent that it has positions for.
     longest: i64,
-    /// Bytes that encoding a prompt takes beside the weights.
-    text_activations: u64,
     /// Of the transformer; the VAE's own is next to it.
     kind: Kind,
     vae_kind: Kind,
@@ -121,24 +105,7 @@ impl OsediffSd3 {
         let (kind, vae_kind) = precision::kinds(precision_on(backbone, devices.picture));
         let model = model_folder(backbone)?;
         let folder = |name: &str| model.join(name);
-        let clip = |name: &str| -> Result<LazyModel<ClipText>, PipelineError> {
-            let (weights, config) = (Weights::open_folder(&folder(name), "model")?, config(&folder(name))?);
-            Ok(LazyModel::new(vec![weights.clone()], move |mode, on_read| {
-                let mut loader = Loader::new(&weights, "", devices.text, kind).mode(mode).on_read(on_read);
-                ClipText::load(&mut loader, &config)
-            })?)
-        };
-        let clips = [clip("text_encoder")?, clip("text_encoder_2")?];
-        let t5_folder = folder("text_encoder_3");
-        let (weights, t5_config) = (Weights::open_folder(&t5_folder, "model")?, config::<t5::Config>(&t5_folder)?);
-        let text_activations = t5_config.activations(T5_TOKENS as u64);
-        let t5 = LazyModel::new(vec![weights.clone()], move |mode, on_read| {
-            T5Encoder::load(&mut Loader::new(&weights, "", devices.text, kind).mode(mode).on_read(on_read), &t5_config)
-        })?;
-        let tokenizers = (
-            [ClipTokenizer::open(&folder("tokenizer"))?, ClipTokenizer::open(&folder("tokenizer_2"))?],
-            T5Tokenizer::open(&folder("tokenizer_3"))?,
-        );
+        let text = PromptEncoder::open(model, devices.text, kind)?;
 
         let loras = backbone.files.get("lora").map(Weights::open).transpose()?;
         let weights = Weights::open_folder(&folder("transformer"), "diffusion_pytorch_model")?;
@@ -163,9 +130,7 @@ impl OsediffSd3 {
         })?;
 
         let mut model = Self {
-            tokenizers,
-            clips,
-            t5,
+            text,
             mmdit,
             vae,
             vae_config,
@@ -173,7 +138,6 @@ impl OsediffSd3 {
             patch,
             width,
             longest,
-            text_activations,
             kind,
             vae_kind,
             devices,
@@ -211,9 +175,8 @@ impl OsediffSd3 {
         fn bytes<N>(part: &LazyModel<N>, kind: Kind, all: bool) -> u64 {
             if all || !part.is_open() { part.bytes(kind.elt_size_in_bytes()) } else { 0 }
         }
-        let text = self.clips.iter().map(|clip| bytes(clip, self.kind, all)).sum::<u64>();
         let picture = bytes(&self.mmdit, self.kind, all) + bytes(&self.vae, self.vae_kind, all);
-        [text + bytes(&self.t5, self.kind, all), picture]
+        [self.text.weight_bytes(all), picture]
     }
 
     /// Operations a second for text, transformer and VAE; measured once.
@@ -230,7 +193,7 @@ impl OsediffSd3 {
 
     /// Bytes that a step takes on the device that sees the picture, beside the weights.
     fn activations(&self, (width, height): (u32, u32)) -> u64 {
-        let text = if self.is_on_one_device() { self.text_activations } else { 0 };
+        let text = if self.is_on_one_device() { self.text.activations } else { 0 };
         text.max(self.vae_config.activations(f64::from(width) * f64::from(height)) as u64)
     }
 
@@ -240,8 +203,7 @@ impl OsediffSd3 {
         let tokens = pixels / f64::from(self.multiple).powi(2) + (CLIP_TOKENS + T5_TOKENS) as f64;
         // A product and a sum for each weight and token; half of the transformer's weights see the picture's tokens, the
         // other half those of the prompt.
-        let of_text = self.clips.iter().map(|clip| clip.bytes(1) as f64 * CLIP_TOKENS as f64).sum::<f64>()
-            + self.t5.bytes(1) as f64 * T5_TOKENS as f64;
+        let of_text = self.text.operations();
         let of_transformer = self.mmdit.bytes(1) as f64 / 2.0 * tokens;
         let [text_speed, picture_speed, vae_speed] = self.speeds()?;
         let secs = 2.0 * of_text / text_speed
@@ -267,43 +229,6 @@ impl OsediffSd3 {
         Ok(StepEstimate { secs, bytes: bytes(self.plan), smaller, remark: None })
     }
 
-    /// The embeds of some prompts.
-    fn embed(&mut self, prompts: &[String], progress: &mut Progress) -> Result<Vec<Embeds>, PipelineError> {
-        let device = self.devices.text;
-        let together = |ids: Result<Vec<Vec<i64>>, String>| -> Result<Tensor, PipelineError> {
-            let ids = ids.map_err(PipelineError::Internal)?;
-            Ok(Tensor::f_from_slice(&ids.concat())?.f_view([prompts.len() as i64, -1])?.f_to_device(device)?)
-        };
-        let (tokenizers, tokenizer) = &self.tokenizers;
-        let mut encoded = Vec::new();
-        for (clip, tokenizer) in self.clips.iter_mut().zip(tokenizers) {
-            let ids = prompts.iter().map(|prompt| tokenizer.encode(prompt, CLIP_TOKENS)).collect();
-            encoded.push(clip.get(progress)?.forward(&together(ids)?)?);
-            clip.unload_unless_kept();
-            progress.at(Stage::Text, 0.05 * encoded.len() as f32)?;
-        }
-        let t5 = self.t5.get(progress)?;
-        let mut on_progress =
-            |fraction: f32| progress.at(Stage::Text, 0.1 + 0.9 * fraction).map_err(PipelineError::from);
-        let ids = prompts.iter().map(|prompt| tokenizer.encode(prompt, T5_TOKENS)).collect();
-        let long = t5.forward(&together(ids)?, &mut on_progress)?;
-        self.t5.unload_unless_kept();
-        let both =
-            |part: fn(&clip::Encoded) -> &Tensor| Tensor::f_cat(&encoded.iter().map(part).collect::<Vec<_>>(), -1);
-        // Zeros up to T5's width; where that is less, what is beyond it is cut off, as the reference's padding does.
-        let clip = both(|encoded| &encoded.penultimate)?;
-        let clip = clip.f_constant_pad_nd([0, long.size()[2] - clip.size()[2]])?;
-        accelerator::wait(device)?;
-        let prompt = Tensor::f_cat(&[&clip, &long], 1)?.f_to_device(self.devices.picture)?;
-        let pooled = both(|encoded| &encoded.pooled)?.f_to_device(self.devices.picture)?;
-        let each = |i: i64| -> Result<Embeds, PipelineError> {
-            // Of its own memory: the others' may go before it.
-            let own = |x: &Tensor| -> Result<Tensor, TchError> { Tensor::f_cat(&[x.f_narrow(0, i, 1)?], 0) };
-            Ok(Embeds { prompt: own(&prompt)?, pooled: own(&pooled)? })
-        };
-        (0..prompts.len() as i64).map(each).collect()
-    }
-
     /// Has the prompts' embeds, at most [`CACHED_PROMPTS`], as the last ones kept.
     fn encode_prompts(&mut self, prompts: &[String], progress: &mut Progress) -> Result<(), PipelineError> {
         let mut new: Vec<String> = Vec::new();
@@ -319,7 +244,7 @@ impl OsediffSd3 {
         }
         for some in new.chunks(PROMPT_BATCH) {
             progress.at(Stage::Text, 0.0)?;
-            let embeds = self.embed(some, progress)?;
+            let embeds = self.text.encode(some, self.devices.picture, progress)?;
             self.embeds.extend(some.iter().cloned().zip(embeds));
         }
         let surplus = self.embeds.len().saturating_sub(CACHED_PROMPTS);
@@ -455,7 +380,7 @@ impl SuperResolver for OsediffSd3 {
         let [text, picture] = self.weight_bytes(false);
         match self.is_on_one_device() {
             true => memory::weights_in_memory(self.plan, [0, text, picture]) + self.activations(result),
-            false => memory::weights_in_memory(self.plan, [0, text, 0]) + self.text_activations,
+            false => memory::weights_in_memory(self.plan, [0, text, 0]) + self.text.activations,
         }
     }
 
@@ -472,8 +397,7 @@ impl SuperResolver for OsediffSd3 {
 
     fn set_plan(&mut self, plan: MemoryPlan) {
         self.plan = plan;
-        self.clips.iter_mut().for_each(|clip| clip.set_keep(plan == MemoryPlan::Resident));
-        self.t5.set_keep(plan == MemoryPlan::Resident);
+        self.text.set_keep(plan == MemoryPlan::Resident);
         self.mmdit.set_keep(plan != MemoryPlan::Streamed);
         self.vae.set_keep(plan != MemoryPlan::Streamed);
     }

@@ -1,0 +1,36 @@
+//! `coz train`: the trainers. One file a trainer.
+
+mod builtin;
+mod sr;
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+
+/// Options of `coz train`.
+#[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    trainer: Option<Trainer>,
+    /// Without a trainer's name it is the one of the network inside the program
+    #[command(flatten)]
+    builtin: builtin::Arguments,
+}
+
+#[derive(Subcommand)]
+enum Trainer {
+    /// The network inside the program, from scenes that it draws itself
+    Builtin(builtin::Arguments),
+    /// The LoRAs of Chain-of-Zoom's own model, Stable Diffusion 3
+    Sr(sr::Arguments),
+}
+
+/// Runs the command.
+pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    match &arguments.trainer {
+        None => builtin::run(&arguments.builtin),
+        Some(Trainer::Builtin(builtin)) => builtin::run(builtin),
+        Some(Trainer::Sr(sr)) => sr::run(sr),
+    }
+}

@@ -1,0 +1,133 @@
+//! Prompts to embeds: Stable Diffusion 3's two CLIP encoders and T5, side by side (diffusers' `encode_prompt`).
+
+use std::path::Path;
+
+use tch::{Device, Kind, TchError, Tensor};
+
+use super::config;
+use crate::base::{Progress, Stage};
+use crate::networks::text::clip;
+use crate::networks::text::clip::ClipText;
+use crate::networks::text::t5;
+use crate::networks::text::t5::T5Encoder;
+use crate::networks::text::tokenizer::{ClipTokenizer, T5Tokenizer};
+use crate::pipelines::PipelineError;
+use crate::runtime::weights::{Loader, Weights};
+use crate::runtime::{LazyModel, accelerator};
+
+/// Tokens of a prompt, for CLIP and for T5.
+pub(super) const CLIP_TOKENS: usize = 77;
+pub(super) const T5_TOKENS: usize = 512;
+
+/// Prompt embeds: `[1, 77 + 512, joint]` and `[1, pooled]`.
+pub struct Embeds {
+    /// What the transformer attends to.
+    pub prompt: Tensor,
+    /// What modulates it.
+    pub pooled: Tensor,
+}
+
+/// The text encoders; their weights come and go by the memory plan.
+pub struct PromptEncoder {
+    tokenizers: ([ClipTokenizer; 2], T5Tokenizer),
+    clips: [LazyModel<ClipText>; 2],
+    t5: LazyModel<T5Encoder>,
+    kind: Kind,
+    device: Device,
+    /// Bytes that encoding a prompt takes beside the weights.
+    pub activations: u64,
+}
+
+impl PromptEncoder {
+    /// Opens the encoders of a model's folder and compares every name and shape with the configs; weights are read when they
+    /// are needed.
+    ///
+    /// # Errors
+    /// What is missing, or of another model.
+    pub fn open(model: &Path, device: Device, kind: Kind) -> Result<Self, PipelineError> {
+        let folder = |name: &str| model.join(name);
+        let clip = |name: &str| -> Result<LazyModel<ClipText>, PipelineError> {
+            let (weights, config) = (Weights::open_folder(&folder(name), "model")?, config(&folder(name))?);
+            Ok(LazyModel::new(vec![weights.clone()], move |mode, on_read| {
+                let mut loader = Loader::new(&weights, "", device, kind).mode(mode).on_read(on_read);
+                ClipText::load(&mut loader, &config)
+            })?)
+        };
+        let clips = [clip("text_encoder")?, clip("text_encoder_2")?];
+        let t5_folder = folder("text_encoder_3");
+        let (weights, t5_config) = (Weights::open_folder(&t5_folder, "model")?, config::<t5::Config>(&t5_folder)?);
+        let activations = t5_config.activations(T5_TOKENS as u64);
+        let t5 = LazyModel::new(vec![weights.clone()], move |mode, on_read| {
+            T5Encoder::load(&mut Loader::new(&weights, "", device, kind).mode(mode).on_read(on_read), &t5_config)
+        })?;
+        let tokenizers = (
+            [ClipTokenizer::open(&folder("tokenizer"))?, ClipTokenizer::open(&folder("tokenizer_2"))?],
+            T5Tokenizer::open(&folder("tokenizer_3"))?,
+        );
+        Ok(Self { tokenizers, clips, t5, kind, device, activations })
+    }
+
+    /// Bytes of the weights: `all` of them, or those that are not in memory.
+    pub fn weight_bytes(&self, all: bool) -> u64 {
+        fn bytes<N>(part: &LazyModel<N>, kind: Kind, all: bool) -> u64 {
+            if all || !part.is_open() { part.bytes(kind.elt_size_in_bytes()) } else { 0 }
+        }
+        self.clips.iter().map(|clip| bytes(clip, self.kind, all)).sum::<u64>() + bytes(&self.t5, self.kind, all)
+    }
+
+    /// Products and sums that a prompt takes: one for each weight and token.
+    pub(super) fn operations(&self) -> f64 {
+        let of_clips = self.clips.iter().map(|clip| clip.bytes(1) as f64 * CLIP_TOKENS as f64).sum::<f64>();
+        of_clips + self.t5.bytes(1) as f64 * T5_TOKENS as f64
+    }
+
+    /// Whether weights stay in memory between prompts.
+    pub fn set_keep(&mut self, keep: bool) {
+        self.clips.iter_mut().for_each(|clip| clip.set_keep(keep));
+        self.t5.set_keep(keep);
+    }
+
+    /// The embeds of some prompts, on `device`.
+    ///
+    /// # Errors
+    /// What libtorch says; that somebody asked to stop.
+    pub fn encode(
+        &mut self,
+        prompts: &[String],
+        device: Device,
+        progress: &mut Progress,
+    ) -> Result<Vec<Embeds>, PipelineError> {
+        let together = |ids: Result<Vec<Vec<i64>>, String>| -> Result<Tensor, PipelineError> {
+            let ids = ids.map_err(PipelineError::Internal)?;
+            Ok(Tensor::f_from_slice(&ids.concat())?.f_view([prompts.len() as i64, -1])?.f_to_device(self.device)?)
+        };
+        let (tokenizers, tokenizer) = &self.tokenizers;
+        let mut encoded = Vec::new();
+        for (clip, tokenizer) in self.clips.iter_mut().zip(tokenizers) {
+            let ids = prompts.iter().map(|prompt| tokenizer.encode(prompt, CLIP_TOKENS)).collect();
+            encoded.push(clip.get(progress)?.forward(&together(ids)?)?);
+            clip.unload_unless_kept();
+            progress.at(Stage::Text, 0.05 * encoded.len() as f32)?;
+        }
+        let t5 = self.t5.get(progress)?;
+        let mut on_progress =
+            |fraction: f32| progress.at(Stage::Text, 0.1 + 0.9 * fraction).map_err(PipelineError::from);
+        let ids = prompts.iter().map(|prompt| tokenizer.encode(prompt, T5_TOKENS)).collect();
+        let long = t5.forward(&together(ids)?, &mut on_progress)?;
+        self.t5.unload_unless_kept();
+        let both =
+            |part: fn(&clip::Encoded) -> &Tensor| Tensor::f_cat(&encoded.iter().map(part).collect::<Vec<_>>(), -1);
+        // Zeros up to T5's width; where that is less, what is beyond it is cut off, as the reference's padding does.
+        let clip = both(|encoded| &encoded.penultimate)?;
+        let clip = clip.f_constant_pad_nd([0, long.size()[2] - clip.size()[2]])?;
+        accelerator::wait(self.device)?;
+        let prompt = Tensor::f_cat(&[&clip, &long], 1)?.f_to_device(device)?;
+        let pooled = both(|encoded| &encoded.pooled)?.f_to_device(device)?;
+        let each = |i: i64| -> Result<Embeds, PipelineError> {
+            // Of its own memory: the others' may go before it.
+            let own = |x: &Tensor| -> Result<Tensor, TchError> { Tensor::f_cat(&[x.f_narrow(0, i, 1)?], 0) };
+            Ok(Embeds { prompt: own(&prompt)?, pooled: own(&pooled)? })
+        };
+        (0..prompts.len() as i64).map(each).collect()
+    }
+}

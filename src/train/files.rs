@@ -1,0 +1,76 @@
+//! Tensors into files that appear whole or not at all: safetensors, and what `torch.load` reads.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
+use tch::{Device, Kind, TchError, Tensor};
+
+use super::TrainError;
+use crate::base::write_atomic;
+use crate::checkpoint::torch_writer::{Container, Entry, write};
+
+/// A tensor's numbers as they lie in files.
+fn bytes(tensor: &Tensor) -> Result<(Dtype, Vec<usize>, Vec<u8>), TchError> {
+    let dtype = match tensor.kind() {
+        Kind::Half => Dtype::F16,
+        Kind::BFloat16 => Dtype::BF16,
+        Kind::Double => Dtype::F64,
+        Kind::Int64 => Dtype::I64,
+        Kind::Uint8 => Dtype::U8,
+        _ => Dtype::F32,
+    };
+    let tensor = tensor.f_detach()?.f_to_device(Device::Cpu)?.f_contiguous()?;
+    let mut bytes = vec![0; tensor.numel() * tensor.kind().elt_size_in_bytes()];
+    tensor.f_copy_data_u8(&mut bytes, tensor.numel())?;
+    Ok((dtype, tensor.size().iter().map(|&size| size as usize).collect(), bytes))
+}
+
+/// A safetensors file.
+///
+/// # Errors
+/// Where it cannot be written.
+pub(super) fn write_safetensors(file: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<(), TrainError> {
+    let mut all = Vec::new();
+    for (name, tensor) in tensors {
+        all.push((name, bytes(tensor)?));
+    }
+    let views =
+        all.iter().map(|(name, (dtype, shape, bytes))| Ok((name, TensorView::new(*dtype, shape.clone(), bytes)?)));
+    let views = views.collect::<Result<Vec<_>, safetensors::SafeTensorError>>();
+    let packed = views.and_then(|views| safetensors::serialize(views, None));
+    let packed = packed.map_err(|error| TrainError::format(file, error))?;
+    Ok(write_atomic(file, |out| std::io::Write::write_all(out, &packed))?)
+}
+
+/// A list of tensors, as `torch.save([...])` writes it.
+///
+/// # Errors
+/// Where it cannot be written.
+pub(super) fn write_torch_list(file: &Path, tensors: &[Tensor]) -> Result<(), TrainError> {
+    let named = tensors.iter().enumerate().map(|(i, tensor)| (i.to_string(), tensor));
+    write_torch(file, Container::List, named)
+}
+
+/// A dictionary of tensors, as `torch.save({...})` writes it.
+///
+/// # Errors
+/// Where it cannot be written.
+pub(super) fn write_torch_dictionary(file: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<(), TrainError> {
+    write_torch(file, Container::Dictionary(None), tensors.iter().map(|(name, tensor)| (name.clone(), tensor)))
+}
+
+fn write_torch<'a>(
+    file: &Path,
+    container: Container,
+    tensors: impl Iterator<Item = (String, &'a Tensor)>,
+) -> Result<(), TrainError> {
+    let (mut entries, mut numbers) = (Vec::new(), Vec::new());
+    for (name, tensor) in tensors {
+        let (dtype, _, bytes) = bytes(tensor)?;
+        entries.push(Entry { name, dtype, shape: tensor.size() });
+        numbers.push(bytes);
+    }
+    Ok(write_atomic(file, |out| write(out, container, &entries, &mut |i| std::mem::take(&mut numbers[i])))?)
+}

@@ -1,0 +1,81 @@
+//! AdamW (arXiv 1711.05101) as PyTorch computes it, with its moments in our hands: a run can go on exactly where it stopped.
+
+use tch::{Kind, TchError, Tensor};
+
+/// What the optimizer is told once.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Decay of the mean of gradients, and of that of their squares.
+    pub betas: [f64; 2],
+    /// Keeps quotients finite.
+    pub epsilon: f64,
+    /// Of the parameters, decoupled from the gradients.
+    pub weight_decay: f64,
+    /// Longer gradients are shortened to this, all of the group together.
+    pub max_grad_norm: f64,
+}
+
+/// Some parameters that are optimised together: leaves in float32.
+pub struct Group {
+    /// In files of parameters.
+    pub name: &'static str,
+    /// By the names of their layers.
+    pub parameters: Vec<(String, Tensor)>,
+    moments: Vec<[Tensor; 2]>,
+    steps: u64,
+}
+
+impl Group {
+    /// Of parameters that have not been optimised yet.
+    pub fn new(name: &'static str, parameters: Vec<(String, Tensor)>) -> Result<Self, TchError> {
+        let zeros = |(_, tensor): &(String, Tensor)| Ok([tensor.f_zeros_like()?, tensor.f_zeros_like()?]);
+        let moments = tch::no_grad(|| parameters.iter().map(zeros).collect::<Result<_, TchError>>())?;
+        Ok(Self { name, parameters, moments, steps: 0 })
+    }
+
+    /// The gradients that have come together, zeros where there is none.
+    pub fn gradients(&self) -> Result<Vec<Tensor>, TchError> {
+        let gradient = |(_, tensor): &(String, Tensor)| {
+            let gradient = tensor.f_grad()?;
+            if gradient.defined() { Ok(gradient) } else { tensor.f_zeros_like() }
+        };
+        tch::no_grad(|| self.parameters.iter().map(gradient).collect())
+    }
+
+    /// Length of all gradients together.
+    pub fn gradient_norm(&self) -> Result<f64, TchError> {
+        let square = |gradient: &Tensor| gradient.f_square()?.f_sum(Kind::Double)?.f_double_value(&[]);
+        let squares = self.gradients()?.iter().map(square).collect::<Result<Vec<_>, _>>()?;
+        Ok(squares.iter().sum::<f64>().sqrt())
+    }
+
+    /// Shortens the gradients, moves the parameters, and forgets the gradients.
+    pub fn step(&mut self, rate: f64, norm: f64, settings: &Settings) -> Result<(), TchError> {
+        self.steps += 1;
+        let [first, second] = settings.betas;
+        let factor = (settings.max_grad_norm / (norm + 1e-6)).min(1.0);
+        let correction = |beta: f64| 1.0 - beta.powf(self.steps as f64);
+        let (step, root) = (rate / correction(first), correction(second).sqrt());
+        let gradients = self.gradients()?;
+        tch::no_grad(|| {
+            let moved = self.parameters.iter_mut().zip(&mut self.moments).zip(gradients);
+            for (((_, parameter), [mean, square]), gradient) in moved {
+                let gradient = gradient.f_mul_scalar(factor)?;
+                _ = parameter.f_mul_scalar_(1.0 - rate * settings.weight_decay)?;
+                _ = mean.f_lerp_(&gradient, 1.0 - first)?;
+                let scaled = gradient.f_mul_scalar(1.0 - second)?;
+                _ = square.f_mul_scalar_(second)?.f_addcmul_(&gradient, &scaled)?;
+                let denominator = square.f_sqrt()?.f_div_scalar(root)?.f_add_scalar(settings.epsilon)?;
+                _ = parameter.f_addcdiv_(&mean.f_mul_scalar(-step)?, &denominator)?;
+            }
+            Ok::<(), TchError>(())
+        })?;
+        self.zero_gradients();
+        Ok(())
+    }
+
+    /// Forgets the gradients.
+    pub fn zero_gradients(&mut self) {
+        self.parameters.iter_mut().for_each(|(_, tensor)| tensor.zero_grad());
+    }
+}

@@ -1,0 +1,297 @@
+//! What is trained: one transformer, frozen, with the generator's LoRA, with the regulariser's, and without any (the teacher);
+//! the VAE, frozen, with a LoRA in its encoder; LPIPS to compare by (OSEDiff, arXiv 2406.08177, on Stable Diffusion 3).
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
+use tch::{Device, Kind, TchError, Tensor};
+
+use super::adamw::Group;
+use super::tape::Segments;
+use crate::evaluate::metrics::Lpips;
+use crate::networks::sd3::lora::ENCODER;
+use crate::networks::sd3::mmdit::Mmdit;
+use crate::networks::sd3::vae::{Decoder, Encoder};
+use crate::networks::sd3::{mmdit, vae};
+use crate::runtime::weights::{Loader, LoraDelta, LoraMap, Weights};
+use crate::train::TrainError;
+
+/// alpha of the encoder's LoRA; its scale is that by the rank.
+const ENCODER_ALPHA: f64 = 8.0;
+
+/// First values of what is trained, by names as in the files: `transformer_blocks.0.norm1.linear.lora_down.weight`,
+/// `conv_in.lora_A.default_encoder.weight`.
+pub type Initial = BTreeMap<String, Tensor>;
+
+/// The networks, and the groups of parameters that are trained.
+pub struct Model {
+    /// With the generator's LoRA.
+    pub generator: Mmdit,
+    /// With the regulariser's.
+    pub regulariser: Mmdit,
+    /// Without any.
+    pub teacher: Mmdit,
+    /// With a LoRA of its own.
+    pub encoder: Encoder,
+    /// Frozen.
+    pub decoder: Decoder,
+    /// Frozen too.
+    pub lpips: Lpips,
+    /// Latents are multiplied by the one after the other was taken off.
+    pub scaling_factor: f64,
+    /// See above.
+    pub shift_factor: f64,
+    /// gen, vae, reg: in the order in which they are moved.
+    pub groups: [Group; 3],
+    /// The encoder's weights without the LoRA, for the file that replaces it.
+    encoder_weights: BTreeMap<String, Tensor>,
+    /// Layers that carry the transformer's LoRAs, in the order of the file.
+    layers: Vec<String>,
+}
+
+/// Places of the groups.
+pub const GEN: usize = 0;
+pub const VAE: usize = 1;
+pub const REG: usize = 2;
+
+fn config<C: DeserializeOwned>(folder: &Path) -> Result<C, TrainError> {
+    let file = folder.join("config.json");
+    let text = std::fs::read(&file).map_err(TrainError::io(&file))?;
+    serde_json::from_slice(&text).map_err(|error| TrainError::format(&file, error))
+}
+
+/// Weights in one dtype, read once: networks that are loaded from them share their memory.
+fn shared(weights: &Weights, prefix: &str, device: Device) -> Result<BTreeMap<String, Tensor>, TrainError> {
+    let mut tensors = BTreeMap::new();
+    for name in weights.shapes().into_keys().filter(|name| name.starts_with(prefix)) {
+        if let Some(tensor) = weights.tensor(name).transpose()? {
+            let tensor = tensor.f_to_device(device)?.f_to_kind(Kind::Float)?;
+            tensors.insert(name[prefix.len()..].to_owned(), tensor);
+        }
+    }
+    Ok(tensors)
+}
+
+/// Pairs of LoRA halves, of which `initial` may give the values; else down is drawn and up is zero.
+struct Pairs<'a> {
+    initial: &'a Initial,
+    rank: i64,
+    seed: u64,
+    device: Device,
+    /// Behind a layer's name in files.
+    names: [&'a str; 2],
+}
+
+impl Pairs<'_> {
+    /// The pair of a layer whose weight has this shape, with its parameters by name.
+    fn pair(
+        &self,
+        number: u64,
+        layer: &str,
+        weight: &[i64],
+        scale: impl Fn(i64) -> f64,
+    ) -> Result<(LoraDelta, [(String, Tensor); 2]), TrainError> {
+        let [down_name, up_name] = self.names.map(|name| format!("{layer}.{name}"));
+        let (mut down_shape, mut up_shape) = (weight.to_vec(), vec![1; weight.len()]);
+        (down_shape[0], up_shape[0], up_shape[1]) = (self.rank, weight[0], self.rank);
+        let given = |name: &str| self.initial.get(name).map(Tensor::shallow_clone);
+        let down = match given(&down_name) {
+            Some(down) => down,
+            None => {
+                let noise = crate::runtime::rng::randn(self.seed.wrapping_add(number), &down_shape)?;
+                noise.f_div_scalar(self.rank)?
+            }
+        };
+        let up = match given(&up_name) {
+            Some(up) => up,
+            None => Tensor::f_zeros(&up_shape, (Kind::Float, Device::Cpu))?,
+        };
+        if !LoraDelta::fits(&up.size(), &down.size(), weight) {
+            let (up, down) = (up.size(), down.size());
+            return Err(TrainError::Misfit(format!("{layer}: {down:?} and {up:?} do not fit a weight of {weight:?}")));
+        }
+        let scale = scale(down.size()[0]);
+        let pair = LoraDelta { up, down, scale }.trainable(self.device)?;
+        let parameters = [(down_name, pair.down.shallow_clone()), (up_name, pair.up.shallow_clone())];
+        Ok((pair, parameters))
+    }
+}
+
+/// Files and first values.
+pub struct ModelFiles<'a> {
+    /// A folder in the layout of `stabilityai/stable-diffusion-3-medium-diffusers`.
+    pub sd3: &'a Path,
+    /// VGG16, and what LPIPS adds.
+    pub lpips: [&'a Path; 2],
+    /// By group.
+    pub initial: BTreeMap<String, Initial>,
+}
+
+impl Model {
+    /// Opens all of it in float32.
+    ///
+    /// # Errors
+    /// A file that is missing or of another model.
+    pub fn open(files: &ModelFiles, rank: i64, seed: u64, device: Device) -> Result<Self, TrainError> {
+        let nothing = Initial::new();
+        let initial = |group: &str| files.initial.get(group).unwrap_or(&nothing);
+        let folder = |name: &str| files.sd3.join(name);
+        let mmdit_config: mmdit::Config = config(&folder("transformer"))?;
+        let weights = Weights::open_folder(&folder("transformer"), "diffusion_pytorch_model")?;
+        let transformer = Weights::from_tensors(shared(&weights, "", device)?).called(weights.file());
+        let layers = mmdit_config.adaptable_layers();
+        let mmdit = |loras: LoraMap| {
+            let mut loader = Loader::new(&transformer, "", device, Kind::Float).unmerged(loras);
+            Mmdit::load(&mut loader, &mmdit_config, Default::default())
+        };
+        let transformer_group = |group: &'static str, seed: u64| -> Result<(LoraMap, Group), TrainError> {
+            let names = ["lora_down.weight", "lora_up.weight"];
+            let pairs = Pairs { initial: initial(group), rank, seed, device, names };
+            let (mut loras, mut parameters) = (LoraMap::new(), Vec::new());
+            for (number, layer) in (0..).zip(&layers) {
+                let Some(shape) = transformer.shape(&format!("{layer}.weight")) else { continue };
+                let (pair, named) = pairs.pair(number, layer, &shape, |_| 1.0)?;
+                parameters.extend(named);
+                loras.insert(layer.clone(), pair);
+            }
+            Ok((loras, Group::new(group, parameters)?))
+        };
+        let (gen_loras, gen_group) = transformer_group("gen", seed)?;
+        let (reg_loras, reg_group) = transformer_group("reg", seed.wrapping_add(1 << 20))?;
+
+        let vae_config: vae::Config = config(&folder("vae"))?;
+        let weights = Weights::open_folder(&folder("vae"), "diffusion_pytorch_model")?;
+        let encoder_weights = shared(&weights, "encoder.", device)?;
+        let decoder_weights = Weights::from_tensors(shared(&weights, "", device)?).called(weights.file());
+        let (mut loras, mut parameters) = (LoraMap::new(), Vec::new());
+        let (down, up) = (format!("lora_A.{ENCODER}.weight"), format!("lora_B.{ENCODER}.weight"));
+        let pairs =
+            Pairs { initial: initial("vae"), rank, seed: seed.wrapping_add(2 << 20), device, names: [&down, &up] };
+        let adaptable = encoder_weights.iter().filter(|(name, tensor)| name.ends_with(".weight") && tensor.dim() > 1);
+        for (number, (name, tensor)) in (0..).zip(adaptable) {
+            let layer = name.trim_end_matches(".weight");
+            let (pair, named) = pairs.pair(number, layer, &tensor.size(), |rank| ENCODER_ALPHA / rank as f64)?;
+            parameters.extend(named);
+            loras.insert(layer.to_owned(), pair);
+        }
+        let named = encoder_weights.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect();
+        let own = Weights::from_tensors(named).called(weights.file());
+        let mut loader = Loader::new(&own, "", device, Kind::Float).unmerged(loras);
+        let encoder = Encoder::load(&mut loader, "", &vae_config)?;
+        loader.finish("VAE encoder")?;
+        let mut loader = Loader::new(&decoder_weights, "", device, Kind::Float);
+        loader.ignore_prefix("encoder.");
+        loader.ignore_prefix("quant_conv.");
+        let decoder = Decoder::load(&mut loader, &vae_config)?;
+        loader.finish("VAE decoder")?;
+        Ok(Self {
+            generator: mmdit(gen_loras)?,
+            regulariser: mmdit(reg_loras)?,
+            teacher: mmdit(LoraMap::new())?,
+            encoder,
+            decoder,
+            lpips: Lpips::vgg(files.lpips[0], files.lpips[1], device)?,
+            scaling_factor: vae_config.scaling_factor,
+            shift_factor: vae_config.shift_factor.unwrap_or(0.0),
+            groups: [gen_group, Group::new("vae", parameters)?, reg_group],
+            encoder_weights,
+            layers,
+        })
+    }
+
+    /// The transformer's LoRA of a group as its file holds it: up, down, up, down, ... in the order of the layers.
+    pub fn lora_list(&self, group: usize) -> Vec<Tensor> {
+        let parameters: BTreeMap<&str, &Tensor> =
+            self.groups[group].parameters.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+        let half = |layer: &String, half: &str| parameters.get(format!("{layer}.{half}.weight").as_str()).copied();
+        let pairs = self.layers.iter().flat_map(|layer| [half(layer, "lora_up"), half(layer, "lora_down")]);
+        pairs.flatten().map(Tensor::detach).collect()
+    }
+
+    /// The encoder's whole state in half precision, with keys as PEFT writes them.
+    ///
+    /// # Errors
+    /// What libtorch says.
+    pub fn encoder_state(&self) -> Result<BTreeMap<String, Tensor>, TchError> {
+        let group = &self.groups[VAE];
+        let adapted =
+            |layer: &str| group.parameters.iter().any(|(name, _)| name.starts_with(&format!("{layer}.lora_A.")));
+        let mut state = BTreeMap::new();
+        for (name, tensor) in &self.encoder_weights {
+            let (layer, rest) = name.rsplit_once('.').unwrap_or((name, ""));
+            let name = if adapted(layer) { format!("{layer}.base_layer.{rest}") } else { name.clone() };
+            state.insert(name, tensor.f_to_kind(Kind::Half)?);
+        }
+        for (name, tensor) in &group.parameters {
+            state.insert(name.clone(), tensor.f_detach()?.f_to_kind(Kind::Half)?);
+        }
+        Ok(state)
+    }
+}
+
+/// The transformer with what it is told: prompts and the time.
+pub struct Conditioned<'a> {
+    network: &'a Mmdit,
+    prompt: &'a Tensor,
+    /// After SiLU, `[B, D]`.
+    emb: Tensor,
+    /// Height and width of the latent.
+    size: [i64; 2],
+}
+
+impl<'a> Conditioned<'a> {
+    /// Of a latent of this size; prompt embeds `[B, T, joint]` and `[B, pooled]`.
+    pub fn new(
+        network: &'a Mmdit,
+        t: f64,
+        prompt: &'a Tensor,
+        pooled: &Tensor,
+        size: [i64; 2],
+    ) -> Result<Self, TchError> {
+        let emb = tch::no_grad(|| network.conditioning(t, pooled)?.f_silu())?;
+        Ok(Self { network, prompt, emb, size })
+    }
+}
+
+impl Segments for Conditioned<'_> {
+    fn count(&self) -> usize {
+        self.network.block_count() + 2
+    }
+
+    fn run(&self, segment: usize, inputs: &[Tensor]) -> Result<Vec<Tensor>, TchError> {
+        let last = self.count() - 1;
+        match (segment, inputs) {
+            (0, [latent]) => {
+                let (x, text) = self.network.begin(latent, self.prompt)?;
+                Ok(vec![x, text])
+            }
+            (segment, [x, ..]) if segment == last => Ok(vec![self.network.end(x, &self.emb, self.size)?]),
+            (segment, [x, text]) => {
+                let (x, text) = self.network.block(segment - 1, x, text, &self.emb)?;
+                Ok(std::iter::once(x).chain(text).collect())
+            }
+            _ => Err(TchError::Torch("a segment was given other inputs than it takes".into())),
+        }
+    }
+}
+
+impl Segments for Encoder {
+    fn count(&self) -> usize {
+        self.segment_count()
+    }
+
+    fn run(&self, segment: usize, inputs: &[Tensor]) -> Result<Vec<Tensor>, TchError> {
+        Ok(vec![self.run_segment(segment, &inputs[0])?])
+    }
+}
+
+impl Segments for Decoder {
+    fn count(&self) -> usize {
+        self.segment_count()
+    }
+
+    fn run(&self, segment: usize, inputs: &[Tensor]) -> Result<Vec<Tensor>, TchError> {
+        Ok(vec![self.run_segment(segment, &inputs[0])?])
+    }
+}

@@ -1,0 +1,198 @@
+//! Training without chance: pictures, noise, times and first values from files, to compare with another implementation step by
+//! step.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use tch::{Device, Kind, Tensor};
+
+use super::adamw::Settings;
+use super::losses::{Batch, Draws, Losses, Weights as LossWeights, micro_batch};
+use super::model::{GEN, Initial, Model, ModelFiles, REG, VAE};
+use crate::base::{Progress, write_atomic};
+use crate::pipelines::sr::PromptEncoder;
+use crate::runtime::weights::Weights;
+use crate::train::TrainError;
+use crate::train::files::{write_safetensors, write_torch_dictionary, write_torch_list};
+
+/// A case; paths are relative to its file.
+#[derive(Deserialize)]
+struct Case {
+    /// A folder in the layout of `stabilityai/stable-diffusion-3-medium-diffusers`.
+    sd3: PathBuf,
+    /// VGG16.
+    lpips_vgg: PathBuf,
+    /// What LPIPS adds to it.
+    lpips_lin: PathBuf,
+    /// Pictures, noise and times.
+    replay: PathBuf,
+    /// First values.
+    init: PathBuf,
+    #[serde(default)]
+    args: Arguments,
+    /// Of each micro-batch, of each picture.
+    captions: Vec<Vec<String>>,
+}
+
+/// Options by the reference's names.
+#[derive(Deserialize)]
+#[serde(default)]
+struct Arguments {
+    learning_rate: f64,
+    learning_rate_vae: Option<f64>,
+    adam_beta1: f64,
+    adam_beta2: f64,
+    adam_epsilon: f64,
+    adam_weight_decay: f64,
+    max_grad_norm: f64,
+    gradient_accumulation_steps: usize,
+    lambda_l2: f64,
+    lambda_lpips: f64,
+    lambda_vsd: f64,
+    lambda_vsd_lora: f64,
+    lora_rank: i64,
+}
+
+impl Default for Arguments {
+    fn default() -> Self {
+        Self {
+            learning_rate: 5e-5,
+            learning_rate_vae: None,
+            adam_beta1: 0.9,
+            adam_beta2: 0.999,
+            adam_epsilon: 1e-8,
+            adam_weight_decay: 1e-2,
+            max_grad_norm: 1.0,
+            gradient_accumulation_steps: 4,
+            lambda_l2: 1.0,
+            lambda_lpips: 2.0,
+            lambda_vsd: 1.0,
+            lambda_vsd_lora: 1.0,
+            lora_rank: 4,
+        }
+    }
+}
+
+/// Trains through a case and writes `replay/` (losses, gradients, parameters after each step) and the last checkpoints into a
+/// folder. Returns how many steps were made.
+///
+/// # Errors
+/// What cannot be read, does not fit, or cannot be computed.
+pub fn replay(file: &Path, out: &Path, checkpoints: bool) -> Result<usize, TrainError> {
+    let text = std::fs::read(file).map_err(TrainError::io(file))?;
+    let case: Case = serde_json::from_slice(&text).map_err(|error| TrainError::format(file, error))?;
+    let here = |path: &Path| file.parent().unwrap_or(Path::new("")).join(path);
+    let (sd3, lpips) = (here(&case.sd3), [here(&case.lpips_vgg), here(&case.lpips_lin)]);
+    let args = &case.args;
+    let files = ModelFiles { sd3: &sd3, lpips: [&lpips[0], &lpips[1]], initial: initial(&here(&case.init))? };
+    let mut model = Model::open(&files, args.lora_rank, 0, Device::Cpu)?;
+    let mut prompts = PromptEncoder::open(&sd3, Device::Cpu, Kind::Float)?;
+    let weights = Weights::open(&here(&case.replay))?;
+    let settings = Settings {
+        betas: [args.adam_beta1, args.adam_beta2],
+        epsilon: args.adam_epsilon,
+        weight_decay: args.adam_weight_decay,
+        max_grad_norm: args.max_grad_norm,
+    };
+    let loss_weights =
+        LossWeights { l2: args.lambda_l2, lpips: args.lambda_lpips, vsd: args.lambda_vsd, diff: args.lambda_vsd_lora };
+    let accumulation = args.gradient_accumulation_steps.max(1);
+    let folder = out.join("replay");
+    let (mut losses, mut norms) = ("micro,l2,lpips,vsd,diff\n".to_owned(), "step,gen,vae,reg\n".to_owned());
+    let mut steps = 0;
+    for (micro, captions) in case.captions.iter().enumerate() {
+        let batch = batch(&weights, micro, captions, &mut prompts)?;
+        let Losses { l2, lpips, vsd, diff } =
+            micro_batch(&model, &batch, &draws(&weights, micro)?, &loss_weights, accumulation as f64, checkpoints)?;
+        _ = writeln!(losses, "{micro},{l2},{lpips},{vsd},{diff}");
+        if (micro + 1) % accumulation != 0 {
+            continue;
+        }
+        steps += 1;
+        let mut gradients = BTreeMap::new();
+        for group in &model.groups {
+            for ((name, _), gradient) in group.parameters.iter().zip(group.gradients()?) {
+                gradients.insert(format!("{}.{name}", group.name), gradient.f_detach()?);
+            }
+        }
+        write_safetensors(&folder.join(format!("grad{steps}.safetensors")), &gradients)?;
+        let mut lengths = [0.0; 3];
+        for (i, group) in model.groups.iter_mut().enumerate() {
+            lengths[i] = group.gradient_norm()?;
+            let rate = if i == VAE { args.learning_rate_vae.unwrap_or(args.learning_rate) } else { args.learning_rate };
+            group.step(rate, lengths[i], &settings)?;
+        }
+        _ = writeln!(norms, "{steps},{},{},{}", lengths[GEN], lengths[VAE], lengths[REG]);
+        let parameters = model.groups.iter().flat_map(|group| {
+            group.parameters.iter().map(|(name, tensor)| (format!("{}.{name}", group.name), tensor.detach()))
+        });
+        write_safetensors(&folder.join(format!("step{steps}.safetensors")), &parameters.collect())?;
+    }
+    let write = |name: &str, text: &str| {
+        write_atomic(&folder.join(name), |out| std::io::Write::write_all(out, text.as_bytes()))
+    };
+    write("losses.csv", &losses)?;
+    write("grad_norms.csv", &norms)?;
+    save(&model, out, steps)?;
+    Ok(steps)
+}
+
+/// The three files of a step, as the reference names them.
+///
+/// # Errors
+/// Where one cannot be written.
+pub fn save(model: &Model, out: &Path, step: usize) -> Result<(), TrainError> {
+    write_torch_list(&out.join(format!("checkpoints/model_{step}.pkl")), &model.lora_list(GEN))?;
+    write_torch_list(&out.join(format!("checkpoints_reg/model_{step}.pkl")), &model.lora_list(REG))?;
+    let encoder = out.join(format!("checkpoints_vae/vae_encoder_{step}.pt"));
+    write_torch_dictionary(&encoder, &model.encoder_state()?)
+}
+
+/// First values by group: `init.GROUP.NAME`.
+fn initial(file: &Path) -> Result<BTreeMap<String, Initial>, TrainError> {
+    let weights = Weights::open(file)?;
+    let mut groups: BTreeMap<String, Initial> = BTreeMap::new();
+    for name in weights.shapes().into_keys() {
+        let rest = name.strip_prefix("init.").unwrap_or(name);
+        if let (Some((group, own)), Some(tensor)) = (rest.split_once('.'), weights.tensor(name).transpose()?) {
+            groups.entry(group.into()).or_default().insert(own.into(), tensor.f_to_kind(Kind::Float)?);
+        }
+    }
+    Ok(groups)
+}
+
+fn tensor(weights: &Weights, micro: usize, name: &str) -> Result<Tensor, TrainError> {
+    let name = format!("mb{micro}.{name}");
+    let missing = || TrainError::format(weights.file(), format!("{name} is missing"));
+    Ok(weights.tensor(&name).ok_or_else(missing)??.f_to_kind(Kind::Float)?)
+}
+
+fn batch(
+    weights: &Weights,
+    micro: usize,
+    captions: &[String],
+    prompts: &mut PromptEncoder,
+) -> Result<Batch, TrainError> {
+    let picture = |name: &str| -> Result<Tensor, TrainError> {
+        let levels = tensor(weights, micro, name)?;
+        Ok(levels.f_div_scalar(255.0)?.f_sub_scalar(0.5)?.f_div_scalar(0.5)?)
+    };
+    let embeds = prompts.encode(captions, Device::Cpu, &mut Progress::new(&mut |_, _| true))?;
+    let prompt = Tensor::f_cat(&embeds.iter().map(|embeds| &embeds.prompt).collect::<Vec<_>>(), 0)?;
+    let pooled = Tensor::f_cat(&embeds.iter().map(|embeds| &embeds.pooled).collect::<Vec<_>>(), 0)?;
+    Ok(Batch { lq: picture("lq_u8")?, gt: picture("gt_u8")?, prompt, pooled })
+}
+
+fn draws(weights: &Weights, micro: usize) -> Result<Draws, TrainError> {
+    let noise = |name: &str| tensor(weights, micro, name);
+    let number = |name: &str| -> Result<f64, TrainError> { Ok(noise(name)?.f_view([-1])?.f_double_value(&[0])?) };
+    Ok(Draws {
+        eps_vae: noise("eps_vae")?,
+        eps_vsd: noise("eps_vsd")?,
+        eps_diff: noise("eps_diff")?,
+        u_vsd: number("u_vsd")?,
+        u_diff: number("u_diff")?,
+    })
+}
