@@ -12,6 +12,7 @@ mod ram;
 mod resample;
 mod sd3;
 mod single_image;
+mod train;
 mod winograd;
 
 use std::collections::BTreeMap;

@@ -23,7 +23,7 @@ enum Trainer {
     /// The network inside the program, from scenes that it draws itself
     Builtin(builtin::Arguments),
     /// The LoRAs of Chain-of-Zoom's own model, Stable Diffusion 3
-    Sr(sr::Arguments),
+    Sr(Box<sr::Arguments>),
 }
 
 /// Runs the command.

@@ -1,31 +1,134 @@
-//! `coz train sr`: the mathematics of the reference's trainer, replayed from files.
+//! `coz train sr`: the reference's trainer of the restoring model's LoRAs, by its option names.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::base::UserError;
+use crate::base::{BackboneSpec, DeviceChoice, MetricSpec, Precision, PromptSource, PromptSourceSpec, UserError};
+use crate::cli::interruption::Interruption;
+use crate::hub;
+use crate::hub::ModelPaths;
+use crate::pipelines::PipelineError;
+use crate::pipelines::caption::tags::Tagger;
+use crate::runtime::device;
+use crate::train::sr::adamw::Settings;
+use crate::train::sr::losses::Weights;
+use crate::train::sr::trainer::{Options, Step, train};
 use crate::train::sr::{degradation, replay};
 
 /// Options of `coz train sr`. The snake_case spellings of the reference work too.
 #[derive(Args)]
-#[command(group = clap::ArgGroup::new("work").required(true))]
+#[command(
+    after_help = "Writes OUTPUT/checkpoints/model_S.pkl, checkpoints_reg/model_S.pkl and checkpoints_vae/vae_encoder_S.pt, which\n\
+                  `coz zoom --lora_path ... --vae_path ...` takes, and OUTPUT/losses.csv."
+)]
 pub(super) struct Arguments {
-    /// Train through this case without chance: pictures, noise, times and first values come from its files. Writes
-    /// OUTPUT/replay/ (losses.csv, grad_norms.csv, gradients and parameters of each step) and the last checkpoints
-    #[arg(long, value_name = "CASE.json", group = "work")]
-    replay: Option<PathBuf>,
-    /// Degrade pictures without chance: operators, parameters and noise come from this file and the safetensors file beside it.
-    /// Writes OUTPUT/lq.safetensors
-    #[arg(long, alias = "replay_degradation", value_name = "TRACES.json", group = "work")]
-    replay_degradation: Option<PathBuf>,
     /// Folder for the results
     #[arg(short, long, alias = "output_dir")]
     output: PathBuf,
+    /// Folder in the layout of stabilityai/stable-diffusion-3-medium-diffusers, or such a name
+    #[arg(long, alias = "pretrained_model_name_or_path", value_name = "DIR")]
+    pretrained_model_name_or_path: Option<PathBuf>,
+    /// Text files with the path of a photo a line
+    #[arg(long, alias = "dataset_txt_paths_list", value_delimiter = ',', value_name = "FILES", required_unless_present_any = ["replay", "replay_degradation"])]
+    dataset_txt_paths_list: Vec<PathBuf>,
+    /// How often each of these lists enters an epoch [default: once]
+    #[arg(long, alias = "dataset_prob_paths_list", value_delimiter = ',', value_name = "NUMBERS")]
+    dataset_prob_paths_list: Vec<usize>,
+    /// Folder with vgg16.pth and lpips_vgg.pth, before the usual places
+    #[arg(long, alias = "metrics_weights", value_name = "DIR")]
+    metrics_weights: Option<PathBuf>,
+    /// The tagger that writes the prompts; without DAPE, from the sharp pictures
+    #[arg(long, alias = "ram_path", value_name = "FILE")]
+    ram_path: Option<PathBuf>,
+    /// Train without prompts
+    #[arg(long, alias = "null_prompt")]
+    null_prompt: bool,
+    /// Where it runs: auto, cpu, cuda or cuda:NUMBER
+    #[arg(long, default_value_t = DeviceChoice::Auto)]
+    device: DeviceChoice,
+    /// Seed of everything that is drawn
+    #[arg(long, default_value_t = 123)]
+    seed: u64,
+    /// Side of the pictures
+    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(32..=4096))]
+    resolution: u32,
+    /// Pictures of a micro-batch
+    #[arg(long, alias = "train_batch_size", default_value_t = 2)]
+    train_batch_size: usize,
+    /// Micro-batches of a step
+    #[arg(long, alias = "gradient_accumulation_steps", default_value_t = 2)]
+    gradient_accumulation_steps: usize,
+    /// Steps
+    #[arg(long, alias = "max_train_steps", default_value_t = 20_001)]
+    max_train_steps: usize,
+    /// Steps between files
+    #[arg(long, alias = "checkpointing_steps", default_value_t = 5000)]
+    checkpointing_steps: usize,
+    /// Rank of the LoRAs
+    #[arg(long, alias = "lora_rank", default_value_t = 4)]
+    lora_rank: i64,
+    /// Of the transformer's LoRAs
+    #[arg(long, alias = "learning_rate", default_value_t = 5e-5)]
+    learning_rate: f64,
+    /// Of the encoder's LoRA [default: the same]
+    #[arg(long, alias = "learning_rate_vae")]
+    learning_rate_vae: Option<f64>,
+    /// Decay of the mean of gradients
+    #[arg(long, alias = "adam_beta1", default_value_t = 0.9)]
+    adam_beta1: f64,
+    /// Decay of the mean of their squares
+    #[arg(long, alias = "adam_beta2", default_value_t = 0.999)]
+    adam_beta2: f64,
+    /// Keeps quotients finite
+    #[arg(long, alias = "adam_epsilon", default_value_t = 1e-8)]
+    adam_epsilon: f64,
+    /// Decay of the parameters
+    #[arg(long, alias = "adam_weight_decay", default_value_t = 1e-2)]
+    adam_weight_decay: f64,
+    /// Longer gradients are shortened to this, each group by itself
+    #[arg(long, alias = "max_grad_norm", default_value_t = 1.0)]
+    max_grad_norm: f64,
+    /// Weight of the mean squared error
+    #[arg(long, alias = "lambda_l2", default_value_t = 1.0)]
+    lambda_l2: f64,
+    /// Weight of LPIPS
+    #[arg(long, alias = "lambda_lpips", default_value_t = 2.0)]
+    lambda_lpips: f64,
+    /// Weight of the distillation
+    #[arg(long, alias = "lambda_vsd", default_value_t = 1.0)]
+    lambda_vsd: f64,
+    /// Weight of the regulariser's own loss
+    #[arg(long, alias = "lambda_vsd_lora", default_value_t = 1.0)]
+    lambda_vsd_lora: f64,
     /// Compute again on the way back what is between a network's blocks, rather than keep it: little memory, more time
     #[arg(long, alias = "gradient_checkpointing")]
     gradient_checkpointing: bool,
+    /// Threads that read and degrade photos
+    #[arg(long, alias = "dataloader_num_workers", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
+    dataloader_num_workers: u32,
+    /// Train through this case without chance instead: pictures, noise, times and first values come from its files. Writes
+    /// OUTPUT/replay/ (losses.csv, grad_norms.csv, gradients and parameters of each step) and the last checkpoints
+    #[arg(long, value_name = "CASE.json")]
+    replay: Option<PathBuf>,
+    /// Only degrade pictures, without chance: operators, parameters and noise come from this file and the safetensors file beside
+    /// it. Writes OUTPUT/lq.safetensors
+    #[arg(long, alias = "replay_degradation", value_name = "TRACES.json")]
+    replay_degradation: Option<PathBuf>,
+    /// Options of the reference that nothing depends on, there neither
+    #[command(flatten)]
+    idle: Idle,
+}
+
+/// What the reference takes and does not use: its teacher runs without guidance.
+#[derive(Args)]
+struct Idle {
+    #[arg(long, alias = "cfg_vsd", hide = true)]
+    cfg_vsd: Option<f64>,
+    #[arg(long, alias = "neg_prompt", hide = true)]
+    neg_prompt: Option<String>,
 }
 
 /// Runs the command.
@@ -39,5 +142,99 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         let steps = replay::replay(file, &arguments.output, checkpoints).map_err(UserError::from)?;
         eprintln!("{steps} steps: {}", arguments.output.display());
     }
+    if arguments.replay.is_some() || arguments.replay_degradation.is_some() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let options = options(arguments)?;
+    let tagger = (!arguments.null_prompt).then(|| tagger(arguments, &options)).transpose()?;
+    let interruption = Interruption::watch();
+    let bar = ProgressBar::new(arguments.max_train_steps as u64);
+    if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} steps, {eta} left") {
+        bar.set_style(style);
+    }
+    let mut on_step = |step: &Step| {
+        let losses = step.losses;
+        let text =
+            format!("l2 {:.4}, lpips {:.4}, vsd {:.4}, diff {:.4}", losses.l2, losses.lpips, losses.vsd, losses.diff);
+        bar.set_position(step.number as u64);
+        bar.set_message(text.clone());
+        if step.is_skipped {
+            bar.suspend(|| eprintln!("step {}: its gradients are no numbers; nothing was moved", step.number));
+        }
+        if bar.is_hidden() && (step.number == 1 || step.number.is_multiple_of(100)) {
+            eprintln!("step {}: {text}", step.number);
+        }
+        !interruption.is_requested()
+    };
+    let saved = train(&options, tagger, &mut on_step).map_err(UserError::from)?;
+    bar.finish_and_clear();
+    eprintln!("saved step {saved} in {}", options.output.display());
     Ok(ExitCode::SUCCESS)
+}
+
+fn options(arguments: &Arguments) -> Result<Options, UserError> {
+    let (lists, times) = (&arguments.dataset_txt_paths_list, &arguments.dataset_prob_paths_list);
+    if !times.is_empty() && times.len() != lists.len() {
+        let details = format!("{} lists, and {} numbers of how often they enter", lists.len(), times.len());
+        return Err(UserError::new("The lists and their numbers differ", details, "Name a number for each list."));
+    }
+    let lists = lists.iter().cloned().zip(times.iter().copied().chain(std::iter::repeat(1))).collect();
+    let mut paths = ModelPaths::of_user();
+    if let Some(folder) = &arguments.pretrained_model_name_or_path {
+        paths.set("sd3", folder.clone());
+    }
+    let spec = BackboneSpec::named("sd3").ok_or_else(|| UserError::new("There is no such model", "sd3", ""))?;
+    let backbone = hub::backbone(spec, &paths, Precision::Fp32)?;
+    let sd3 = backbone.files.get("model").map(ToOwned::to_owned).unwrap_or_default();
+    let metric =
+        MetricSpec::named("lpips_vgg").map_err(|details| UserError::new("There is no such metric", details, ""))?;
+    let (mut files, missing) = hub::metric_files(metric, arguments.metrics_weights.as_deref());
+    let (Some(vgg), Some(lpips)) = (files.remove("vgg16"), files.remove("lpips-vgg")) else {
+        let names = missing.iter().map(|file| format!("{} ({})", file.names[0], file.page)).collect::<Vec<_>>();
+        let hint = "Name their folder with --metrics-weights, or get them with `coz models download vgg16 lpips`.";
+        return Err(UserError::new("LPIPS lacks its weights", names.join(" and "), hint));
+    };
+    Ok(Options {
+        sd3,
+        lpips: [vgg, lpips],
+        lists,
+        output: arguments.output.clone(),
+        resolution: arguments.resolution,
+        batch: arguments.train_batch_size.max(1),
+        accumulation: arguments.gradient_accumulation_steps.max(1),
+        steps: arguments.max_train_steps,
+        checkpointing_steps: arguments.checkpointing_steps.max(2),
+        rank: arguments.lora_rank.max(1),
+        seed: arguments.seed,
+        rates: [arguments.learning_rate, arguments.learning_rate_vae.unwrap_or(arguments.learning_rate)],
+        settings: Settings {
+            betas: [arguments.adam_beta1, arguments.adam_beta2],
+            epsilon: arguments.adam_epsilon,
+            weight_decay: arguments.adam_weight_decay,
+            max_grad_norm: arguments.max_grad_norm,
+        },
+        weights: Weights {
+            l2: arguments.lambda_l2,
+            lpips: arguments.lambda_lpips,
+            vsd: arguments.lambda_vsd,
+            diff: arguments.lambda_vsd_lora,
+        },
+        gradient_checkpointing: arguments.gradient_checkpointing,
+        workers: arguments.dataloader_num_workers as usize,
+        device: device::resolve(arguments.device).map_err(PipelineError::from)?.picture,
+    })
+}
+
+/// RAM, without DAPE: it sees sharp pictures.
+fn tagger(arguments: &Arguments, options: &Options) -> Result<Tagger, UserError> {
+    let mut paths = ModelPaths::of_user();
+    if let Some(file) = &arguments.ram_path {
+        paths.set("ram", file.clone());
+    }
+    let spec = PromptSourceSpec::named("dape").ok_or_else(|| UserError::new("There is no such tagger", "dape", ""))?;
+    let found = hub::prompt_source(spec, &paths, Precision::Fp32)?;
+    let files = found.files.iter().filter(|(role, _)| *role != "dape");
+    let plain = PromptSource { precision: Precision::Fp32, ..spec.into() };
+    let source = files.fold(plain, |source, (role, path)| source.with(role, path));
+    Ok(Tagger::open(&source, options.device)?)
 }

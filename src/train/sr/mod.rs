@@ -1,8 +1,10 @@
 //! Training of the restoring model (OSEDiff on Stable Diffusion 3), with the mathematics of the reference.
 
 pub mod adamw;
+pub mod data;
 pub mod degradation;
 pub mod losses;
 pub mod model;
 pub mod replay;
 pub mod tape;
+pub mod trainer;

@@ -42,6 +42,10 @@ pub struct Model {
     pub scaling_factor: f64,
     /// See above.
     pub shift_factor: f64,
+    /// Of the latents.
+    pub latent_channels: i64,
+    /// How many times smaller their sides are than a picture's.
+    pub reduction: i64,
     /// gen, vae, reg: in the order in which they are moved.
     pub groups: [Group; 3],
     /// The encoder's weights without the LoRA, for the file that replaces it.
@@ -194,6 +198,8 @@ impl Model {
             lpips: Lpips::vgg(files.lpips[0], files.lpips[1], device)?,
             scaling_factor: vae_config.scaling_factor,
             shift_factor: vae_config.shift_factor.unwrap_or(0.0),
+            latent_channels: vae_config.latent_channels,
+            reduction: 1 << vae_config.halvings(),
             groups: [gen_group, Group::new("vae", parameters)?, reg_group],
             encoder_weights,
             layers,

@@ -7,31 +7,49 @@ use tch::{TchError, Tensor};
 
 /// What a kernel looks like, and how large it is.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(from = "Described")]
 pub struct Kernel {
     /// Its family.
     pub kind: Kind,
-    /// Its side, an odd number; a pulse has none.
-    #[serde(default = "one")]
+    /// Its side, an odd number.
     pub size: i64,
     /// Deviation along its first axis, in pixels.
-    #[serde(default)]
     pub sigma_x: f64,
     /// And along its second one; the same where it is isotropic.
-    #[serde(default)]
     pub sigma_y: f64,
     /// By how much its axes are turned, in radians.
-    #[serde(default)]
     pub theta: f64,
     /// The exponent of generalised and plateau kernels.
-    #[serde(default)]
     pub beta: f64,
     /// Where a sinc filter cuts off, in radians a pixel.
-    #[serde(default)]
     pub omega_c: f64,
 }
 
-fn one() -> i64 {
-    1
+/// The same as files describe it: without a family it is a sinc filter where it has a cut-off, else a pulse.
+#[derive(Deserialize)]
+struct Described {
+    kind: Option<Kind>,
+    size: Option<i64>,
+    sigma_x: Option<f64>,
+    sigma_y: Option<f64>,
+    theta: Option<f64>,
+    beta: Option<f64>,
+    omega_c: Option<f64>,
+}
+
+impl From<Described> for Kernel {
+    fn from(described: Described) -> Self {
+        let sigma_x = described.sigma_x.unwrap_or(1.0);
+        Self {
+            kind: described.kind.unwrap_or(if described.omega_c.is_some() { Kind::Sinc } else { Kind::Pulse }),
+            size: described.size.unwrap_or(1),
+            sigma_x,
+            sigma_y: described.sigma_y.unwrap_or(sigma_x),
+            theta: described.theta.unwrap_or(0.0),
+            beta: described.beta.unwrap_or(1.0),
+            omega_c: described.omega_c.unwrap_or(0.0),
+        }
+    }
 }
 
 /// A family of kernels.
