@@ -11,6 +11,7 @@ use crate::train::fit::{Plan, fit};
 
 /// Options of `coz train builtin`.
 #[derive(Args)]
+#[group(skip)]
 pub(super) struct Arguments {
     /// File to write, safetensors in half precision
     #[arg(short, long, default_value = "assets/builtin_x4.safetensors")]
