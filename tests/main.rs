@@ -25,5 +25,6 @@ mod samples;
 mod sd3;
 mod selftest;
 mod session;
+mod training;
 mod viewer;
 mod window;

@@ -14,7 +14,9 @@ use crate::pipelines::PipelineError;
 use crate::pipelines::caption::tags::Tagger;
 use crate::runtime::device;
 use crate::train::sr::adamw::Settings;
+use crate::train::sr::data::Dataset;
 use crate::train::sr::losses::Weights;
+use crate::train::sr::preview::preview;
 use crate::train::sr::trainer::{Options, Step, train};
 use crate::train::sr::{degradation, replay};
 
@@ -103,12 +105,21 @@ pub(super) struct Arguments {
     /// Weight of the regulariser's own loss
     #[arg(long, alias = "lambda_vsd_lora", default_value_t = 1.0)]
     lambda_vsd_lora: f64,
+    /// Folder with pictures to validate by; their losses go into OUTPUT/validation.csv, at step 0 first
+    #[arg(long, alias = "validation_dir", value_name = "DIR")]
+    validation_dir: Option<PathBuf>,
+    /// Steps between two validations
+    #[arg(long, alias = "validation_steps", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..))]
+    validation_steps: u32,
     /// Compute again on the way back what is between a network's blocks, rather than keep it: little memory, more time
     #[arg(long, alias = "gradient_checkpointing")]
     gradient_checkpointing: bool,
     /// Threads that read and degrade photos
     #[arg(long, alias = "dataloader_num_workers", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
     dataloader_num_workers: u32,
+    /// Only show so many items: crops, what the degradation leaves of them, and how. Writes OUTPUT/preview.png and preview/
+    #[arg(long, alias = "preview_data", value_name = "N")]
+    preview_data: Option<usize>,
     /// Train through this case without chance instead: pictures, noise, times and first values come from its files. Writes
     /// OUTPUT/replay/ (losses.csv, grad_norms.csv, gradients and parameters of each step) and the last checkpoints
     #[arg(long, value_name = "CASE.json")]
@@ -142,6 +153,12 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         let steps = replay::replay(file, &arguments.output, checkpoints).map_err(UserError::from)?;
         eprintln!("{steps} steps: {}", arguments.output.display());
     }
+    if let Some(count) = arguments.preview_data {
+        let dataset = Dataset::open(&lists(arguments)?, arguments.resolution).map_err(UserError::from)?;
+        let sheet = preview(&dataset, arguments.seed, count, &arguments.output).map_err(UserError::from)?;
+        eprintln!("wrote {}", sheet.display());
+        return Ok(ExitCode::SUCCESS);
+    }
     if arguments.replay.is_some() || arguments.replay_degradation.is_some() {
         return Ok(ExitCode::SUCCESS);
     }
@@ -172,13 +189,18 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn options(arguments: &Arguments) -> Result<Options, UserError> {
+/// The lists, and how often each enters an epoch.
+fn lists(arguments: &Arguments) -> Result<Vec<(PathBuf, usize)>, UserError> {
     let (lists, times) = (&arguments.dataset_txt_paths_list, &arguments.dataset_prob_paths_list);
     if !times.is_empty() && times.len() != lists.len() {
         let details = format!("{} lists, and {} numbers of how often they enter", lists.len(), times.len());
         return Err(UserError::new("The lists and their numbers differ", details, "Name a number for each list."));
     }
-    let lists = lists.iter().cloned().zip(times.iter().copied().chain(std::iter::repeat(1))).collect();
+    Ok(lists.iter().cloned().zip(times.iter().copied().chain(std::iter::repeat(1))).collect())
+}
+
+fn options(arguments: &Arguments) -> Result<Options, UserError> {
+    let lists = lists(arguments)?;
     let mut paths = ModelPaths::of_user();
     if let Some(folder) = &arguments.pretrained_model_name_or_path {
         paths.set("sd3", folder.clone());
@@ -220,6 +242,7 @@ fn options(arguments: &Arguments) -> Result<Options, UserError> {
             diff: arguments.lambda_vsd_lora,
         },
         gradient_checkpointing: arguments.gradient_checkpointing,
+        validation: arguments.validation_dir.clone().map(|folder| (folder, arguments.validation_steps as usize)),
         workers: arguments.dataloader_num_workers as usize,
         device: device::resolve(arguments.device).map_err(PipelineError::from)?.picture,
     })

@@ -85,27 +85,47 @@ impl Dataset {
     /// A photo that cannot be read, or is smaller than a crop.
     pub fn sample(&self, seed: u64, epoch: u64, index: usize) -> Result<Sample, TrainError> {
         let file = &self.files[index];
-        let photo = open(file)?;
         let mut rng = Rng::with_seed(mixed(&[seed, epoch, index as u64]));
-        let side = self.side;
-        if photo.short_side() < side {
-            let found =
-                format!("it is {} x {}: at least {side} pixels a side are needed", photo.width(), photo.height());
-            return Err(TrainError::format(file, found));
-        }
-        let (left, top) = (rng.u32(0..=photo.width() - side), rng.u32(0..=photo.height() - side));
-        let mut picture = photo.crop(left.into(), top.into(), side, side);
+        let mut picture = crop(file, self.side, Some(&mut rng))?;
         if rng.bool() {
+            let side = self.side;
             picture = Picture::from_fn(side, side, |x, y| picture.pixel(side - 1 - x, y));
         }
-        let sharp = levels_from_picture(&picture)?.f_to_kind(Kind::Float)?;
-        let ops = draw(&mut rng, [i64::from(side); 2]);
-        let poor = degraded::<TrainError>(&sharp.f_div_scalar(255.0)?, &ops, &mut |drawn, is_grey, expected| {
-            Ok(seeded_noise(drawn, is_grey, expected)?)
-        })?;
-        let signed = |levels: &Tensor| levels.f_div_scalar(255.0)?.f_sub_scalar(0.5)?.f_div_scalar(0.5);
-        Ok(Sample { file: file.clone(), gt: signed(&sharp)?, lq: signed(&poor)?, picture, ops })
+        let (gt, lq, ops) = degraded_pair(&picture, &mut rng)?;
+        Ok(Sample { file: file.clone(), gt, lq, picture, ops })
     }
+}
+
+/// A square of a photo, by chance or its middle.
+///
+/// # Errors
+/// A photo that cannot be read, or is smaller.
+pub(super) fn crop(file: &Path, side: u32, rng: Option<&mut Rng>) -> Result<Picture, TrainError> {
+    let photo = open(file)?;
+    let (width, height) = (photo.width(), photo.height());
+    if photo.short_side() < side {
+        let found = format!("it is {width} x {height}: at least {side} pixels a side are needed");
+        return Err(TrainError::format(file, found));
+    }
+    let (left, top) = match rng {
+        Some(rng) => (rng.u32(0..=width - side), rng.u32(0..=height - side)),
+        None => ((width - side) / 2, (height - side) / 2),
+    };
+    Ok(photo.crop(left.into(), top.into(), side, side))
+}
+
+/// A picture and what a degradation leaves of it, `[1, 3, S, S]` in [-1, 1], and which one it was.
+///
+/// # Errors
+/// What libtorch says.
+pub(super) fn degraded_pair(picture: &Picture, rng: &mut Rng) -> Result<(Tensor, Tensor, Vec<Op>), TrainError> {
+    let sharp = levels_from_picture(picture)?.f_to_kind(Kind::Float)?;
+    let ops = draw(rng, [i64::from(picture.height()), i64::from(picture.width())]);
+    let poor = degraded::<TrainError>(&sharp.f_div_scalar(255.0)?, &ops, &mut |drawn, is_grey, expected| {
+        Ok(seeded_noise(drawn, is_grey, expected)?)
+    })?;
+    let signed = |levels: &Tensor| levels.f_div_scalar(255.0)?.f_sub_scalar(0.5)?.f_div_scalar(0.5);
+    Ok((signed(&sharp)?, signed(&poor)?, ops))
 }
 
 fn open(file: &Path) -> Result<Picture, TrainError> {

@@ -81,6 +81,33 @@ fn number(tensor: &Tensor) -> Result<f64, TchError> {
     tensor.f_to_kind(Kind::Double)?.f_double_value(&[])
 }
 
+/// A sample of what the encoder says of pictures, as the transformer takes it; `moments`: mean and log variance together.
+fn latent_of(model: &Model, moments: &Tensor, eps: &Tensor) -> Result<Tensor, TchError> {
+    let parts = moments.f_chunk(2, 1)?;
+    let deviation = parts[1].f_clamp(-30.0, 20.0)?.f_mul_scalar(0.5)?.f_exp()?;
+    let sampled = parts[0].f_add(&deviation.f_mul(eps)?)?;
+    sampled.f_sub_scalar(model.shift_factor)?.f_mul_scalar(model.scaling_factor)
+}
+
+/// What the model makes of poor pictures `[B, 3, H, W]` in [-1, 1], not clamped; nothing is recorded.
+pub fn restored(
+    model: &Model,
+    lq: &Tensor,
+    eps: &Tensor,
+    prompt: &Tensor,
+    pooled: &Tensor,
+) -> Result<Tensor, TchError> {
+    let only = |mut outputs: Vec<Tensor>| outputs.swap_remove(0);
+    let moments = only(tape::run(&model.encoder, &[lq.shallow_clone()])?);
+    let z_in = tch::no_grad(|| latent_of(model, &moments, eps))?;
+    let (_, _, height, width) = z_in.size4()?;
+    let generator = Conditioned::new(&model.generator, ONE_STEP, prompt, pooled, [height, width])?;
+    let velocity = only(tape::run(&generator, &[z_in.shallow_clone()])?);
+    let z0 = z_in.f_sub(&velocity)?;
+    let latent = z0.f_div_scalar(model.scaling_factor)?.f_add_scalar(model.shift_factor)?;
+    Ok(only(tape::run(&model.decoder, &[latent])?))
+}
+
 /// Computes the losses of a micro-batch, and adds the gradients, each divided by `accumulation`, to those of the model's
 /// parameters. `checkpoints`: little memory, and one more pass through each network.
 pub fn micro_batch(
@@ -96,10 +123,7 @@ pub fn micro_batch(
     // The encoder, and a sample of what it says.
     let (moments, encoder_tape) = tape::forward(&model.encoder, &[lq.shallow_clone()], checkpoints)?;
     let moments = moments[0].f_set_requires_grad(true)?;
-    let parts = moments.f_chunk(2, 1)?;
-    let deviation = parts[1].f_clamp(-30.0, 20.0)?.f_mul_scalar(0.5)?.f_exp()?;
-    let sampled = parts[0].f_add(&deviation.f_mul(&draws.eps_vae)?)?;
-    let z_in = sampled.f_sub_scalar(shift)?.f_mul_scalar(scaling)?;
+    let z_in = latent_of(model, &moments, &draws.eps_vae)?;
     let (_, _, height, width) = z_in.size4()?;
     let conditioned = |network, t: f64| Conditioned::new(network, t, prompt, pooled, [height, width]);
     // The generator's one step.

@@ -5,6 +5,8 @@ pub mod data;
 pub mod degradation;
 pub mod losses;
 pub mod model;
+pub mod preview;
 pub mod replay;
 pub mod tape;
 pub mod trainer;
+pub mod validation;

@@ -42,6 +42,8 @@ pub struct Model {
     pub scaling_factor: f64,
     /// See above.
     pub shift_factor: f64,
+    /// Where it is.
+    pub device: Device,
     /// Of the latents.
     pub latent_channels: i64,
     /// How many times smaller their sides are than a picture's.
@@ -198,6 +200,7 @@ impl Model {
             lpips: Lpips::vgg(files.lpips[0], files.lpips[1], device)?,
             scaling_factor: vae_config.scaling_factor,
             shift_factor: vae_config.shift_factor.unwrap_or(0.0),
+            device,
             latent_channels: vae_config.latent_channels,
             reduction: 1 << vae_config.halvings(),
             groups: [gen_group, Group::new("vae", parameters)?, reg_group],

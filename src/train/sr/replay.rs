@@ -11,7 +11,7 @@ use tch::{Device, Kind, Tensor};
 use super::adamw::Settings;
 use super::losses::{Batch, Draws, Losses, Weights as LossWeights, micro_batch};
 use super::model::{GEN, Initial, Model, ModelFiles, REG, VAE};
-use crate::base::{Progress, write_atomic};
+use crate::base::write_atomic;
 use crate::pipelines::sr::PromptEncoder;
 use crate::runtime::weights::Weights;
 use crate::train::TrainError;
@@ -179,9 +179,7 @@ fn batch(
         let levels = tensor(weights, micro, name)?;
         Ok(levels.f_div_scalar(255.0)?.f_sub_scalar(0.5)?.f_div_scalar(0.5)?)
     };
-    let embeds = prompts.encode(captions, Device::Cpu, &mut Progress::new(&mut |_, _| true))?;
-    let prompt = Tensor::f_cat(&embeds.iter().map(|embeds| &embeds.prompt).collect::<Vec<_>>(), 0)?;
-    let pooled = Tensor::f_cat(&embeds.iter().map(|embeds| &embeds.pooled).collect::<Vec<_>>(), 0)?;
+    let [prompt, pooled] = prompts.embeds(captions, Device::Cpu)?;
     Ok(Batch { lq: picture("lq_u8")?, gt: picture("gt_u8")?, prompt, pooled })
 }
 

@@ -1,7 +1,7 @@
 //! The trainer's loop: epochs of items, micro-batches, steps, files.
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, bounded};
@@ -12,7 +12,9 @@ use super::data::{Dataset, Sample, mixed};
 use super::losses::{Batch, Draws, Losses, Weights, micro_batch};
 use super::model::{Model, ModelFiles, VAE};
 use super::replay::save;
+use super::validation::{Score, Validation};
 use crate::base::{CaptionRequest, Progress};
+use crate::imaging::Picture;
 use crate::pipelines::caption::tags::Tagger;
 use crate::pipelines::caption::{CaptionInput, Captioner};
 use crate::pipelines::sr::PromptEncoder;
@@ -60,6 +62,8 @@ pub struct Options {
     pub workers: usize,
     /// Where the model is.
     pub device: Device,
+    /// Pictures to validate by, and how many steps lie between two times.
+    pub validation: Option<(PathBuf, usize)>,
 }
 
 /// A step that was made.
@@ -91,9 +95,26 @@ pub fn train(
     let mut model = Model::open(&files, options.rank, options.seed, options.device)?;
     let mut prompts = PromptEncoder::open(&options.sd3, options.device, Kind::Float)?;
     std::fs::create_dir_all(&options.output).map_err(TrainError::io(&options.output))?;
-    let log = options.output.join("losses.csv");
-    let mut losses = std::fs::File::create(&log).map_err(TrainError::io(&log))?;
-    writeln!(losses, "step,l2,lpips,vsd,diff,norm_gen,norm_vae,norm_reg").map_err(TrainError::io(&log))?;
+    let columns = "step,l2,lpips,vsd,diff,norm_gen,norm_vae,norm_reg";
+    let mut log = CsvLog::create(&options.output, "losses.csv", columns)?;
+    let mut validation = match &options.validation {
+        None => None,
+        Some((folder, steps)) => {
+            let mut caption = |picture: &Picture| caption(&mut tagger, picture);
+            let pictures = Validation::open(folder, options.resolution, &model, &mut prompts, &mut caption)?;
+            Some((pictures, *steps, CsvLog::create(&options.output, "validation.csv", "step,l2,lpips,psnr")?))
+        }
+    };
+    let mut validate = |model: &Model, number: usize, is_last: bool| -> Result<(), TrainError> {
+        match &mut validation {
+            Some((pictures, steps, log)) if number.is_multiple_of(*steps) || is_last => {
+                let Score { l2, lpips, psnr } = pictures.score(model)?;
+                log.add(format_args!("{number},{l2},{lpips},{psnr}"))
+            }
+            _ => Ok(()),
+        }
+    };
+    validate(&model, 0, false)?;
     let mut samples = Samples::start(dataset, options)?;
     let (mut skipped, mut saved) = (0, 0);
     for number in 1..=options.steps {
@@ -141,18 +162,38 @@ pub fn train(
         };
         let Losses { l2, lpips, vsd, diff } = step.losses;
         let [of_gen, of_vae, of_reg] = norms;
-        writeln!(losses, "{number},{l2},{lpips},{vsd},{diff},{of_gen},{of_vae},{of_reg}")
-            .map_err(TrainError::io(&log))?;
+        log.add(format_args!("{number},{l2},{lpips},{vsd},{diff},{of_gen},{of_vae},{of_reg}"))?;
         let goes_on = on_step(&step);
         if number % options.checkpointing_steps == 1 || number == options.steps || !goes_on {
             save(&model, &options.output, number)?;
             saved = number;
         }
+        validate(&model, number, number == options.steps || !goes_on)?;
         if !goes_on {
             break;
         }
     }
     Ok(saved)
+}
+
+/// Numbers of each step, written as they come.
+struct CsvLog {
+    path: PathBuf,
+    file: std::fs::File,
+}
+
+impl CsvLog {
+    fn create(folder: &Path, name: &str, columns: &str) -> Result<Self, TrainError> {
+        let path = folder.join(name);
+        let file = std::fs::File::create(&path).map_err(TrainError::io(&path))?;
+        let mut log = Self { path, file };
+        log.add(format_args!("{columns}"))?;
+        Ok(log)
+    }
+
+    fn add(&mut self, line: std::fmt::Arguments) -> Result<(), TrainError> {
+        writeln!(self.file, "{line}").map_err(TrainError::io(&self.path))
+    }
 }
 
 /// Items in their order, from threads that work ahead.
@@ -198,26 +239,23 @@ fn batch(
     options: &Options,
 ) -> Result<Batch, TrainError> {
     let samples = (0..options.batch).map(|_| samples.next()).collect::<Result<Vec<_>, _>>()?;
-    let mut captions = Vec::new();
-    for sample in &samples {
-        let picture = Arc::new(sample.picture.clone());
-        captions.push(match tagger {
-            None => String::new(),
-            Some(tagger) => {
-                let input =
-                    CaptionInput { parent: picture.clone(), enlarged: picture, request: CaptionRequest::default() };
-                tagger.caption(&input, &mut Progress::new(&mut |_, _| true), &mut |_| ())?
-            }
-        });
-    }
-    let embeds = prompts.encode(&captions, options.device, &mut Progress::new(&mut |_, _| true))?;
+    let captions = samples.iter().map(|sample| caption(tagger, &sample.picture)).collect::<Result<Vec<_>, _>>()?;
+    let [prompt, pooled] = prompts.embeds(&captions, options.device)?;
     let joined = |of: Vec<&Tensor>| Tensor::f_cat(&of, 0)?.f_to_device(options.device);
     Ok(Batch {
         lq: joined(samples.iter().map(|sample| &sample.lq).collect())?,
         gt: joined(samples.iter().map(|sample| &sample.gt).collect())?,
-        prompt: joined(embeds.iter().map(|embeds| &embeds.prompt).collect())?,
-        pooled: joined(embeds.iter().map(|embeds| &embeds.pooled).collect())?,
+        prompt,
+        pooled,
     })
+}
+
+/// What the tagger says of a picture; nothing without one.
+fn caption(tagger: &mut Option<Tagger>, picture: &Picture) -> Result<String, TrainError> {
+    let Some(tagger) = tagger else { return Ok(String::new()) };
+    let picture = Arc::new(picture.clone());
+    let input = CaptionInput { parent: picture.clone(), enlarged: picture, request: CaptionRequest::default() };
+    Ok(tagger.caption(&input, &mut Progress::new(&mut |_, _| true), &mut |_| ())?)
 }
 
 fn draws(model: &Model, batch: &Batch, options: &Options, micro: u64) -> Result<Draws, TrainError> {

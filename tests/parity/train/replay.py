@@ -238,9 +238,9 @@ def times():
 
 
 @torch.no_grad()
-def encoded(sd3, captions):
-    """What the pipeline makes of the captions of each micro-batch: sequences and pooled, float32."""
-    pipeline = StableDiffusion3Pipeline(
+def encoders(sd3):
+    """The pipeline's text encoders."""
+    return StableDiffusion3Pipeline(
         transformer=None, scheduler=None, vae=None,
         text_encoder=CLIPTextModelWithProjection.from_pretrained(sd3 / "text_encoder").eval(),
         text_encoder_2=CLIPTextModelWithProjection.from_pretrained(sd3 / "text_encoder_2").eval(),
@@ -252,6 +252,10 @@ def encoded(sd3, captions):
             pad_token="<pad>", eos_token="</s>", unk_token="<unk>",
         ),
     )
+
+
+def encoded(pipeline, captions):
+    """What the pipeline makes of the captions of each micro-batch: sequences and pooled, float32."""
     out = []
     for prompts in captions:
         prompt, _, pooled, _ = pipeline.encode_prompt(
@@ -341,7 +345,7 @@ def main():
     logging.disable_progress_bar()
     make()
     case = json.loads((HERE / "case.json").read_text())
-    embeds = encoded(HERE / case["sd3"], case["captions"])
+    embeds = encoded(encoders(HERE / case["sd3"]), case["captions"])
     double, single = (Training(case, embeds, dtype).run() for dtype in (torch.float64, torch.float32))
     print(double["losses"], double["grad_norms"], sep="\n")
     compare(single, double)

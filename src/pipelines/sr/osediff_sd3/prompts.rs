@@ -87,6 +87,16 @@ impl PromptEncoder {
         self.t5.set_keep(keep);
     }
 
+    /// The embeds of some prompts together, `[B, T, joint]` and `[B, pooled]`; nobody waits for them.
+    ///
+    /// # Errors
+    /// What libtorch says.
+    pub fn embeds(&mut self, prompts: &[String], device: Device) -> Result<[Tensor; 2], PipelineError> {
+        let embeds = self.encode(prompts, device, &mut Progress::new(&mut |_, _| true))?;
+        let prompt = Tensor::f_cat(&embeds.iter().map(|embeds| &embeds.prompt).collect::<Vec<_>>(), 0)?;
+        Ok([prompt, Tensor::f_cat(&embeds.iter().map(|embeds| &embeds.pooled).collect::<Vec<_>>(), 0)?])
+    }
+
     /// The embeds of some prompts, on `device`.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! Blur kernels of the degradation (Real-ESRGAN's `basicsr/data/degradations.py`), in double precision.
 
 use std::f64::consts::PI;
+use std::fmt;
 
 use serde::Deserialize;
 use tch::{TchError, Tensor};
@@ -72,6 +73,21 @@ pub enum Kind {
     Sinc,
     /// One pixel: nothing changes.
     Pulse,
+}
+
+/// In a few words, for people.
+impl fmt::Display for Kernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kind, size, sigma_x, sigma_y, beta, omega_c, .. } = self;
+        match kind {
+            Kind::Pulse => write!(f, "no filter"),
+            Kind::Sinc => write!(f, "sinc {size}, cut off at {omega_c:.2}"),
+            Kind::Iso => write!(f, "blur {size}, sigma {sigma_x:.2}"),
+            Kind::Aniso => write!(f, "blur {size}, sigma {sigma_x:.2} and {sigma_y:.2}"),
+            Kind::GeneralizedIso | Kind::PlateauIso => write!(f, "{kind:?} {size}, sigma {sigma_x:.2}, beta {beta:.2}"),
+            _ => write!(f, "{kind:?} {size}, sigma {sigma_x:.2} and {sigma_y:.2}, beta {beta:.2}"),
+        }
+    }
 }
 
 impl Kernel {

@@ -7,6 +7,8 @@ mod kernels;
 pub mod operators;
 pub mod replay;
 
+use std::fmt;
+
 pub use draw::draw;
 pub use kernels::Kernel;
 use operators::{Photons, Resize};
@@ -57,6 +59,20 @@ pub enum Op {
         /// 1 to 100.
         quality: f64,
     },
+}
+
+/// In a line, for people.
+impl fmt::Display for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let channels = |gray: &bool| if *gray { "grey" } else { "colour" };
+        match self {
+            Self::Filter2d { kernel } => write!(f, "{kernel}"),
+            Self::Resize { mode, out_hw: [height, width], .. } => write!(f, "{mode:?} to {width} x {height}"),
+            Self::Gaussian { sigma, gray, .. } => write!(f, "Gaussian noise {sigma:.1}, {}", channels(gray)),
+            Self::Poisson { scale, gray, .. } => write!(f, "Poisson noise {scale:.2}, {}", channels(gray)),
+            Self::Jpeg { quality } => write!(f, "JPEG {quality:.0}"),
+        }
+    }
 }
 
 /// What noise is drawn by.

@@ -1,0 +1,122 @@
+//! `coz train sr` as a user runs it, on a tiny model and scenes that the program draws.
+
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use crate::samples::{Folder, coz};
+use chain_of_zoom::imaging::codec;
+use chain_of_zoom::train::scenes;
+
+/// Side of the pictures that are trained on.
+const SIDE: &str = "64";
+
+fn fixture(name: &str) -> String {
+    format!("{}/tests/parity/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Scenes in a folder, and a list of them.
+fn drawn(folder: &Folder, name: &str, count: usize, seed: u64) -> PathBuf {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let mut list = String::new();
+    for i in 0..count {
+        let file = folder.path(&format!("{name}/{i:03}.png"));
+        codec::save(&scenes::scene(&mut rng, 96), &file).unwrap();
+        list += &format!("{}\n", file.display());
+    }
+    let file = folder.path(&format!("{name}.txt"));
+    std::fs::write(&file, list).unwrap();
+    file
+}
+
+/// LPIPS's two files under their plain names.
+fn weights(folder: &Folder) -> PathBuf {
+    let to = folder.path("weights");
+    std::fs::create_dir_all(&to).unwrap();
+    std::fs::copy(fixture("train/vgg16.pth"), to.join("vgg16.pth")).unwrap();
+    std::fs::copy(fixture("train/lpips.pth"), to.join("lpips_vgg.pth")).unwrap();
+    to
+}
+
+fn train(folder: &Folder, list: &Path, out: &Path, more: &[&str]) -> Output {
+    let (sd3, weights) = (fixture("sd3"), weights(folder));
+    coz(["train", "sr", "--dataset_txt_paths_list", list.to_str().unwrap(), "--output_dir", out.to_str().unwrap()])
+        .args(["--pretrained_model_name_or_path", &sd3, "--metrics_weights", weights.to_str().unwrap()])
+        .args(["--resolution", SIDE, "--null_prompt", "--device", "cpu"])
+        .args(more)
+        .output()
+        .unwrap()
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn what_is_trained_is_used_by_zoom_and_the_same_with_any_number_of_workers() {
+    let folder = Folder::new();
+    let list = drawn(&folder, "scenes", 5, 1);
+    let run = |name: &str, workers: &str| {
+        let out = folder.path(name);
+        let steps = ["--max_train_steps", "3", "--dataloader_num_workers", workers, "--learning_rate", "0.001"];
+        let output = train(&folder, &list, &out, &steps);
+        assert!(output.status.success(), "{}", said(&output));
+        out
+    };
+    let (one, three) = (run("one", "1"), run("three", "3"));
+    for file in
+        ["losses.csv", "checkpoints/model_3.pkl", "checkpoints_reg/model_1.pkl", "checkpoints_vae/vae_encoder_3.pt"]
+    {
+        let content = |folder: &Path| std::fs::read(folder.join(file)).unwrap();
+        assert!(content(&one) == content(&three), "{file}");
+    }
+    let (photo, out) = (folder.photo("photo.png", 96, 96), folder.path("zoomed"));
+    let (lora, vae) = (one.join("checkpoints/model_3.pkl"), one.join("checkpoints_vae/vae_encoder_3.pt"));
+    let zoom = coz(["zoom", "-i", photo.to_str().unwrap(), "-o", out.to_str().unwrap(), "--rec_num", "1"])
+        .args(["--process_size", "64", "--backbone", "sd3", "--pretrained_model_name_or_path", &fixture("sd3")])
+        .args(["--lora_path", lora.to_str().unwrap(), "--vae_path", vae.to_str().unwrap(), "--device", "cpu"])
+        .output()
+        .unwrap();
+    assert!(zoom.status.success(), "{}", said(&zoom));
+    assert!(out.join("per-sample/photo/1.png").is_file());
+}
+
+#[test]
+fn it_learns() {
+    let folder = Folder::new();
+    let list = drawn(&folder, "scenes", 24, 2);
+    drawn(&folder, "validation", 4, 3);
+    let (out, validation) = (folder.path("out"), folder.path("validation"));
+    let options = ["--max_train_steps", "60", "--validation_steps", "60", "--learning_rate", "0.01", "--seed", "1"];
+    let output =
+        train(&folder, &list, &out, &[&options[..], &["--validation_dir", validation.to_str().unwrap()]].concat());
+    assert!(output.status.success(), "{}", said(&output));
+    let text = std::fs::read_to_string(out.join("validation.csv")).unwrap();
+    let total = |line: &str| -> f64 { line.split(',').skip(1).take(2).map(|cell| cell.parse::<f64>().unwrap()).sum() };
+    let (first, last) = (total(text.lines().nth(1).unwrap()), total(text.lines().last().unwrap()));
+    println!("{text}");
+    assert!(last < 0.8 * first, "l2 + lpips was {first}, is {last}");
+}
+
+#[test]
+fn what_cannot_be_trained_on_is_named() {
+    let folder = Folder::new();
+    let fails = |list: &Path, more: &[&str], reason: &str| {
+        let output = train(&folder, list, &folder.path("out"), more);
+        assert!(!output.status.success() && said(&output).contains(reason), "{reason}: {}", said(&output));
+    };
+    let small = folder.photo("small.png", 60, 200);
+    let list = folder.path("list.txt");
+    std::fs::write(&list, format!("{}\n", small.display())).unwrap();
+    fails(&list, &[], "small.png: it is 60 x 200");
+    std::fs::write(&list, "/nowhere/a.png\n").unwrap();
+    fails(&list, &[], "/nowhere/a.png");
+    std::fs::write(&list, "\n").unwrap();
+    fails(&list, &[], "list.txt: it names no photos");
+    fails(&folder.path("none.txt"), &[], "none.txt");
+    let good = drawn(&folder, "scenes", 2, 1);
+    fails(&good, &["--dataset_prob_paths_list", "1,2"], "1 lists, and 2 numbers");
+    let empty = folder.path("empty");
+    std::fs::create_dir_all(&empty).unwrap();
+    fails(&good, &["--validation_dir", empty.to_str().unwrap()], "no pictures to validate by");
+    fails(&good, &["--learning_rate", "1e30", "--max_train_steps", "60"], "no numbers");
+}
