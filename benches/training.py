@@ -93,7 +93,7 @@ def training(folder):
         tensors = {}
         for i in range(micro_batches):
             for part in replay.PARTS:
-                tensors[f"mb{i}.{part}"] = given[f"mb{i % count}.{part}"]
+                tensors[f"mb{i}.{part}"] = given[f"mb{i % count}.{part}"].clone()
         longer["replay"] = f"replay{micro_batches}.safetensors"
         save_file(tensors, folder / longer["replay"])
         (folder / f"case{micro_batches}.json").write_text(json.dumps(longer))

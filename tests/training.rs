@@ -86,7 +86,7 @@ fn it_learns() {
     let list = drawn(&folder, "scenes", 24, 2);
     drawn(&folder, "validation", 4, 3);
     let (out, validation) = (folder.path("out"), folder.path("validation"));
-    let options = ["--max_train_steps", "60", "--validation_steps", "60", "--learning_rate", "0.01", "--seed", "1"];
+    let options = ["--max_train_steps", "40", "--validation_steps", "40", "--learning_rate", "0.003", "--seed", "1"];
     let output =
         train(&folder, &list, &out, &[&options[..], &["--validation_dir", validation.to_str().unwrap()]].concat());
     assert!(output.status.success(), "{}", said(&output));

@@ -3,6 +3,7 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, bounded};
 use tch::{Device, Kind, Tensor};
@@ -196,10 +197,23 @@ impl CsvLog {
     }
 }
 
+type SampleReceiver = Receiver<Result<Sample, TrainError>>;
+
 /// Items in their order, from threads that work ahead.
 struct Samples {
-    workers: Vec<Receiver<Result<Sample, TrainError>>>,
+    workers: Vec<(SampleReceiver, JoinHandle<()>)>,
     next: usize,
+}
+
+impl Drop for Samples {
+    /// Nobody computes any more when the program ends.
+    fn drop(&mut self) {
+        let threads: Vec<JoinHandle<()>> = self.workers.drain(..).map(|(_, thread)| thread).collect();
+        for thread in threads {
+            // What panicked there has been told as an end too early.
+            _ = thread.join();
+        }
+    }
 }
 
 impl Samples {
@@ -219,14 +233,13 @@ impl Samples {
                 }
             };
             let thread = std::thread::Builder::new().name(format!("coz-data-{worker}")).spawn(work);
-            thread.map_err(TrainError::io(&options.output))?;
-            workers.push(receiver);
+            workers.push((receiver, thread.map_err(TrainError::io(&options.output))?));
         }
         Ok(Self { workers, next: 0 })
     }
 
     fn next(&mut self) -> Result<Sample, TrainError> {
-        let receiver = &self.workers[self.next % self.workers.len()];
+        let (receiver, _) = &self.workers[self.next % self.workers.len()];
         self.next += 1;
         receiver.recv().unwrap_or_else(|_| Err(TrainError::Misfit("a thread that reads photos has ended".into())))
     }

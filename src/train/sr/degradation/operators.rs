@@ -28,9 +28,23 @@ pub fn filter2d(x: &Tensor, kernel: &Kernel) -> Result<Tensor, TchError> {
     }
     let (_, channels, height, width) = x.size4()?;
     let margin = size / 2;
-    let padded = x.f_reflection_pad2d([margin; 4])?.f_view([channels, 1, height + 2 * margin, width + 2 * margin])?;
+    let padded = match margin < height.min(width) {
+        true => x.f_reflection_pad2d([margin; 4])?,
+        // Mirrored again and again where it is smaller than what is added.
+        false => mirrored(&mirrored(x, 2, margin)?, 3, margin)?,
+    };
+    let padded = padded.f_view([channels, 1, height + 2 * margin, width + 2 * margin])?;
     let blurred = padded.f_conv2d(&weights.f_view([1, 1, size, size])?, None::<&Tensor>, [1, 1], [0, 0], [1, 1], 1)?;
     blurred.f_view([1, channels, height, width])
+}
+
+/// An axis with so much added on both sides, mirrored without the edge itself.
+fn mirrored(x: &Tensor, axis: i64, margin: i64) -> Result<Tensor, TchError> {
+    let length = x.size()[axis as usize];
+    let period = (2 * (length - 1)).max(1);
+    let place = |at: i64| at.rem_euclid(period).min(period - at.rem_euclid(period));
+    let places: Vec<i64> = (-margin..length + margin).map(|at| place(at).min(length - 1)).collect();
+    x.f_index_select(axis, &Tensor::f_from_slice(&places)?)
 }
 
 /// To `size`, height and width. With a scale, places in the source are counted by that rather than by the sizes.
@@ -93,4 +107,23 @@ pub fn jpeg(x: &Tensor, quality: f64) -> Result<Tensor, TchError> {
 /// In whole levels, as the file of a small picture would hold it.
 pub fn to_levels(x: &Tensor) -> Result<Tensor, TchError> {
     x.f_mul_scalar(255.0)?.f_round()?.f_clamp(0.0, 255.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::rng::noise;
+
+    #[test]
+    fn edges_are_mirrored_also_where_a_picture_is_smaller_than_the_kernel() {
+        let x = noise(&[1, 3, 12, 15]);
+        let padded = x.reflection_pad2d([4; 4]);
+        assert!(mirrored(&mirrored(&x, 2, 4).unwrap(), 3, 4).unwrap().equal(&padded));
+        let row = Tensor::from_slice(&[1f32, 2.0, 3.0]).view([1, 1, 1, 3]);
+        let row = Vec::<f32>::try_from(mirrored(&row, 3, 4).unwrap().view([-1])).unwrap();
+        assert_eq!(row, [1.0, 2.0, 3.0, 2.0, 1.0, 2.0, 3.0, 2.0, 1.0, 2.0, 3.0]);
+        let small =
+            Kernel { size: 21, sigma_x: 2.0, sigma_y: 2.0, kind: super::super::kernels::Kind::Iso, ..Kernel::PULSE };
+        assert_eq!(filter2d(&noise(&[1, 3, 5, 2]), &small).unwrap().size(), [1, 3, 5, 2]);
+    }
 }
