@@ -77,6 +77,11 @@ def degradations(folder):
     report("degradation of 512 x 512 on one core", ours, theirs)
 
 
+@torch.no_grad()
+def encoded(encoders, captions):
+    return replay.encoded(encoders, captions)
+
+
 def training(folder):
     """Micro-batches of the parity test's case, over and over; prompts are encoded for each."""
     case = json.loads((PARITY / "train" / "case.json").read_text())
@@ -102,11 +107,11 @@ def training(folder):
     files = [of_length(length) for length in (SHORT, LONG)]
     torch.set_num_threads(2)
     encoders = replay.encoders(PARITY / "sd3")
-    reference = replay.Training(case, replay.encoded(encoders, case["captions"]), torch.float32)
+    reference = replay.Training(case, encoded(encoders, case["captions"]), torch.float32)
     ours, theirs = [], []
     for _ in range(arguments.runs):
         start = time.perf_counter()
-        reference.embeds = replay.encoded(encoders, case["captions"])
+        reference.embeds = encoded(encoders, case["captions"])
         for number in range(count):
             reference.micro_batch(number)
         theirs.append((time.perf_counter() - start) / count)

@@ -15,6 +15,8 @@ use operators::{Photons, Resize};
 use serde::{Deserialize, Deserializer};
 use tch::{TchError, Tensor};
 
+use crate::runtime::allocator;
+
 /// One operator with its parameters.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case")]
@@ -123,6 +125,7 @@ pub enum Expected {
 /// # Errors
 /// What libtorch says, and those of `noise`.
 pub fn degraded<E: From<TchError>>(x: &Tensor, ops: &[Op], noise: Noise<E>) -> Result<Tensor, E> {
+    let _kept = allocator::keep_blocks();
     let mut x = x.shallow_clone();
     for op in ops {
         x = match op {

@@ -33,9 +33,9 @@ pub fn filter2d(x: &Tensor, kernel: &Kernel) -> Result<Tensor, TchError> {
         // Mirrored again and again where it is smaller than what is added.
         false => mirrored(&mirrored(x, 2, margin)?, 3, margin)?,
     };
-    let padded = padded.f_view([channels, 1, height + 2 * margin, width + 2 * margin])?;
-    let blurred = padded.f_conv2d(&weights.f_view([1, 1, size, size])?, None::<&Tensor>, [1, 1], [0, 0], [1, 1], 1)?;
-    blurred.f_view([1, channels, height, width])
+    // One kernel a channel: several times as fast as channels that pass as pictures.
+    let weights = weights.f_expand([channels, 1, size, size], false)?;
+    padded.f_conv2d(&weights, None::<&Tensor>, [1, 1], [0, 0], [1, 1], channels)
 }
 
 /// An axis with so much added on both sides, mirrored without the edge itself.
