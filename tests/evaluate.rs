@@ -178,8 +178,8 @@ fn what_has_no_score_is_told_and_nothing_breaks_by_it() {
     let arguments =
         [path(&run), "--reference", path(&references), "--metrics", metrics, "--scores-json", path(&scores)];
     let worst = evaluate(&arguments);
-    let told = text(&worst.stderr);
-    assert_eq!(worst.status.code(), Some(0), "{told}");
+    let stderr = text(&worst.stderr);
+    assert_eq!(worst.status.code(), Some(0), "{stderr}");
     for reason in [
         "flat.png: no NIQE: it is flat",
         "tiny.png: no NIQE: 20 x 300 is too small",
@@ -189,7 +189,7 @@ fn what_has_no_score_is_told_and_nothing_breaks_by_it() {
         "3 of 6 pictures have no reference of their name",
         "DISTS is left out: vgg16.pth (",
     ] {
-        assert!(told.contains(reason), "{reason}: {told}");
+        assert!(stderr.contains(reason), "{reason}: {stderr}");
     }
     let scores = json(&scores);
     assert!(scores["niqe"]["good"].is_number());
@@ -229,9 +229,9 @@ fn what_cannot_be_used_is_named() {
     let (run, weights, empty) = (folder.path("run"), folder.path("weights"), folder.path("empty"));
     let fails = |arguments: &[&str], reasons: &[&str]| {
         let output = evaluate(arguments);
-        let told = text(&output.stderr);
+        let stderr = text(&output.stderr);
         assert!(!output.status.success() && output.stdout.is_empty(), "{arguments:?}");
-        assert!(reasons.iter().all(|reason| told.contains(reason)), "{reasons:?}: {told}");
+        assert!(reasons.iter().all(|reason| stderr.contains(reason)), "{reasons:?}: {stderr}");
     };
     let with_weights = |metric: &'static str| [path(&run), "--metrics", metric, "--metrics-weights", path(&weights)];
     fails(&with_weights("musiq"), &["musiq.pth does not fit MUSIQ", "conv_root.weight"]);

@@ -33,6 +33,9 @@ pub enum TrainError {
     /// First values that are of another model.
     #[error("{0}")]
     Misfit(String),
+    /// It cannot go on.
+    #[error("{0}")]
+    Stopped(String),
     /// A file cannot be written.
     #[error(transparent)]
     Write(#[from] WriteError),
@@ -85,6 +88,7 @@ impl From<TrainError> for UserError {
             TrainError::Misfit(_) => {
                 ("First values do not fit the model", "They are of another model, or of another rank.")
             }
+            TrainError::Stopped(_) => ("The training stopped", "What was saved before is kept."),
             TrainError::Write(_) => ("A file cannot be written", "What was saved before is kept."),
         };
         Self::new(title, details, hint)

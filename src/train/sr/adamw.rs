@@ -2,7 +2,7 @@
 
 use tch::{Kind, TchError, Tensor};
 
-/// What the optimizer is told once.
+/// Hyperparameters of the optimizer.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
     /// Decay of the mean of gradients, and of that of their squares.

@@ -239,7 +239,7 @@ impl Model {
     }
 }
 
-/// The transformer with what it is told: prompts and the time.
+/// The transformer conditioned on prompts and the time.
 pub struct Conditioned<'a> {
     network: &'a Mmdit,
     prompt: &'a Tensor,

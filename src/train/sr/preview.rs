@@ -26,7 +26,7 @@ pub fn preview(dataset: &Dataset, seed: u64, count: usize, out: &Path) -> Result
     let order = dataset.order(seed, 0);
     let count = count.min(order.len());
     let (width, height) = (2 * SIDE + TEXT + 4 * MARGIN, count as u32 * (SIDE + MARGIN) + MARGIN);
-    let unfit = || TrainError::Misfit("the sheet is too large to be drawn: ask for fewer items".into());
+    let unfit = || TrainError::format(out, "the sheet is too large to be drawn: ask for fewer items");
     let mut sheet = Picture::from_fn(width, height, |_, _| [250; 3]);
     let mut words = Pixmap::new(TEXT, height).ok_or_else(unfit)?;
     words.fill(Color::from_rgba8(250, 250, 250, 255));

@@ -146,8 +146,8 @@ pub fn train(
         }
         skipped = if is_skipped { skipped + 1 } else { 0 };
         if skipped >= MOST_SKIPPED {
-            let found = format!("{skipped} steps in a row have losses that are no numbers");
-            return Err(TrainError::Misfit(found));
+            let found = format!("{skipped} steps in a row have gradients that are no numbers");
+            return Err(TrainError::Stopped(found));
         }
         let mean = |of: fn(&Losses) -> f64| all.iter().map(of).sum::<f64>() / all.len() as f64;
         let step = Step {
@@ -210,7 +210,7 @@ impl Drop for Samples {
     fn drop(&mut self) {
         let threads: Vec<JoinHandle<()>> = self.workers.drain(..).map(|(_, thread)| thread).collect();
         for thread in threads {
-            // What panicked there has been told as an end too early.
+            // What panicked there was reported where its samples did not come.
             _ = thread.join();
         }
     }
@@ -241,7 +241,7 @@ impl Samples {
     fn next(&mut self) -> Result<Sample, TrainError> {
         let (receiver, _) = &self.workers[self.next % self.workers.len()];
         self.next += 1;
-        receiver.recv().unwrap_or_else(|_| Err(TrainError::Misfit("a thread that reads photos has ended".into())))
+        receiver.recv().unwrap_or_else(|_| Err(TrainError::Stopped("a thread that reads photos has ended".into())))
     }
 }
 

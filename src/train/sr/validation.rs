@@ -8,8 +8,8 @@ use tch::{Kind, Tensor};
 use super::data::{crop, degraded_pair, mixed};
 use super::losses::restored;
 use super::model::Model;
+use crate::evaluate::Run;
 use crate::imaging::Picture;
-use crate::imaging::formats::readable;
 use crate::pipelines::sr::PromptEncoder;
 use crate::runtime::rng;
 use crate::train::TrainError;
@@ -51,13 +51,8 @@ impl Validation {
         prompts: &mut PromptEncoder,
         caption: &mut dyn FnMut(&Picture) -> Result<String, TrainError>,
     ) -> Result<Self, TrainError> {
-        let entries = std::fs::read_dir(folder).map_err(TrainError::io(folder))?;
-        let is_picture = |path: &PathBuf| {
-            let ending = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
-            path.is_file() && readable().any(|known| known == ending)
-        };
-        let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(is_picture).collect();
-        files.sort();
+        let files: Vec<PathBuf> =
+            Run::of(folder).map_err(TrainError::io(folder))?.items.into_iter().map(|item| item.file).collect();
         if files.is_empty() {
             return Err(TrainError::format(folder, "it has no pictures to validate by"));
         }
