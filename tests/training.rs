@@ -1,7 +1,9 @@
 //! `coz train sr` as a user runs it, on a tiny model and scenes that the program draws.
 
+mod losses;
+
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Command, Output};
 
 use crate::samples::{Folder, coz};
 use chain_of_zoom::imaging::codec;
@@ -38,13 +40,18 @@ fn weights(folder: &Folder) -> PathBuf {
 }
 
 fn train(folder: &Folder, list: &Path, out: &Path, more: &[&str]) -> Output {
+    command(folder, list, out, more).output().unwrap()
+}
+
+fn command(folder: &Folder, list: &Path, out: &Path, more: &[&str]) -> Command {
     let (sd3, weights) = (fixture("sd3"), weights(folder));
-    coz(["train", "sr", "--dataset_txt_paths_list", list.to_str().unwrap(), "--output_dir", out.to_str().unwrap()])
+    let mut command =
+        coz(["train", "sr", "--dataset_txt_paths_list", list.to_str().unwrap(), "--output_dir", out.to_str().unwrap()]);
+    command
         .args(["--pretrained_model_name_or_path", &sd3, "--metrics_weights", weights.to_str().unwrap()])
         .args(["--resolution", SIDE, "--null_prompt", "--device", "cpu"])
-        .args(more)
-        .output()
-        .unwrap()
+        .args(more);
+    command
 }
 
 fn said(output: &Output) -> String {
@@ -85,16 +92,98 @@ fn it_learns() {
     let folder = Folder::new();
     let list = drawn(&folder, "scenes", 24, 2);
     drawn(&folder, "validation", 4, 3);
-    let (out, validation) = (folder.path("out"), folder.path("validation"));
-    let options = ["--max_train_steps", "40", "--validation_steps", "40", "--learning_rate", "0.003", "--seed", "1"];
-    let output =
-        train(&folder, &list, &out, &[&options[..], &["--validation_dir", validation.to_str().unwrap()]].concat());
+    let validation = folder.path("validation");
+    for seed in ["1", "2", "3"] {
+        let out = folder.path(seed);
+        let options =
+            ["--max_train_steps", "40", "--validation_steps", "40", "--learning_rate", "0.002", "--seed", seed];
+        let output =
+            train(&folder, &list, &out, &[&options[..], &["--validation_dir", validation.to_str().unwrap()]].concat());
+        assert!(output.status.success(), "{}", said(&output));
+        let text = std::fs::read_to_string(out.join("validation.csv")).unwrap();
+        let total =
+            |line: &str| -> f64 { line.split(',').skip(1).take(2).map(|cell| cell.parse::<f64>().unwrap()).sum() };
+        let (first, last) = (total(text.lines().nth(1).unwrap()), total(text.lines().last().unwrap()));
+        println!("{text}");
+        assert!(last < 0.8 * first, "seed {seed}: l2 + lpips was {first}, is {last}");
+    }
+}
+
+#[test]
+fn what_a_step_looks_like_is_shown() {
+    let folder = Folder::new();
+    let (list, out) = (drawn(&folder, "scenes", 2, 1), folder.path("out"));
+    assert!(train(&folder, &list, &out, &["--max_train_steps", "1"]).status.success());
+    let size = |name: &str| {
+        let picture = codec::open(&out.join("visualization").join(name)).unwrap();
+        (picture.width(), picture.height())
+    };
+    assert_eq!((size("restoration/1.png"), size("vsd/1.png")), ((3 * 64, 64), (5 * 64, 64)));
+}
+
+#[test]
+fn a_dry_run_tells_what_it_takes_and_leaves_nothing() {
+    let folder = Folder::new();
+    let (list, out) = (drawn(&folder, "scenes", 2, 1), folder.path("out"));
+    let output = train(&folder, &list, &out, &["--dry_run", "--max_train_steps", "1000"]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{}", said(&output));
-    let text = std::fs::read_to_string(out.join("validation.csv")).unwrap();
-    let total = |line: &str| -> f64 { line.split(',').skip(1).take(2).map(|cell| cell.parse::<f64>().unwrap()).sum() };
-    let (first, last) = (total(text.lines().nth(1).unwrap()), total(text.lines().last().unwrap()));
-    println!("{text}");
-    assert!(last < 0.8 * first, "l2 + lpips was {first}, is {last}");
+    for line in ["data     2 items", "time     ", "memory   ", "files    "] {
+        assert!(text.contains(line), "{text}");
+    }
+    assert!(!out.exists());
+}
+
+/// Where nothing larger than this many bytes can be written.
+#[cfg(target_os = "linux")]
+fn with_room(output: Command, kibibytes: u64) -> Output {
+    let mut limited = Command::new("bash");
+    let limit = format!("trap '' XFSZ; ulimit -f {kibibytes}; exec \"$@\"");
+    limited.args(["-c", &limit, "bash"]).arg(output.get_program()).args(output.get_args());
+    limited.envs(output.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    limited.output().unwrap()
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_is_named_and_keeps_what_was_saved() {
+    let folder = Folder::new();
+    let (list, out) = (drawn(&folder, "scenes", 2, 1), folder.path("out"));
+    let options = ["--max_train_steps", "3"];
+    let output = with_room(command(&folder, &list, &out, &options), 64);
+    let said = said(&output);
+    assert!(!output.status.success() && said.contains("cannot write"), "{said}");
+    assert!(said.contains("step 1") && said.contains("the training goes on"), "{said}");
+    let left = walkdir::WalkDir::new(&out)
+        .into_iter()
+        .flatten()
+        .filter(|entry| entry.path().extension().is_some_and(|end| end == "part"));
+    assert_eq!(left.count(), 0);
+    assert!(out.join("checkpoints/model_1.pkl").is_file());
+}
+
+#[test]
+fn what_could_not_be_saved_is_saved_later() {
+    let folder = Folder::new();
+    let (list, out) = (drawn(&folder, "scenes", 2, 1), folder.path("out"));
+    // In the way of the folder.
+    let blocked = out.join("checkpoints");
+    std::fs::create_dir_all(&out).unwrap();
+    std::fs::write(&blocked, "").unwrap();
+    let mut command = command(&folder, &list, &out, &["--max_train_steps", "100000"]);
+    let mut child = command.stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let mut lines =
+        std::io::BufRead::lines(std::io::BufReader::new(child.stderr.take().unwrap())).map_while(Result::ok);
+    let warning = lines.find(|line| line.contains("the training goes on")).unwrap();
+    assert!(warning.contains("checkpoints"), "{warning}");
+    std::fs::remove_file(&blocked).unwrap();
+    let start = std::time::Instant::now();
+    while !out.join("checkpoints_state").is_dir() && start.elapsed().as_secs() < 60 {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(blocked.is_dir() && out.join("checkpoints_state").is_dir());
 }
 
 #[test]
@@ -118,5 +207,11 @@ fn what_cannot_be_trained_on_is_named() {
     let empty = folder.path("empty");
     std::fs::create_dir_all(&empty).unwrap();
     fails(&good, &["--validation_dir", empty.to_str().unwrap()], "no pictures to validate by");
+    fails(&good, &["--pretrained_model_name_or_path", &fixture("qwen")], "transformer");
+    fails(&good, &["--resume_from_checkpoint", "latest"], "There is no state to go on from");
+    fails(&good, &["--resume_from_checkpoint", &fixture("train/init.safetensors")], "is it a training's state?");
+    let (steps, state) = (["--max_train_steps", "1"], folder.path("out/checkpoints_state/state_1.safetensors"));
+    assert!(train(&folder, &good, &folder.path("out"), &steps).status.success());
+    fails(&good, &["--resume_from_checkpoint", state.to_str().unwrap(), "--lora_rank", "2"], "this model has");
     fails(&good, &["--learning_rate", "1e30", "--max_train_steps", "60"], "no numbers");
 }

@@ -39,6 +39,14 @@ pub fn end_at_once(exit_code: i32) -> ! {
     std::process::exit(exit_code)
 }
 
+/// Bytes that may still be written into a folder, or where it would be made; `None` where the system does not tell.
+pub fn free_space(folder: &Path) -> Option<u64> {
+    let root = folder.ancestors().find_map(|folder| folder.canonicalize().ok())?;
+    let disks = sysinfo::Disks::new_with_refreshed_list().ok()?;
+    let holding = disks.iter().filter(|disk| root.starts_with(disk.mount_point()));
+    holding.max_by_key(|disk| disk.mount_point().components().count()).map(|disk| disk.available_space())
+}
+
 /// Writes through a temporary file beside `file` and renames it; its folder is made where it is missing.
 pub fn write_atomic<E: std::fmt::Display>(
     file: &Path,

@@ -29,7 +29,7 @@ pub use backbone::{BACKBONES, BICUBIC, BUILT_IN, Backbone, BackboneKind, Backbon
 pub use device::DeviceChoice;
 pub use error::{Remedy, UserError};
 pub use estimate::StepEstimate;
-pub use files::{WriteError, end_at_once, write_atomic};
+pub use files::{WriteError, end_at_once, free_space, write_atomic};
 pub use folders::Folders;
 pub use full_image::{FullImage, Tiling};
 pub use hash::{sha256, sha256_of};

@@ -7,7 +7,7 @@ use crate::base::MetricSpec;
 
 const SIZE: (u32, u32) = (720, 420);
 /// Colours that people tell apart who see few (Okabe and Ito).
-const COLOURS: [RGBColor; 7] = [
+pub(crate) const COLOURS: [RGBColor; 7] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
     RGBColor(0, 158, 115),

@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::error::HubError;
+use crate::base::free_space;
 
 /// Room that is left on the disk.
 const SPARE: u64 = 200_000_000;
@@ -89,13 +90,9 @@ pub(super) fn guard<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 /// Whether so many bytes find room in a folder.
 pub(super) fn has_room(folder: &Path, needed: u64) -> Result<(), HubError> {
-    let Ok(root) = folder.canonicalize() else { return Ok(()) };
-    let Ok(disks) = sysinfo::Disks::new_with_refreshed_list() else { return Ok(()) };
-    let holding = disks.iter().filter(|disk| root.starts_with(disk.mount_point()));
-    let disk = holding.max_by_key(|disk| disk.mount_point().components().count());
-    match disk.map(|disk| disk.available_space()) {
+    match free_space(folder) {
         Some(free) if needed > 0 && free < needed.saturating_add(SPARE) => {
-            Err(HubError::Disk { folder: root, needed, free })
+            Err(HubError::Disk { folder: folder.to_owned(), needed, free })
         }
         _ => Ok(()),
     }

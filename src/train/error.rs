@@ -53,6 +53,11 @@ impl TrainError {
         move |source| Self::Io { file: file.to_owned(), source }
     }
 
+    /// Of a file that cannot be written or deleted.
+    pub fn unwritten(file: &Path, error: impl Display) -> Self {
+        Self::Write(WriteError { file: file.to_owned(), details: error.to_string() })
+    }
+
     /// Of a file that is not what it should be.
     pub fn format(file: &Path, found: impl Display) -> Self {
         Self::Format { file: file.to_owned(), found: found.to_string() }

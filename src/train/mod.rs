@@ -4,10 +4,12 @@
 //! the edge statistics of natural images), [`degrade`] makes small pictures of them, [`fit`] teaches SRVGGNetCompact
 //! the way back; `coz measure` compares the result with bicubic on real photos it has never seen.
 
+mod csv_log;
 pub mod degrade;
 mod error;
 mod files;
 pub mod fit;
+pub mod plot;
 pub mod scenes;
 pub mod sr;
 

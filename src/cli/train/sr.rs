@@ -1,10 +1,15 @@
 //! `coz train sr`: the reference's trainer of the restoring model's LoRAs, by its option names.
 
+mod dry_run;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Args;
+use clap::builder::PossibleValuesParser;
+use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
+use strum::VariantNames;
+use tch::Kind;
 
 use crate::base::{BackboneSpec, DeviceChoice, MetricSpec, Precision, PromptSource, PromptSourceSpec, UserError};
 use crate::cli::interruption::Interruption;
@@ -15,14 +20,16 @@ use crate::pipelines::caption::tags::Tagger;
 use crate::runtime::device;
 use crate::train::sr::adamw::Settings;
 use crate::train::sr::data::Dataset;
-use crate::train::sr::losses::Weights;
+use crate::train::sr::losses::Losses;
 use crate::train::sr::preview::preview;
-use crate::train::sr::trainer::{Options, Step, train};
-use crate::train::sr::{degradation, replay};
+use crate::train::sr::schedule::{Schedule, Shape};
+use crate::train::sr::trainer::{Event, Options, train};
+use crate::train::sr::{degradation, replay, state};
 
 /// Options of `coz train sr`. The snake_case spellings of the reference work too.
 #[derive(Args)]
 #[command(
+    args_override_self = true,
     after_help = "Writes OUTPUT/checkpoints/model_S.pkl, checkpoints_reg/model_S.pkl and checkpoints_vae/vae_encoder_S.pt, which\n\
                   `coz zoom --lora_path ... --vae_path ...` takes, and OUTPUT/losses.csv."
 )]
@@ -69,6 +76,12 @@ pub(super) struct Arguments {
     /// Steps between files
     #[arg(long, alias = "checkpointing_steps", default_value_t = 5000)]
     checkpointing_steps: usize,
+    /// Go on from this file of OUTPUT/checkpoints_state, or from the `latest`
+    #[arg(long, alias = "resume_from_checkpoint", value_name = "FILE")]
+    resume_from_checkpoint: Option<PathBuf>,
+    /// How many steps' files are kept, the newest; all without it
+    #[arg(long, alias = "checkpoints_total_limit", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    checkpoints_total_limit: Option<u32>,
     /// Rank of the LoRAs
     #[arg(long, alias = "lora_rank", default_value_t = 4)]
     lora_rank: i64,
@@ -93,6 +106,21 @@ pub(super) struct Arguments {
     /// Longer gradients are shortened to this, each group by itself
     #[arg(long, alias = "max_grad_norm", default_value_t = 1.0)]
     max_grad_norm: f64,
+    /// How the learning rates change: constant, constant_with_warmup, linear, cosine, cosine_with_restarts or polynomial
+    #[arg(long, alias = "lr_scheduler", default_value = "constant", value_parser = PossibleValuesParser::new(Shape::VARIANTS), hide_possible_values = true)]
+    lr_scheduler: String,
+    /// Steps in which they rise from nothing; `constant` has none
+    #[arg(long, alias = "lr_warmup_steps", default_value_t = 500)]
+    lr_warmup_steps: usize,
+    /// Half waves of cosine_with_restarts
+    #[arg(long, alias = "lr_num_cycles", default_value_t = 1)]
+    lr_num_cycles: usize,
+    /// Of polynomial
+    #[arg(long, alias = "lr_power", default_value_t = 1.0)]
+    lr_power: f64,
+    /// What the frozen transformer and the text encoders compute in; all else is float32
+    #[arg(long, alias = "mixed_precision", value_enum, default_value_t = MixedPrecision::No)]
+    mixed_precision: MixedPrecision,
     /// Weight of the mean squared error
     #[arg(long, alias = "lambda_l2", default_value_t = 1.0)]
     lambda_l2: f64,
@@ -105,6 +133,18 @@ pub(super) struct Arguments {
     /// Weight of the regulariser's own loss
     #[arg(long, alias = "lambda_vsd_lora", default_value_t = 1.0)]
     lambda_vsd_lora: f64,
+    /// Let the teacher be guided by --cfg_vsd and --neg_prompt, which the reference has and does not use
+    #[arg(long, alias = "vsd_guidance")]
+    vsd_guidance: bool,
+    /// Scale of that guidance
+    #[arg(long, alias = "cfg_vsd", default_value_t = 7.5)]
+    cfg_vsd: f64,
+    /// Its negative prompt
+    #[arg(long, alias = "neg_prompt", default_value = "")]
+    neg_prompt: String,
+    /// Do not take the VAE's shift off the encoder's latents: as the model is used, where the reference trains otherwise
+    #[arg(long, alias = "shift_as_inference")]
+    shift_as_inference: bool,
     /// Folder with pictures to validate by; their losses go into OUTPUT/validation.csv, at step 0 first
     #[arg(long, alias = "validation_dir", value_name = "DIR")]
     validation_dir: Option<PathBuf>,
@@ -120,6 +160,9 @@ pub(super) struct Arguments {
     /// Only show so many items: crops, what the degradation leaves of them, and how. Writes OUTPUT/preview.png and preview/
     #[arg(long, alias = "preview_data", value_name = "N")]
     preview_data: Option<usize>,
+    /// Only make one step, and say what it takes: files, memory, disk, hours. Nothing stays in OUTPUT
+    #[arg(long, alias = "dry_run")]
+    dry_run: bool,
     /// Train through this case without chance instead: pictures, noise, times and first values come from its files. Writes
     /// OUTPUT/replay/ (losses.csv, grad_norms.csv, gradients and parameters of each step) and the last checkpoints
     #[arg(long, value_name = "CASE.json")]
@@ -128,18 +171,27 @@ pub(super) struct Arguments {
     /// it. Writes OUTPUT/lq.safetensors
     #[arg(long, alias = "replay_degradation", value_name = "TRACES.json")]
     replay_degradation: Option<PathBuf>,
-    /// Options of the reference that nothing depends on, there neither
-    #[command(flatten)]
-    idle: Idle,
 }
 
-/// What the reference takes and does not use: its teacher runs without guidance.
-#[derive(Args)]
-struct Idle {
-    #[arg(long, alias = "cfg_vsd", hide = true)]
-    cfg_vsd: Option<f64>,
-    #[arg(long, alias = "neg_prompt", hide = true)]
-    neg_prompt: Option<String>,
+/// What accelerate's option of this name knows.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum MixedPrecision {
+    /// float32
+    No,
+    /// 16 bits with the range of 32
+    Bf16,
+    /// 16 bits; gradients are scaled within
+    Fp16,
+}
+
+impl MixedPrecision {
+    fn kind(self) -> Kind {
+        match self {
+            Self::No => Kind::Float,
+            Self::Bf16 => Kind::BFloat16,
+            Self::Fp16 => Kind::Half,
+        }
+    }
 }
 
 /// Runs the command.
@@ -164,26 +216,33 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     }
     let options = options(arguments)?;
     let tagger = (!arguments.null_prompt).then(|| tagger(arguments, &options)).transpose()?;
+    if arguments.dry_run {
+        return dry_run::run(&options, tagger);
+    }
     let interruption = Interruption::watch();
     let bar = ProgressBar::new(arguments.max_train_steps as u64);
     if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} steps, {eta} left") {
         bar.set_style(style);
     }
-    let mut on_step = |step: &Step| {
-        let losses = step.losses;
-        let text =
-            format!("l2 {:.4}, lpips {:.4}, vsd {:.4}, diff {:.4}", losses.l2, losses.lpips, losses.vsd, losses.diff);
-        bar.set_position(step.number as u64);
-        bar.set_message(text.clone());
-        if step.is_skipped {
-            bar.suspend(|| eprintln!("step {}: its gradients are no numbers; nothing was moved", step.number));
-        }
-        if bar.is_hidden() && (step.number == 1 || step.number.is_multiple_of(100)) {
-            eprintln!("step {}: {text}", step.number);
+    let mut on_event = |event: Event| {
+        match event {
+            Event::Warning(warning) => bar.suspend(|| eprintln!("{warning}; the training goes on")),
+            Event::Step(step) => {
+                let Losses { l2, lpips, vsd, diff } = step.losses;
+                let text = format!("l2 {l2:.4}, lpips {lpips:.4}, vsd {vsd:.4}, diff {diff:.4}");
+                bar.set_position(step.number as u64);
+                bar.set_message(text.clone());
+                if step.is_skipped {
+                    bar.suspend(|| eprintln!("step {}: its gradients are no numbers; nothing was moved", step.number));
+                }
+                if bar.is_hidden() && (step.number == 1 || step.number.is_multiple_of(100)) {
+                    eprintln!("step {}: {text}", step.number);
+                }
+            }
         }
         !interruption.is_requested()
     };
-    let saved = train(&options, tagger, &mut on_step).map_err(UserError::from)?;
+    let saved = train(&options, tagger, &mut on_event).map_err(UserError::from)?;
     bar.finish_and_clear();
     eprintln!("saved step {saved} in {}", options.output.display());
     Ok(ExitCode::SUCCESS)
@@ -221,11 +280,13 @@ fn options(arguments: &Arguments) -> Result<Options, UserError> {
         lpips: [vgg, lpips],
         lists,
         output: arguments.output.clone(),
+        resume: resume(arguments)?,
         resolution: arguments.resolution,
         batch: arguments.train_batch_size.max(1),
         accumulation: arguments.gradient_accumulation_steps.max(1),
         steps: arguments.max_train_steps,
         checkpointing_steps: arguments.checkpointing_steps.max(2),
+        checkpoints_total_limit: arguments.checkpoints_total_limit.map(|limit| limit as usize),
         rank: arguments.lora_rank.max(1),
         seed: arguments.seed,
         rates: [arguments.learning_rate, arguments.learning_rate_vae.unwrap_or(arguments.learning_rate)],
@@ -235,7 +296,17 @@ fn options(arguments: &Arguments) -> Result<Options, UserError> {
             weight_decay: arguments.adam_weight_decay,
             max_grad_norm: arguments.max_grad_norm,
         },
-        weights: Weights {
+        schedule: Schedule {
+            shape: arguments.lr_scheduler.parse().unwrap_or(Shape::Constant),
+            warmup_steps: arguments.lr_warmup_steps,
+            steps: arguments.max_train_steps,
+            cycles: arguments.lr_num_cycles,
+            power: arguments.lr_power,
+        },
+        guidance: arguments.vsd_guidance.then(|| (arguments.cfg_vsd, arguments.neg_prompt.clone())),
+        subtract_shift: !arguments.shift_as_inference,
+        base: arguments.mixed_precision.kind(),
+        weights: Losses {
             l2: arguments.lambda_l2,
             lpips: arguments.lambda_lpips,
             vsd: arguments.lambda_vsd,
@@ -246,6 +317,20 @@ fn options(arguments: &Arguments) -> Result<Options, UserError> {
         workers: arguments.dataloader_num_workers as usize,
         device: device::resolve(arguments.device).map_err(PipelineError::from)?.picture,
     })
+}
+
+/// The state to go on from.
+fn resume(arguments: &Arguments) -> Result<Option<PathBuf>, UserError> {
+    match &arguments.resume_from_checkpoint {
+        Some(name) if name.as_os_str() == "latest" => match state::latest(&arguments.output) {
+            Some(file) => Ok(Some(file)),
+            None => {
+                let found = format!("{} has none", arguments.output.display());
+                Err(UserError::new("There is no state to go on from", found, "Leave --resume_from_checkpoint out."))
+            }
+        },
+        file => Ok(file.clone()),
+    }
 }
 
 /// RAM, without DAPE: it sees sharp pictures.

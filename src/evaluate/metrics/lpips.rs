@@ -96,3 +96,34 @@ impl Metric for Lpips {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::rng::noise;
+    use crate::runtime::weights::Weights;
+
+    #[test]
+    fn gradients_are_numbers_where_all_channels_are_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let fixture = |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/parity/train").join(name);
+        let network = Weights::open(&fixture("vgg16.pth")).unwrap();
+        let silent = network.shapes().into_iter().filter(|(name, _)| name.starts_with("features."));
+        let silent: Vec<(&str, Tensor)> = silent
+            .map(|(name, shape)| {
+                (name, Tensor::full(shape, if name.ends_with("bias") { -1.0 } else { 0.0 }, (Kind::Float, Device::Cpu)))
+            })
+            .collect();
+        let file = folder.path().join("silent.safetensors");
+        Tensor::write_safetensors(&silent, &file).unwrap();
+        for (network, is_silent) in [(file, true), (fixture("vgg16.pth"), false)] {
+            let lpips = Lpips::vgg(&network, &fixture("lpips.pth"), Device::Cpu).unwrap();
+            let picture = noise(&[2, 3, 32, 32]).clamp(-1.0, 1.0).set_requires_grad(true);
+            let distance = lpips.forward(&picture, &noise(&[2, 3, 32, 32])).unwrap().sum(Kind::Float);
+            distance.backward();
+            let gradient = picture.grad();
+            assert!(bool::try_from(gradient.isfinite().all()).unwrap());
+            assert_eq!(distance.double_value(&[]) == 0.0, is_silent);
+        }
+    }
+}

@@ -392,6 +392,11 @@ impl Mmdit {
         Ok((x, self.context.forward(prompt)?))
     }
 
+    /// Of its weights, and of what it computes.
+    pub fn kind(&self) -> Kind {
+        self.positions.kind()
+    }
+
     /// How many blocks there are.
     pub fn block_count(&self) -> usize {
         self.blocks.count()

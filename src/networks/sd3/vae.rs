@@ -129,7 +129,7 @@ pub(super) fn by_itself(_: usize, norm: &GroupNorm, x: &Tensor) -> Result<Tensor
 }
 
 /// A network as a row of ops, so that it can be run in parts.
-pub(super) struct Ops(Vec<Op>);
+pub struct Ops(Vec<Op>);
 
 impl Ops {
     fn resnet(
@@ -225,7 +225,7 @@ impl Ops {
     }
 
     /// Cut where nothing is kept for later: residual blocks stay whole.
-    fn segments(&self) -> Vec<Range<usize>> {
+    pub fn segments(&self) -> Vec<Range<usize>> {
         let is_end = |i: &usize| matches!(self.0[*i], Op::Add | Op::Halve(_) | Op::Double(_));
         let mut ends: Vec<usize> = self.all().filter(is_end).map(|i| i + 1).collect();
         if ends.last() != Some(&self.0.len()) {
@@ -236,7 +236,7 @@ impl Ops {
     }
 
     /// One of them.
-    fn run_segment(&self, segment: usize, x: &Tensor) -> Result<Tensor, TchError> {
+    pub fn run_segment(&self, segment: usize, x: &Tensor) -> Result<Tensor, TchError> {
         let range = self.segments().get(segment).cloned().unwrap_or(0..0);
         self.run(range, x.shallow_clone(), &mut by_itself, &mut |_| Ok::<(), TchError>(()))
     }
@@ -322,14 +322,9 @@ impl Encoder {
         Ok(Self { ops })
     }
 
-    /// In how many parts it can be run, one after another.
-    pub fn segment_count(&self) -> usize {
-        self.ops.segments().len()
-    }
-
-    /// One part; the last one returns mean and log variance, `[B, 2 C, H / 8, W / 8]`, this not clamped.
-    pub fn run_segment(&self, segment: usize, x: &Tensor) -> Result<Tensor, TchError> {
-        self.ops.run_segment(segment, x)
+    /// To be run in parts; the last one returns mean and log variance, `[B, 2 C, H / 8, W / 8]`, this not clamped.
+    pub fn ops(&self) -> &Ops {
+        &self.ops
     }
 
     /// `[B, 3, H, W] -> [B, C, H / 8, W / 8]` twice: mean and log variance. `on_progress` is called after each block with how much is
@@ -386,14 +381,9 @@ impl Decoder {
         Ok(Self { ops })
     }
 
-    /// In how many parts it can be run, one after another.
-    pub fn segment_count(&self) -> usize {
-        self.ops.segments().len()
-    }
-
-    /// One part.
-    pub fn run_segment(&self, segment: usize, x: &Tensor) -> Result<Tensor, TchError> {
-        self.ops.run_segment(segment, x)
+    /// To be run in parts.
+    pub fn ops(&self) -> &Ops {
+        &self.ops
     }
 
     /// `[B, C, h, w] -> [B, 3, 8 h, 8 w]` in float32, about [-1, 1], not clamped. `on_progress` as for the encoder.

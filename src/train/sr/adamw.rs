@@ -21,23 +21,27 @@ pub struct Group {
     pub name: &'static str,
     /// By the names of their layers.
     pub parameters: Vec<(String, Tensor)>,
-    moments: Vec<[Tensor; 2]>,
-    steps: u64,
+    /// Means of the gradients and of their squares.
+    pub moments: Vec<[Tensor; 2]>,
+    /// How often it was moved.
+    pub steps: u64,
+    /// What the gradients were multiplied by.
+    scale: f64,
 }
 
 impl Group {
     /// Of parameters that have not been optimised yet.
-    pub fn new(name: &'static str, parameters: Vec<(String, Tensor)>) -> Result<Self, TchError> {
+    pub fn new(name: &'static str, parameters: Vec<(String, Tensor)>, scale: f64) -> Result<Self, TchError> {
         let zeros = |(_, tensor): &(String, Tensor)| Ok([tensor.f_zeros_like()?, tensor.f_zeros_like()?]);
         let moments = tch::no_grad(|| parameters.iter().map(zeros).collect::<Result<_, TchError>>())?;
-        Ok(Self { name, parameters, moments, steps: 0 })
+        Ok(Self { name, parameters, moments, steps: 0, scale })
     }
 
     /// The gradients that have come together, zeros where there is none.
     pub fn gradients(&self) -> Result<Vec<Tensor>, TchError> {
         let gradient = |(_, tensor): &(String, Tensor)| {
             let gradient = tensor.f_grad()?;
-            if gradient.defined() { Ok(gradient) } else { tensor.f_zeros_like() }
+            if gradient.defined() { gradient.f_div_scalar(self.scale) } else { tensor.f_zeros_like() }
         };
         tch::no_grad(|| self.parameters.iter().map(gradient).collect())
     }

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use fastrand::Rng;
+use sha2::{Digest, Sha256};
 use tch::{Kind, Tensor};
 
 use super::degradation::{Op, degraded, draw, seeded_noise};
@@ -33,14 +34,12 @@ pub struct Sample {
     pub ops: Vec<Op>,
 }
 
-/// A seed for one thing among many: numbers that differ in one place lead far apart (SplitMix64).
+/// A seed for one thing among many, by all of these numbers.
 pub fn mixed(parts: &[u64]) -> u64 {
-    parts.iter().fold(0x9E37_79B9_7F4A_7C15, |seed, part| {
-        let mut z = seed ^ part.wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    })
+    let bytes: Vec<u8> = parts.iter().flat_map(|part| part.to_le_bytes()).collect();
+    let mut seed = [0; 8];
+    seed.copy_from_slice(&Sha256::digest(&bytes)[..8]);
+    u64::from_le_bytes(seed)
 }
 
 impl Dataset {

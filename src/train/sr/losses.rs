@@ -4,6 +4,7 @@ use tch::{Kind, TchError, Tensor};
 
 use super::model::{Conditioned, Model};
 use super::tape;
+use super::tape::Tape;
 
 /// Pictures and prompts.
 pub struct Batch {
@@ -31,9 +32,9 @@ pub struct Draws {
     pub u_diff: f64,
 }
 
-/// What the losses weigh.
-#[derive(Clone, Copy, Debug)]
-pub struct Weights {
+/// The four losses before they are weighed, or what each of them weighs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Losses {
     /// Mean squared error.
     pub l2: f64,
     /// LPIPS by VGG16.
@@ -44,17 +45,42 @@ pub struct Weights {
     pub diff: f64,
 }
 
-/// As they are, before they are weighed.
-#[derive(Clone, Copy, Debug)]
-pub struct Losses {
-    /// Mean squared error.
-    pub l2: f64,
-    /// LPIPS by VGG16.
-    pub lpips: f64,
-    /// Variational score distillation.
-    pub vsd: f64,
-    /// The regulariser's own.
-    pub diff: f64,
+impl Losses {
+    /// Of some micro-batches.
+    pub fn mean(all: &[Self]) -> Self {
+        let mean = |of: fn(&Self) -> f64| all.iter().map(of).sum::<f64>() / all.len() as f64;
+        Self { l2: mean(|it| it.l2), lpips: mean(|it| it.lpips), vsd: mean(|it| it.vsd), diff: mean(|it| it.diff) }
+    }
+}
+
+/// How micro-batches are computed.
+pub struct LossOptions {
+    /// What the losses weigh.
+    pub weights: Losses,
+    /// Gradients are divided by it: micro-batches of a step.
+    pub accumulation: usize,
+    /// Little memory, and one more pass through each network.
+    pub gradient_checkpointing: bool,
+    /// Of the teacher; none in the reference.
+    pub guidance: Option<Guidance>,
+}
+
+/// Classifier-free guidance of the teacher (OSEDiff's `cfg_vsd`): the velocity is `v_neg + scale (v - v_neg)`.
+pub struct Guidance {
+    /// 1 is none.
+    pub scale: f64,
+    /// Embeds of the negative prompt, `[1, T, joint]` and `[1, pooled]`.
+    pub negative: [Tensor; 2],
+}
+
+/// What a micro-batch has come to.
+pub struct Outcome {
+    /// Before they are weighed.
+    pub losses: Losses,
+    /// The restored pictures `[B, 3, H, W]`, not clamped.
+    pub pred: Tensor,
+    /// Latents of the distillation `[B, C, h, w]`: the generator's, with noise, and what regulariser and teacher restore of that.
+    pub latents: [Tensor; 4],
 }
 
 /// Of one step: where the generator stands in time.
@@ -86,7 +112,17 @@ fn latent_of(model: &Model, moments: &Tensor, eps: &Tensor) -> Result<Tensor, Tc
     let parts = moments.f_chunk(2, 1)?;
     let deviation = parts[1].f_clamp(-30.0, 20.0)?.f_mul_scalar(0.5)?.f_exp()?;
     let sampled = parts[0].f_add(&deviation.f_mul(eps)?)?;
-    sampled.f_sub_scalar(model.shift_factor)?.f_mul_scalar(model.scaling_factor)
+    sampled.f_sub_scalar(model.encode_shift)?.f_mul_scalar(model.scaling_factor)
+}
+
+/// What the decoder makes of latents as the transformer has them, not clamped; nothing is recorded.
+pub fn decoded(model: &Model, z: &Tensor) -> Result<Tensor, TchError> {
+    Ok(tape::run(&model.decoder, &[unscaled(model, z)?])?.swap_remove(0))
+}
+
+/// Latents as the decoder takes them.
+fn unscaled(model: &Model, z: &Tensor) -> Result<Tensor, TchError> {
+    z.f_div_scalar(model.scaling_factor)?.f_add_scalar(model.shift_factor)
 }
 
 /// What the model makes of poor pictures `[B, 3, H, W]` in [-1, 1], not clamped; nothing is recorded.
@@ -103,64 +139,71 @@ pub fn restored(
     let (_, _, height, width) = z_in.size4()?;
     let generator = Conditioned::new(&model.generator, ONE_STEP, prompt, pooled, [height, width])?;
     let velocity = only(tape::run(&generator, &[z_in.shallow_clone()])?);
-    let z0 = z_in.f_sub(&velocity)?;
-    let latent = z0.f_div_scalar(model.scaling_factor)?.f_add_scalar(model.shift_factor)?;
-    Ok(only(tape::run(&model.decoder, &[latent])?))
+    decoded(model, &z_in.f_sub(&velocity)?)
 }
 
-/// Computes the losses of a micro-batch, and adds the gradients, each divided by `accumulation`, to those of the model's
-/// parameters. `checkpoints`: little memory, and one more pass through each network.
-pub fn micro_batch(
-    model: &Model,
-    batch: &Batch,
-    draws: &Draws,
-    weights: &Weights,
-    accumulation: f64,
-    checkpoints: bool,
-) -> Result<Losses, TchError> {
+/// Computes the losses of a micro-batch, and adds their gradients to those of the model's parameters.
+///
+/// # Errors
+/// What libtorch says.
+pub fn micro_batch(model: &Model, batch: &Batch, draws: &Draws, options: &LossOptions) -> Result<Outcome, TchError> {
     let Batch { lq, gt, prompt, pooled } = batch;
-    let (scaling, shift) = (model.scaling_factor, model.shift_factor);
+    let (weights, accumulation, checkpoints) =
+        (&options.weights, options.accumulation as f64, options.gradient_checkpointing);
     // The encoder, and a sample of what it says.
     let (moments, encoder_tape) = tape::forward(&model.encoder, &[lq.shallow_clone()], checkpoints)?;
     let moments = moments[0].f_set_requires_grad(true)?;
     let z_in = latent_of(model, &moments, &draws.eps_vae)?;
     let (_, _, height, width) = z_in.size4()?;
     let conditioned = |network, t: f64| Conditioned::new(network, t, prompt, pooled, [height, width]);
+    let backward = |tape: Tape, gradient: Tensor| -> Result<Tensor, TchError> {
+        let scaled = gradient.f_mul_scalar(model.gradient_scale)?;
+        tape.backward(vec![scaled])?.swap_remove(0).f_div_scalar(model.gradient_scale)
+    };
     // The generator's one step.
     let generator = conditioned(&model.generator, ONE_STEP)?;
     let (velocity, generator_tape) = tape::forward(&generator, &[z_in.f_detach()?], checkpoints)?;
     let z0 = z_in.f_detach()?.f_sub(&velocity[0])?;
-    let latent = z0.f_div_scalar(scaling)?.f_add_scalar(shift)?;
-    let (decoded, decoder_tape) = tape::forward(&model.decoder, &[latent], checkpoints)?;
+    let (pictures, decoder_tape) = tape::forward(&model.decoder, &[unscaled(model, &z0)?], checkpoints)?;
     // What is seen.
-    let pred = decoded[0].f_set_requires_grad(true)?;
+    let pred = pictures[0].f_set_requires_grad(true)?;
     let l2 = pred.f_mse_loss(gt, tch::Reduction::Mean)?;
     let lpips = model.lpips.forward(&pred, gt)?.f_mean(Kind::Float)?;
     let seen = l2.f_mul_scalar(weights.l2)?.f_add(&lpips.f_mul_scalar(weights.lpips)?)?.f_div_scalar(accumulation)?;
     seen.f_backward()?;
     let (l2, lpips) = (number(&l2)?, number(&lpips)?);
-    let of_pred = pred.f_grad()?;
-    drop((pred, seen, decoded));
-    let of_latent = decoder_tape.backward(vec![of_pred])?.swap_remove(0);
+    let of_latent = decoder_tape.backward(vec![pred.f_grad()?])?.swap_remove(0);
+    let pred = pred.f_detach()?;
+    drop((seen, pictures));
     // What the two diffusion models say of it.
-    let (vsd, of_vsd) = tch::no_grad(|| {
+    let (vsd, of_vsd, latents) = tch::no_grad(|| {
         let t = time(draws.u_vsd);
         let sigma = t / 1000.0;
         let zt = noised(&z0, &draws.eps_vsd, sigma)?;
-        let restored = |network| {
-            let velocity = tape::run(&conditioned(network, t)?, &[zt.shallow_clone()])?;
-            zt.f_sub(&velocity[0].f_mul_scalar(sigma)?)
+        let velocity = |network: Conditioned| -> Result<Tensor, TchError> {
+            Ok(tape::run(&network, &[zt.shallow_clone()])?.swap_remove(0))
         };
-        let (by_regulariser, by_teacher) = (restored(&model.regulariser)?, restored(&model.teacher)?);
+        let restored = |velocity: Tensor| zt.f_sub(&velocity.f_mul_scalar(sigma)?);
+        let by_regulariser = restored(velocity(conditioned(&model.regulariser, t)?)?)?;
+        let mut of_teacher = velocity(conditioned(&model.teacher, t)?)?;
+        if let Some(Guidance { scale, negative }) = &options.guidance {
+            let count = lq.size()[0];
+            let [prompt, pooled] =
+                [&negative[0].f_expand([count, -1, -1], false)?, &negative[1].f_expand([count, -1], false)?];
+            let without = velocity(Conditioned::new(&model.teacher, t, prompt, pooled, [height, width])?)?;
+            of_teacher = without.f_add(&of_teacher.f_sub(&without)?.f_mul_scalar(*scale)?)?;
+        }
+        let by_teacher = restored(of_teacher)?;
         let weight = z0.f_sub(&by_teacher)?.f_abs()?.f_mean_dim([1, 2, 3].as_slice(), true, None::<Kind>)?;
         let g = by_regulariser.f_sub(&by_teacher)?.f_div(&weight.f_clamp_min(SMALLEST)?)?;
         let loss = number(&g.f_square()?.f_mean(None::<Kind>)?)?;
-        Ok::<_, TchError>((loss, g.f_mul_scalar(2.0 / g.numel() as f64)?))
+        let latents = [z0.shallow_clone(), zt, by_regulariser, by_teacher];
+        Ok::<_, TchError>((loss, g.f_mul_scalar(2.0 / g.numel() as f64)?, latents))
     })?;
     // Back through the generator and the encoder.
-    let of_z0 = of_latent.f_div_scalar(scaling)?.f_add(&of_vsd.f_mul_scalar(weights.vsd / accumulation)?)?;
-    let through = generator_tape.backward(vec![of_z0.f_neg()?])?.swap_remove(0);
-    let of_z_in = of_z0.f_add(&through)?;
+    let of_z0 =
+        of_latent.f_div_scalar(model.scaling_factor)?.f_add(&of_vsd.f_mul_scalar(weights.vsd / accumulation)?)?;
+    let of_z_in = of_z0.f_add(&backward(generator_tape, of_z0.f_neg()?)?)?;
     z_in.f_mul(&of_z_in)?.f_sum(Kind::Float)?.f_backward()?;
     encoder_tape.backward(vec![moments.f_grad()?])?;
     // The regulariser learns what the generator makes.
@@ -172,8 +215,8 @@ pub fn micro_batch(
     let apart = zt.f_sub(&velocity[0].f_mul_scalar(sigma)?)?.f_sub(&z0)?;
     let diff = number(&apart.f_square()?.f_mean(None::<Kind>)?)?;
     let of_velocity = apart.f_mul_scalar(-2.0 * sigma * weights.diff / accumulation / apart.numel() as f64)?;
-    regulariser_tape.backward(vec![of_velocity])?;
-    Ok(Losses { l2, lpips, vsd, diff })
+    _ = backward(regulariser_tape, of_velocity)?;
+    Ok(Outcome { losses: Losses { l2, lpips, vsd, diff }, pred, latents })
 }
 
 #[cfg(test)]

@@ -2,12 +2,12 @@
 //! the VAE, frozen, with a LoRA in its encoder; LPIPS to compare by (OSEDiff, arXiv 2406.08177, on Stable Diffusion 3).
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 use tch::{Device, Kind, TchError, Tensor};
 
-use super::adamw::Group;
+use super::adamw::{Group, Settings};
 use super::tape::Segments;
 use crate::evaluate::metrics::Lpips;
 use crate::networks::sd3::lora::ENCODER;
@@ -16,6 +16,7 @@ use crate::networks::sd3::vae::{Decoder, Encoder};
 use crate::networks::sd3::{mmdit, vae};
 use crate::runtime::weights::{Loader, LoraDelta, LoraMap, Weights};
 use crate::train::TrainError;
+use crate::train::files::{write_torch_dictionary, write_torch_list};
 
 /// alpha of the encoder's LoRA; its scale is that by the rank.
 const ENCODER_ALPHA: f64 = 8.0;
@@ -42,6 +43,10 @@ pub struct Model {
     pub scaling_factor: f64,
     /// See above.
     pub shift_factor: f64,
+    /// What is taken off behind the encoder: the same in the reference's training, nothing in its inference.
+    pub encode_shift: f64,
+    /// Gradients are multiplied by it before they go through the transformer, where they may be too small for its dtype.
+    pub gradient_scale: f64,
     /// Where it is.
     pub device: Device,
     /// Of the latents.
@@ -68,11 +73,11 @@ fn config<C: DeserializeOwned>(folder: &Path) -> Result<C, TrainError> {
 }
 
 /// Weights in one dtype, read once: networks that are loaded from them share their memory.
-fn shared(weights: &Weights, prefix: &str, device: Device) -> Result<BTreeMap<String, Tensor>, TrainError> {
+fn shared(weights: &Weights, prefix: &str, device: Device, kind: Kind) -> Result<BTreeMap<String, Tensor>, TrainError> {
     let mut tensors = BTreeMap::new();
     for name in weights.shapes().into_keys().filter(|name| name.starts_with(prefix)) {
         if let Some(tensor) = weights.tensor(name).transpose()? {
-            let tensor = tensor.f_to_device(device)?.f_to_kind(Kind::Float)?;
+            let tensor = tensor.f_to_device(device)?.f_to_kind(kind)?;
             tensors.insert(name[prefix.len()..].to_owned(), tensor);
         }
     }
@@ -124,7 +129,7 @@ impl Pairs<'_> {
     }
 }
 
-/// Files and first values.
+/// Files and first values, and how they are opened.
 pub struct ModelFiles<'a> {
     /// A folder in the layout of `stabilityai/stable-diffusion-3-medium-diffusers`.
     pub sd3: &'a Path,
@@ -132,23 +137,36 @@ pub struct ModelFiles<'a> {
     pub lpips: [&'a Path; 2],
     /// By group.
     pub initial: BTreeMap<String, Initial>,
+    /// Of the LoRAs.
+    pub rank: i64,
+    /// Of what `initial` does not give.
+    pub seed: u64,
+    /// Where it is to be.
+    pub device: Device,
+    /// Of the frozen transformer; all else is float32.
+    pub base: Kind,
 }
 
+/// Gradients of less than 6e-8 are nothing in fp16; those of a velocity are near that.
+const HALF_SCALE: f64 = 1024.0;
+
 impl Model {
-    /// Opens all of it in float32.
+    /// Opens all of it.
     ///
     /// # Errors
     /// A file that is missing or of another model.
-    pub fn open(files: &ModelFiles, rank: i64, seed: u64, device: Device) -> Result<Self, TrainError> {
+    pub fn open(files: &ModelFiles) -> Result<Self, TrainError> {
+        let &ModelFiles { rank, seed, device, base, .. } = files;
+        let gradient_scale = if base == Kind::Half { HALF_SCALE } else { 1.0 };
         let nothing = Initial::new();
         let initial = |group: &str| files.initial.get(group).unwrap_or(&nothing);
         let folder = |name: &str| files.sd3.join(name);
         let mmdit_config: mmdit::Config = config(&folder("transformer"))?;
         let weights = Weights::open_folder(&folder("transformer"), "diffusion_pytorch_model")?;
-        let transformer = Weights::from_tensors(shared(&weights, "", device)?).called(weights.file());
+        let transformer = Weights::from_tensors(shared(&weights, "", device, base)?).called(weights.file());
         let layers = mmdit_config.adaptable_layers();
         let mmdit = |loras: LoraMap| {
-            let mut loader = Loader::new(&transformer, "", device, Kind::Float).unmerged(loras);
+            let mut loader = Loader::new(&transformer, "", device, base).unmerged(loras);
             Mmdit::load(&mut loader, &mmdit_config, Default::default())
         };
         let transformer_group = |group: &'static str, seed: u64| -> Result<(LoraMap, Group), TrainError> {
@@ -161,15 +179,17 @@ impl Model {
                 parameters.extend(named);
                 loras.insert(layer.clone(), pair);
             }
-            Ok((loras, Group::new(group, parameters)?))
+            Ok((loras, Group::new(group, parameters, gradient_scale)?))
         };
+        // In another dtype than the file's they are copies.
+        weights.release();
         let (gen_loras, gen_group) = transformer_group("gen", seed)?;
         let (reg_loras, reg_group) = transformer_group("reg", seed.wrapping_add(1 << 20))?;
 
         let vae_config: vae::Config = config(&folder("vae"))?;
         let weights = Weights::open_folder(&folder("vae"), "diffusion_pytorch_model")?;
-        let encoder_weights = shared(&weights, "encoder.", device)?;
-        let decoder_weights = Weights::from_tensors(shared(&weights, "", device)?).called(weights.file());
+        let encoder_weights = shared(&weights, "encoder.", device, Kind::Float)?;
+        let decoder_weights = Weights::from_tensors(shared(&weights, "", device, Kind::Float)?).called(weights.file());
         let (mut loras, mut parameters) = (LoraMap::new(), Vec::new());
         let (down, up) = (format!("lora_A.{ENCODER}.weight"), format!("lora_B.{ENCODER}.weight"));
         let pairs =
@@ -200,17 +220,66 @@ impl Model {
             lpips: Lpips::vgg(files.lpips[0], files.lpips[1], device)?,
             scaling_factor: vae_config.scaling_factor,
             shift_factor: vae_config.shift_factor.unwrap_or(0.0),
+            encode_shift: vae_config.shift_factor.unwrap_or(0.0),
+            gradient_scale,
             device,
             latent_channels: vae_config.latent_channels,
             reduction: 1 << vae_config.halvings(),
-            groups: [gen_group, Group::new("vae", parameters)?, reg_group],
+            groups: [gen_group, Group::new("vae", parameters, 1.0)?, reg_group],
             encoder_weights,
             layers,
         })
     }
 
+    /// Lengths of the gradients: gen, vae, reg.
+    ///
+    /// # Errors
+    /// What libtorch says.
+    pub fn gradient_norms(&self) -> Result<[f64; 3], TchError> {
+        let [generator, vae, regulariser] = &self.groups;
+        Ok([generator.gradient_norm()?, vae.gradient_norm()?, regulariser.gradient_norm()?])
+    }
+
+    /// Moves what is trained, each group by its own learning rate and the length of its gradients, and forgets those.
+    ///
+    /// # Errors
+    /// What libtorch says.
+    pub fn step(&mut self, rates: [f64; 3], norms: [f64; 3], settings: &Settings) -> Result<(), TchError> {
+        let mut groups = self.groups.iter_mut().zip(rates).zip(norms);
+        groups.try_for_each(|((group, rate), norm)| group.step(rate, norm, settings))
+    }
+
+    /// What is trained, as `GROUP.NAME`.
+    pub fn parameters(&self) -> BTreeMap<String, Tensor> {
+        let of_group = |group: &Group| {
+            let named = |(name, tensor): &(String, Tensor)| (format!("{}.{name}", group.name), tensor.detach());
+            group.parameters.iter().map(named).collect::<Vec<_>>()
+        };
+        self.groups.iter().flat_map(of_group).collect()
+    }
+
+    /// The files of a step, as the reference names them: gen, vae, reg.
+    pub fn files(out: &Path, step: usize) -> [PathBuf; 3] {
+        [
+            out.join(format!("checkpoints/model_{step}.pkl")),
+            out.join(format!("checkpoints_vae/vae_encoder_{step}.pt")),
+            out.join(format!("checkpoints_reg/model_{step}.pkl")),
+        ]
+    }
+
+    /// Writes them.
+    ///
+    /// # Errors
+    /// Where one cannot be written.
+    pub fn save(&self, out: &Path, step: usize) -> Result<(), TrainError> {
+        let [generator, encoder, regulariser] = Self::files(out, step);
+        write_torch_list(&generator, &self.lora_list(GEN))?;
+        write_torch_list(&regulariser, &self.lora_list(REG))?;
+        write_torch_dictionary(&encoder, &self.encoder_state()?)
+    }
+
     /// The transformer's LoRA of a group as its file holds it: up, down, up, down, ... in the order of the layers.
-    pub fn lora_list(&self, group: usize) -> Vec<Tensor> {
+    fn lora_list(&self, group: usize) -> Vec<Tensor> {
         let parameters: BTreeMap<&str, &Tensor> =
             self.groups[group].parameters.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
         let half = |layer: &String, half: &str| parameters.get(format!("{layer}.{half}.weight").as_str()).copied();
@@ -222,7 +291,7 @@ impl Model {
     ///
     /// # Errors
     /// What libtorch says.
-    pub fn encoder_state(&self) -> Result<BTreeMap<String, Tensor>, TchError> {
+    fn encoder_state(&self) -> Result<BTreeMap<String, Tensor>, TchError> {
         let group = &self.groups[VAE];
         let adapted =
             |layer: &str| group.parameters.iter().any(|(name, _)| name.starts_with(&format!("{layer}.lora_A.")));
@@ -242,7 +311,8 @@ impl Model {
 /// The transformer conditioned on prompts and the time.
 pub struct Conditioned<'a> {
     network: &'a Mmdit,
-    prompt: &'a Tensor,
+    /// In the network's dtype, as all that is within.
+    prompt: Tensor,
     /// After SiLU, `[B, D]`.
     emb: Tensor,
     /// Height and width of the latent.
@@ -251,14 +321,9 @@ pub struct Conditioned<'a> {
 
 impl<'a> Conditioned<'a> {
     /// Of a latent of this size; prompt embeds `[B, T, joint]` and `[B, pooled]`.
-    pub fn new(
-        network: &'a Mmdit,
-        t: f64,
-        prompt: &'a Tensor,
-        pooled: &Tensor,
-        size: [i64; 2],
-    ) -> Result<Self, TchError> {
-        let emb = tch::no_grad(|| network.conditioning(t, pooled)?.f_silu())?;
+    pub fn new(network: &'a Mmdit, t: f64, prompt: &Tensor, pooled: &Tensor, size: [i64; 2]) -> Result<Self, TchError> {
+        let (prompt, pooled) = (prompt.f_to_kind(network.kind())?, pooled.f_to_kind(network.kind())?);
+        let emb = tch::no_grad(|| network.conditioning(t, &pooled)?.f_silu())?;
         Ok(Self { network, prompt, emb, size })
     }
 }
@@ -272,10 +337,12 @@ impl Segments for Conditioned<'_> {
         let last = self.count() - 1;
         match (segment, inputs) {
             (0, [latent]) => {
-                let (x, text) = self.network.begin(latent, self.prompt)?;
+                let (x, text) = self.network.begin(&latent.f_to_kind(self.network.kind())?, &self.prompt)?;
                 Ok(vec![x, text])
             }
-            (segment, [x, ..]) if segment == last => Ok(vec![self.network.end(x, &self.emb, self.size)?]),
+            (segment, [x, ..]) if segment == last => {
+                Ok(vec![self.network.end(x, &self.emb, self.size)?.f_to_kind(Kind::Float)?])
+            }
             (segment, [x, text]) => {
                 let (x, text) = self.network.block(segment - 1, x, text, &self.emb)?;
                 Ok(std::iter::once(x).chain(text).collect())
@@ -287,20 +354,20 @@ impl Segments for Conditioned<'_> {
 
 impl Segments for Encoder {
     fn count(&self) -> usize {
-        self.segment_count()
+        self.ops().segments().len()
     }
 
     fn run(&self, segment: usize, inputs: &[Tensor]) -> Result<Vec<Tensor>, TchError> {
-        Ok(vec![self.run_segment(segment, &inputs[0])?])
+        Ok(vec![self.ops().run_segment(segment, &inputs[0])?])
     }
 }
 
 impl Segments for Decoder {
     fn count(&self) -> usize {
-        self.segment_count()
+        self.ops().segments().len()
     }
 
     fn run(&self, segment: usize, inputs: &[Tensor]) -> Result<Vec<Tensor>, TchError> {
-        Ok(vec![self.run_segment(segment, &inputs[0])?])
+        Ok(vec![self.ops().run_segment(segment, &inputs[0])?])
     }
 }

@@ -36,7 +36,7 @@ pub fn preview(dataset: &Dataset, seed: u64, count: usize, out: &Path) -> Result
         let poor = picture_from_tensor(&sample.lq.f_mul_scalar(0.5)?.f_add_scalar(0.5)?)?;
         for (name, picture) in [("gt", &sample.picture), ("lq", &poor)] {
             let file = out.join(format!("preview/{row:03}_{name}.png"));
-            codec::save(picture, &file).map_err(|error| TrainError::format(&file, error))?;
+            codec::save(picture, &file).map_err(|error| TrainError::unwritten(&file, error))?;
         }
         let top = row as u32 * (SIDE + MARGIN) + MARGIN;
         for (column, picture) in (0..).zip([&sample.picture, &poor]) {
@@ -55,6 +55,6 @@ pub fn preview(dataset: &Dataset, seed: u64, count: usize, out: &Path) -> Result
     let words = Picture::from_rgb(TEXT, height, rgb).ok_or_else(unfit)?;
     sheet.paste(&words, 2 * SIDE + 3 * MARGIN, 0);
     let file = out.join("preview.png");
-    codec::save(&sheet, &file).map_err(|error| TrainError::format(&file, error))?;
+    codec::save(&sheet, &file).map_err(|error| TrainError::unwritten(&file, error))?;
     Ok(file)
 }

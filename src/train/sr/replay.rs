@@ -9,13 +9,13 @@ use serde::Deserialize;
 use tch::{Device, Kind, Tensor};
 
 use super::adamw::Settings;
-use super::losses::{Batch, Draws, Losses, Weights as LossWeights, micro_batch};
+use super::losses::{Batch, Draws, LossOptions, Losses, micro_batch};
 use super::model::{GEN, Initial, Model, ModelFiles, REG, VAE};
 use crate::base::write_atomic;
 use crate::pipelines::sr::PromptEncoder;
 use crate::runtime::weights::Weights;
 use crate::train::TrainError;
-use crate::train::files::{write_safetensors, write_torch_dictionary, write_torch_list};
+use crate::train::files::write_safetensors;
 
 /// A case; paths are relative to its file.
 #[derive(Deserialize)]
@@ -80,14 +80,22 @@ impl Default for Arguments {
 ///
 /// # Errors
 /// What cannot be read, does not fit, or cannot be computed.
-pub fn replay(file: &Path, out: &Path, checkpoints: bool) -> Result<usize, TrainError> {
+pub fn replay(file: &Path, out: &Path, gradient_checkpointing: bool) -> Result<usize, TrainError> {
     let text = std::fs::read(file).map_err(TrainError::io(file))?;
     let case: Case = serde_json::from_slice(&text).map_err(|error| TrainError::format(file, error))?;
     let here = |path: &Path| file.parent().unwrap_or(Path::new("")).join(path);
     let (sd3, lpips) = (here(&case.sd3), [here(&case.lpips_vgg), here(&case.lpips_lin)]);
     let args = &case.args;
-    let files = ModelFiles { sd3: &sd3, lpips: [&lpips[0], &lpips[1]], initial: initial(&here(&case.init))? };
-    let mut model = Model::open(&files, args.lora_rank, 0, Device::Cpu)?;
+    let files = ModelFiles {
+        sd3: &sd3,
+        lpips: [&lpips[0], &lpips[1]],
+        initial: initial(&here(&case.init))?,
+        rank: args.lora_rank,
+        seed: 0,
+        device: Device::Cpu,
+        base: Kind::Float,
+    };
+    let mut model = Model::open(&files)?;
     let mut prompts = PromptEncoder::open(&sd3, Device::Cpu, Kind::Float)?;
     let weights = Weights::open(&here(&case.replay))?;
     let settings = Settings {
@@ -96,16 +104,25 @@ pub fn replay(file: &Path, out: &Path, checkpoints: bool) -> Result<usize, Train
         weight_decay: args.adam_weight_decay,
         max_grad_norm: args.max_grad_norm,
     };
-    let loss_weights =
-        LossWeights { l2: args.lambda_l2, lpips: args.lambda_lpips, vsd: args.lambda_vsd, diff: args.lambda_vsd_lora };
     let accumulation = args.gradient_accumulation_steps.max(1);
+    let options = LossOptions {
+        weights: Losses {
+            l2: args.lambda_l2,
+            lpips: args.lambda_lpips,
+            vsd: args.lambda_vsd,
+            diff: args.lambda_vsd_lora,
+        },
+        accumulation,
+        gradient_checkpointing,
+        guidance: None,
+    };
+    let rate_of_vae = args.learning_rate_vae.unwrap_or(args.learning_rate);
     let folder = out.join("replay");
     let (mut losses, mut norms) = ("micro,l2,lpips,vsd,diff\n".to_owned(), "step,gen,vae,reg\n".to_owned());
     let mut steps = 0;
     for (micro, captions) in case.captions.iter().enumerate() {
         let batch = batch(&weights, micro, captions, &mut prompts)?;
-        let Losses { l2, lpips, vsd, diff } =
-            micro_batch(&model, &batch, &draws(&weights, micro)?, &loss_weights, accumulation as f64, checkpoints)?;
+        let Losses { l2, lpips, vsd, diff } = micro_batch(&model, &batch, &draws(&weights, micro)?, &options)?.losses;
         _ = writeln!(losses, "{micro},{l2},{lpips},{vsd},{diff}");
         if (micro + 1) % accumulation != 0 {
             continue;
@@ -118,36 +135,18 @@ pub fn replay(file: &Path, out: &Path, checkpoints: bool) -> Result<usize, Train
             }
         }
         write_safetensors(&folder.join(format!("grad{steps}.safetensors")), &gradients)?;
-        let mut lengths = [0.0; 3];
-        for (i, group) in model.groups.iter_mut().enumerate() {
-            lengths[i] = group.gradient_norm()?;
-            let rate = if i == VAE { args.learning_rate_vae.unwrap_or(args.learning_rate) } else { args.learning_rate };
-            group.step(rate, lengths[i], &settings)?;
-        }
+        let lengths = model.gradient_norms()?;
+        model.step([args.learning_rate, rate_of_vae, args.learning_rate], lengths, &settings)?;
         _ = writeln!(norms, "{steps},{},{},{}", lengths[GEN], lengths[VAE], lengths[REG]);
-        let parameters = model.groups.iter().flat_map(|group| {
-            group.parameters.iter().map(|(name, tensor)| (format!("{}.{name}", group.name), tensor.detach()))
-        });
-        write_safetensors(&folder.join(format!("step{steps}.safetensors")), &parameters.collect())?;
+        write_safetensors(&folder.join(format!("step{steps}.safetensors")), &model.parameters())?;
     }
     let write = |name: &str, text: &str| {
         write_atomic(&folder.join(name), |out| std::io::Write::write_all(out, text.as_bytes()))
     };
     write("losses.csv", &losses)?;
     write("grad_norms.csv", &norms)?;
-    save(&model, out, steps)?;
+    model.save(out, steps)?;
     Ok(steps)
-}
-
-/// The three files of a step, as the reference names them.
-///
-/// # Errors
-/// Where one cannot be written.
-pub fn save(model: &Model, out: &Path, step: usize) -> Result<(), TrainError> {
-    write_torch_list(&out.join(format!("checkpoints/model_{step}.pkl")), &model.lora_list(GEN))?;
-    write_torch_list(&out.join(format!("checkpoints_reg/model_{step}.pkl")), &model.lora_list(REG))?;
-    let encoder = out.join(format!("checkpoints_vae/vae_encoder_{step}.pt"));
-    write_torch_dictionary(&encoder, &model.encoder_state()?)
 }
 
 /// First values by group: `init.GROUP.NAME`.

@@ -1,19 +1,20 @@
-//! The trainer's loop: epochs of items, micro-batches, steps, files.
+//! The trainer's loop: items to micro-batches, micro-batches to steps, and the files of some of them.
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread::JoinHandle;
+use std::time::Instant;
 
-use crossbeam_channel::{Receiver, bounded};
 use tch::{Device, Kind, Tensor};
 
-use super::adamw::Settings;
-use super::data::{Dataset, Sample, mixed};
-use super::losses::{Batch, Draws, Losses, Weights, micro_batch};
-use super::model::{Model, ModelFiles, VAE};
-use super::replay::save;
+use super::adamw::{Group, Settings};
+use super::data::{Dataset, mixed};
+use super::losses::{Batch, Draws, Guidance, LossOptions, Losses, micro_batch};
+use super::model::{Model, ModelFiles};
+use super::samples::Samples;
+use super::schedule::Schedule;
+use super::state::Position;
 use super::validation::{Score, Validation};
+use super::{state, visualization};
 use crate::base::{CaptionRequest, Progress};
 use crate::imaging::Picture;
 use crate::pipelines::caption::tags::Tagger;
@@ -21,13 +22,15 @@ use crate::pipelines::caption::{CaptionInput, Captioner};
 use crate::pipelines::sr::PromptEncoder;
 use crate::runtime::rng;
 use crate::train::TrainError;
+use crate::train::csv_log::CsvLog;
 
-/// Samples that each worker has ready.
-const PREFETCH: usize = 2;
-/// Steps in a row whose numbers are none, after which it ends.
+/// Steps in a row whose gradients are no numbers, after which it ends.
 const MOST_SKIPPED: usize = 20;
+/// Steps between the pictures of `visualization/`.
+const VISUALIZATION_STEPS: usize = 100;
 
 /// What to train, on what, and for how long.
+#[derive(Clone, Debug)]
 pub struct Options {
     /// A folder in the layout of `stabilityai/stable-diffusion-3-medium-diffusers`.
     pub sd3: PathBuf,
@@ -37,6 +40,8 @@ pub struct Options {
     pub lists: Vec<(PathBuf, usize)>,
     /// Where files go.
     pub output: PathBuf,
+    /// A state to go on from.
+    pub resume: Option<PathBuf>,
     /// Side of a picture.
     pub resolution: u32,
     /// Pictures of a micro-batch.
@@ -47,16 +52,26 @@ pub struct Options {
     pub steps: usize,
     /// Steps between files.
     pub checkpointing_steps: usize,
+    /// States that are kept; all of them without it.
+    pub checkpoints_total_limit: Option<usize>,
     /// Of the LoRAs.
     pub rank: i64,
     /// Of everything that is drawn.
     pub seed: u64,
-    /// Of the transformer's LoRAs, and of the encoder's.
+    /// Learning rates of the transformer's LoRAs, and of the encoder's.
     pub rates: [f64; 2],
+    /// How they change.
+    pub schedule: Schedule,
     /// Of the optimizers.
     pub settings: Settings,
     /// Of the losses.
-    pub weights: Weights,
+    pub weights: Losses,
+    /// Scale of the teacher's guidance and its negative prompt; the reference has none.
+    pub guidance: Option<(f64, String)>,
+    /// The shift is taken off behind the encoder: as the reference trains, not as it infers.
+    pub subtract_shift: bool,
+    /// Of the frozen transformer and the text encoders.
+    pub base: Kind,
     /// Little memory, more time.
     pub gradient_checkpointing: bool,
     /// Threads that read and degrade photos.
@@ -76,191 +91,260 @@ pub struct Step {
     pub losses: Losses,
     /// Lengths of the gradients before they are shortened: gen, vae, reg.
     pub norms: [f64; 3],
-    /// Its numbers were none: nothing was moved.
+    /// Its gradients were no numbers: nothing was moved.
     pub is_skipped: bool,
+    /// How long it took.
+    pub seconds: f64,
 }
 
-/// Trains; `on_step` says after each step whether to go on. What is there then is saved in any case. Returns the number of
-/// steps.
+/// What a training says.
+pub enum Event<'a> {
+    /// A step was made.
+    Step(&'a Step),
+    /// Something is odd, and it goes on.
+    Warning(&'a TrainError),
+}
+
+/// Trains; `on_event` answers whether to go on. What there is then is saved in any case. Returns the number of steps.
 ///
 /// # Errors
-/// Photos that cannot be read, weights of another model, files that cannot be written, numbers that stay none.
+/// Photos that cannot be read, weights of another model, files that cannot be written to the end, gradients that stay no numbers.
 pub fn train(
     options: &Options,
-    mut tagger: Option<Tagger>,
-    on_step: &mut dyn FnMut(&Step) -> bool,
+    tagger: Option<Tagger>,
+    on_event: &mut dyn FnMut(Event) -> bool,
 ) -> Result<usize, TrainError> {
-    let dataset = Arc::new(Dataset::open(&options.lists, options.resolution)?);
-    let files =
-        ModelFiles { sd3: &options.sd3, lpips: [&options.lpips[0], &options.lpips[1]], initial: Default::default() };
-    let mut model = Model::open(&files, options.rank, options.seed, options.device)?;
-    let mut prompts = PromptEncoder::open(&options.sd3, options.device, Kind::Float)?;
-    std::fs::create_dir_all(&options.output).map_err(TrainError::io(&options.output))?;
-    let columns = "step,l2,lpips,vsd,diff,norm_gen,norm_vae,norm_reg";
-    let mut log = CsvLog::create(&options.output, "losses.csv", columns)?;
-    let mut validation = match &options.validation {
-        None => None,
-        Some((folder, steps)) => {
-            let mut caption = |picture: &Picture| caption(&mut tagger, picture);
-            let pictures = Validation::open(folder, options.resolution, &model, &mut prompts, &mut caption)?;
-            Some((pictures, *steps, CsvLog::create(&options.output, "validation.csv", "step,l2,lpips,psnr")?))
-        }
-    };
-    let mut validate = |model: &Model, number: usize, is_last: bool| -> Result<(), TrainError> {
-        match &mut validation {
-            Some((pictures, steps, log)) if number.is_multiple_of(*steps) || is_last => {
-                let Score { l2, lpips, psnr } = pictures.score(model)?;
-                log.add(format_args!("{number},{l2},{lpips},{psnr}"))
-            }
-            _ => Ok(()),
-        }
-    };
-    validate(&model, 0, false)?;
-    let mut samples = Samples::start(dataset, options)?;
-    let (mut skipped, mut saved) = (0, 0);
-    for number in 1..=options.steps {
-        let mut all = Vec::new();
-        for micro in 0..options.accumulation {
-            let batch = batch(&mut samples, &mut tagger, &mut prompts, options)?;
-            let draws = draws(&model, &batch, options, (number * options.accumulation + micro) as u64)?;
-            let accumulation = options.accumulation as f64;
-            all.push(micro_batch(
-                &model,
-                &batch,
-                &draws,
-                &options.weights,
-                accumulation,
-                options.gradient_checkpointing,
-            )?);
-        }
-        let mut norms = [0.0; 3];
-        for (norm, group) in norms.iter_mut().zip(&model.groups) {
-            *norm = group.gradient_norm()?;
-        }
-        let is_skipped = !norms.iter().all(|norm| norm.is_finite());
-        for (i, group) in model.groups.iter_mut().enumerate() {
-            match is_skipped {
-                true => group.zero_gradients(),
-                false => group.step(options.rates[usize::from(i == VAE)], norms[i], &options.settings)?,
-            }
-        }
-        skipped = if is_skipped { skipped + 1 } else { 0 };
+    let mut training = Training::open(options, tagger)?;
+    let (mut skipped, mut is_saved) = (0, true);
+    while training.position.step < options.steps {
+        let step = training.step()?;
+        let mut goes_on = on_event(Event::Step(&step));
+        skipped = if step.is_skipped { skipped + 1 } else { 0 };
         if skipped >= MOST_SKIPPED {
             let found = format!("{skipped} steps in a row have gradients that are no numbers");
             return Err(TrainError::Stopped(found));
         }
-        let mean = |of: fn(&Losses) -> f64| all.iter().map(of).sum::<f64>() / all.len() as f64;
-        let step = Step {
-            number,
-            losses: Losses {
-                l2: mean(|it| it.l2),
-                lpips: mean(|it| it.lpips),
-                vsd: mean(|it| it.vsd),
-                diff: mean(|it| it.diff),
-            },
-            norms,
-            is_skipped,
-        };
-        let Losses { l2, lpips, vsd, diff } = step.losses;
-        let [of_gen, of_vae, of_reg] = norms;
-        log.add(format_args!("{number},{l2},{lpips},{vsd},{diff},{of_gen},{of_vae},{of_reg}"))?;
-        let goes_on = on_step(&step);
-        if number % options.checkpointing_steps == 1 || number == options.steps || !goes_on {
-            save(&model, &options.output, number)?;
-            saved = number;
+        let is_last = step.number == options.steps || !goes_on;
+        // What could not be saved is tried again after each step: a disk that is full may be cleared.
+        if step.number % options.checkpointing_steps == 1 || is_last || !is_saved {
+            let saved = training.save();
+            if is_last {
+                saved?;
+            } else {
+                is_saved = saved.is_ok();
+                training.unless_unwritten(saved)?;
+            }
         }
-        validate(&model, number, number == options.steps || !goes_on)?;
+        training.validate(is_last)?;
+        for warning in training.new_warnings() {
+            goes_on &= on_event(Event::Warning(&warning));
+        }
         if !goes_on {
             break;
         }
     }
-    Ok(saved)
+    Ok(training.position.step)
 }
 
-/// Numbers of each step, written as they come.
-struct CsvLog {
-    path: PathBuf,
-    file: std::fs::File,
+struct Training<'a> {
+    options: &'a Options,
+    model: Model,
+    prompts: PromptEncoder,
+    /// The last captions and their embeds.
+    encoded: (Vec<String>, [Tensor; 2]),
+    tagger: Option<Tagger>,
+    samples: Samples,
+    losses: LossOptions,
+    position: Position,
+    log: CsvLog,
+    validation: Option<(Validation, usize, CsvLog)>,
+    /// What could not be written now, and the last that was said of that.
+    warnings: Vec<TrainError>,
+    last_warning: String,
 }
 
-impl CsvLog {
-    fn create(folder: &Path, name: &str, columns: &str) -> Result<Self, TrainError> {
-        let path = folder.join(name);
-        let file = std::fs::File::create(&path).map_err(TrainError::io(&path))?;
-        let mut log = Self { path, file };
-        log.add(format_args!("{columns}"))?;
-        Ok(log)
+impl<'a> Training<'a> {
+    fn open(options: &'a Options, mut tagger: Option<Tagger>) -> Result<Self, TrainError> {
+        let dataset = Arc::new(Dataset::open(&options.lists, options.resolution)?);
+        let mut model = Model::open(&ModelFiles {
+            sd3: &options.sd3,
+            lpips: [&options.lpips[0], &options.lpips[1]],
+            initial: Default::default(),
+            rank: options.rank,
+            seed: options.seed,
+            device: options.device,
+            base: options.base,
+        })?;
+        if !options.subtract_shift {
+            model.encode_shift = 0.0;
+        }
+        let mut prompts = PromptEncoder::open(&options.sd3, options.device, options.base)?;
+        // Without a tagger there is one prompt, and nothing of what encoded it is needed again.
+        prompts.set_keep(tagger.is_some());
+        let out = &options.output;
+        std::fs::create_dir_all(out).map_err(TrainError::io(out))?;
+        let position = match &options.resume {
+            Some(file) => state::load(&mut model, file)?,
+            None => Position::default(),
+        };
+        let columns = "step,l2,lpips,vsd,diff,norm_gen,norm_vae,norm_reg";
+        let log = CsvLog::open(out.join("losses.csv"), columns, position.step)?;
+        let validation = match &options.validation {
+            None => None,
+            Some((folder, steps)) => {
+                let mut caption = |picture: &Picture| caption(&mut tagger, picture);
+                let pictures = Validation::open(folder, options.resolution, &model, &mut prompts, &mut caption)?;
+                let log = CsvLog::open(out.join("validation.csv"), "step,l2,lpips,psnr", position.step)?;
+                Some((pictures, *steps, log))
+            }
+        };
+        let guidance = match &options.guidance {
+            None => None,
+            Some((scale, prompt)) => {
+                let negative = prompts.embeds(std::slice::from_ref(prompt), options.device)?;
+                Some(Guidance { scale: *scale, negative })
+            }
+        };
+        let losses = LossOptions {
+            weights: options.weights,
+            accumulation: options.accumulation,
+            gradient_checkpointing: options.gradient_checkpointing,
+            guidance,
+        };
+        let samples =
+            Samples::start(&dataset, options.seed, position.items, options.workers).map_err(TrainError::io(out))?;
+        let encoded = (Vec::new(), [Tensor::new(), Tensor::new()]);
+        let (warnings, last_warning) = (Vec::new(), String::new());
+        let mut training = Self {
+            options,
+            model,
+            prompts,
+            encoded,
+            tagger,
+            samples,
+            losses,
+            position,
+            log,
+            validation,
+            warnings,
+            last_warning,
+        };
+        if position.step == 0 {
+            training.validate(false)?;
+        }
+        Ok(training)
     }
 
-    fn add(&mut self, line: std::fmt::Arguments) -> Result<(), TrainError> {
-        writeln!(self.file, "{line}").map_err(TrainError::io(&self.path))
+    fn step(&mut self) -> Result<Step, TrainError> {
+        let start = Instant::now();
+        let options = self.options;
+        let number = self.position.step + 1;
+        let mut losses = Vec::new();
+        for micro in 1..=options.accumulation {
+            let batch = self.batch()?;
+            let draws = self.draws(&batch)?;
+            let outcome = micro_batch(&self.model, &batch, &draws, &self.losses)?;
+            losses.push(outcome.losses);
+            self.position.items += options.batch as u64;
+            if number % VISUALIZATION_STEPS == 1 && micro == options.accumulation {
+                let out = options.output.join("visualization");
+                let written = visualization::write(&self.model, &batch, &draws, &outcome, &out, number);
+                self.unless_unwritten(written)?;
+            }
+        }
+        let norms = self.model.gradient_norms()?;
+        let is_skipped = !norms.iter().all(|norm| norm.is_finite());
+        match is_skipped {
+            true => self.model.groups.iter_mut().for_each(Group::zero_gradients),
+            false => {
+                let [rate, rate_vae] = options.rates.map(|rate| options.schedule.rate(rate, self.position.step));
+                self.model.step([rate, rate_vae, rate], norms, &options.settings)?;
+            }
+        }
+        self.position.step = number;
+        let losses @ Losses { l2, lpips, vsd, diff } = Losses::mean(&losses);
+        let [of_gen, of_vae, of_reg] = norms;
+        let written = self.log.add(&[&number, &l2, &lpips, &vsd, &diff, &of_gen, &of_vae, &of_reg]);
+        self.unless_unwritten(written)?;
+        Ok(Step { number, losses, norms, is_skipped, seconds: start.elapsed().as_secs_f64() })
     }
-}
 
-type SampleReceiver = Receiver<Result<Sample, TrainError>>;
-
-/// Items in their order, from threads that work ahead.
-struct Samples {
-    workers: Vec<(SampleReceiver, JoinHandle<()>)>,
-    next: usize,
-}
-
-impl Drop for Samples {
-    /// Nobody computes any more when the program ends.
-    fn drop(&mut self) {
-        let threads: Vec<JoinHandle<()>> = self.workers.drain(..).map(|(_, thread)| thread).collect();
-        for thread in threads {
-            // What panicked there was reported where its samples did not come.
-            _ = thread.join();
+    /// A training goes on where a file cannot be written; that is said later.
+    fn unless_unwritten(&mut self, result: Result<(), TrainError>) -> Result<(), TrainError> {
+        match result {
+            Err(error @ TrainError::Write(_)) => {
+                self.warnings.push(error);
+                Ok(())
+            }
+            other => other,
         }
     }
-}
 
-impl Samples {
-    fn start(dataset: Arc<Dataset>, options: &Options) -> Result<Self, TrainError> {
-        let (count, seed) = (options.workers.max(1), options.seed);
-        let mut workers = Vec::new();
-        for worker in 0..count {
-            let (sender, receiver) = bounded(PREFETCH);
-            let dataset = dataset.clone();
-            let work = move || {
-                let all =
-                    (0u64..).flat_map(|epoch| dataset.order(seed, epoch).into_iter().map(move |index| (epoch, index)));
-                for (epoch, index) in all.skip(worker).step_by(count) {
-                    if sender.send(dataset.sample(seed, epoch, index)).is_err() {
-                        return;
-                    }
-                }
-            };
-            let thread = std::thread::Builder::new().name(format!("coz-data-{worker}")).spawn(work);
-            workers.push((receiver, thread.map_err(TrainError::io(&options.output))?));
+    /// The same again and again is said once.
+    fn new_warnings(&mut self) -> Vec<TrainError> {
+        let mut warnings = std::mem::take(&mut self.warnings);
+        warnings.retain(|warning| {
+            let text = warning.to_string();
+            let is_new = text != self.last_warning;
+            self.last_warning = text;
+            is_new
+        });
+        warnings
+    }
+
+    /// The state comes last: where it is, all is.
+    fn save(&self) -> Result<(), TrainError> {
+        let out: &Path = &self.options.output;
+        self.model.save(out, self.position.step)?;
+        state::save(&self.model, &self.position, out)?;
+        self.options.checkpoints_total_limit.map_or(Ok(()), |limit| state::prune(out, limit))
+    }
+
+    /// Where it is time for that.
+    fn validate(&mut self, is_last: bool) -> Result<(), TrainError> {
+        match &mut self.validation {
+            Some((pictures, steps, log)) if self.position.step.is_multiple_of(*steps) || is_last => {
+                let Score { l2, lpips, psnr } = pictures.score(&self.model)?;
+                let written = log.add(&[&self.position.step, &l2, &lpips, &psnr]);
+                self.unless_unwritten(written)
+            }
+            _ => Ok(()),
         }
-        Ok(Self { workers, next: 0 })
     }
 
-    fn next(&mut self) -> Result<Sample, TrainError> {
-        let (receiver, _) = &self.workers[self.next % self.workers.len()];
-        self.next += 1;
-        receiver.recv().unwrap_or_else(|_| Err(TrainError::Stopped("a thread that reads photos has ended".into())))
+    fn batch(&mut self) -> Result<Batch, TrainError> {
+        let device = self.options.device;
+        let samples = self.samples.by_ref().take(self.options.batch).collect::<Result<Vec<_>, _>>()?;
+        let captions =
+            samples.iter().map(|sample| caption(&mut self.tagger, &sample.picture)).collect::<Result<Vec<_>, _>>()?;
+        if self.encoded.0 != captions {
+            let embeds = self.prompts.embeds(&captions, device)?;
+            self.encoded = (captions, embeds);
+        }
+        let [prompt, pooled] = self.encoded.1.each_ref().map(Tensor::shallow_clone);
+        let joined = |of: Vec<&Tensor>| Tensor::f_cat(&of, 0)?.f_to_device(device);
+        Ok(Batch {
+            lq: joined(samples.iter().map(|sample| &sample.lq).collect())?,
+            gt: joined(samples.iter().map(|sample| &sample.gt).collect())?,
+            prompt,
+            pooled,
+        })
     }
-}
 
-fn batch(
-    samples: &mut Samples,
-    tagger: &mut Option<Tagger>,
-    prompts: &mut PromptEncoder,
-    options: &Options,
-) -> Result<Batch, TrainError> {
-    let samples = (0..options.batch).map(|_| samples.next()).collect::<Result<Vec<_>, _>>()?;
-    let captions = samples.iter().map(|sample| caption(tagger, &sample.picture)).collect::<Result<Vec<_>, _>>()?;
-    let [prompt, pooled] = prompts.embeds(&captions, options.device)?;
-    let joined = |of: Vec<&Tensor>| Tensor::f_cat(&of, 0)?.f_to_device(options.device);
-    Ok(Batch {
-        lq: joined(samples.iter().map(|sample| &sample.lq).collect())?,
-        gt: joined(samples.iter().map(|sample| &sample.gt).collect())?,
-        prompt,
-        pooled,
-    })
+    /// Noise of each item by its number, times by that of the first.
+    fn draws(&self, batch: &Batch) -> Result<Draws, TrainError> {
+        let (model, first) = (&self.model, self.position.items);
+        let (count, _, height, width) = batch.lq.size4()?;
+        let shape = [1, model.latent_channels, height / model.reduction, width / model.reduction];
+        let seed = |item: u64, which: u64| mixed(&[self.options.seed, item, which]);
+        let noise = |which: u64| -> Result<Tensor, TrainError> {
+            let items = first..first + count.unsigned_abs();
+            let noise = items.map(|item| rng::randn(seed(item, which), &shape)).collect::<Result<Vec<_>, _>>()?;
+            Ok(Tensor::f_cat(&noise, 0)?.f_to_device(model.device)?)
+        };
+        let number = |which: u64| fastrand::Rng::with_seed(seed(first, which)).f64();
+        Ok(Draws { eps_vae: noise(0)?, eps_vsd: noise(1)?, eps_diff: noise(2)?, u_vsd: number(3), u_diff: number(4) })
+    }
 }
 
 /// What the tagger says of a picture; nothing without one.
@@ -269,15 +353,4 @@ fn caption(tagger: &mut Option<Tagger>, picture: &Picture) -> Result<String, Tra
     let picture = Arc::new(picture.clone());
     let input = CaptionInput { parent: picture.clone(), enlarged: picture, request: CaptionRequest::default() };
     Ok(tagger.caption(&input, &mut Progress::new(&mut |_, _| true), &mut |_| ())?)
-}
-
-fn draws(model: &Model, batch: &Batch, options: &Options, micro: u64) -> Result<Draws, TrainError> {
-    let (count, _, height, width) = batch.lq.size4()?;
-    let shape = [count, model.latent_channels, height / model.reduction, width / model.reduction];
-    let seed = |which: u64| mixed(&[options.seed, micro, which]);
-    let noise = |which: u64| -> Result<Tensor, TrainError> {
-        Ok(rng::randn(seed(which), &shape)?.f_to_device(options.device)?)
-    };
-    let number = |which: u64| fastrand::Rng::with_seed(seed(which)).f64();
-    Ok(Draws { eps_vae: noise(0)?, eps_vsd: noise(1)?, eps_diff: noise(2)?, u_vsd: number(3), u_diff: number(4) })
 }
