@@ -2,7 +2,7 @@
 //!
 //! On Linux the CUDA half of libtorch is not linked but loaded where there is a driver (`src/runtime/accelerator`): the
 //! same program runs with libtorch's CPU half alone. `libtorch.so`, which needs both, is never linked then either.
-//! What the bindings of libtorch lack is compiled beside it (`src/runtime/shim.cpp`).
+//! What the bindings of libtorch lack is compiled beside it (`src/runtime/*.cpp`).
 //! The run path lets the built program start from any folder with no variable set.
 //!
 //! The self-test's fixtures are packed into an archive that the program holds (`src/selftest/fixtures.rs`).
@@ -107,8 +107,10 @@ fn main() {
     if let Some(cuda) = said("cuda: Optional[str] = ").filter(|&cuda| cuda != "None") {
         println!("cargo:rustc-env=COZ_LIBTORCH_CUDA={cuda}");
     }
-    let shim = "src/runtime/shim.cpp";
-    println!("cargo:rerun-if-changed={shim}");
+    let shim = ["src/runtime/shim.cpp", "src/runtime/store.cpp"];
+    for file in shim.iter().chain(&["src/runtime/reported.h"]) {
+        println!("cargo:rerun-if-changed={file}");
+    }
     cc::Build::new()
         .cpp(true)
         .std("c++17")
@@ -116,7 +118,7 @@ fn main() {
         // As libtorch itself: some of its classes have other members without it.
         .define("NDEBUG", None)
         .include(libtorch.join("include"))
-        .file(shim)
+        .files(shim)
         .compile("coz_shim");
     println!("cargo:rustc-link-search=native={}", lib.display());
     if std::env::var("CARGO_CFG_TARGET_FAMILY").as_deref() == Ok("unix") {

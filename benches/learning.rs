@@ -8,13 +8,17 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use chain_of_zoom::base::MemoryPlan;
 use chain_of_zoom::imaging::codec;
-use chain_of_zoom::train::plot::{Curve, svg};
+use chain_of_zoom::train::distributed::World;
+use chain_of_zoom::train::plot::{Curve, Scale, svg};
 use chain_of_zoom::train::scenes;
-use chain_of_zoom::train::sr::adamw::Settings;
+use chain_of_zoom::train::sr::adamw::AdamWConfig;
+use chain_of_zoom::train::sr::data::Lists;
 use chain_of_zoom::train::sr::losses::Losses;
-use chain_of_zoom::train::sr::schedule::{Schedule, Shape};
-use chain_of_zoom::train::sr::trainer::{Options, train};
+use chain_of_zoom::train::sr::options::Options;
+use chain_of_zoom::train::sr::schedule::{LrSchedule, LrScheduler};
+use chain_of_zoom::train::sr::trainer::train;
 use tch::{Device, Kind};
 
 fn main() {
@@ -30,7 +34,7 @@ fn main() {
             let output = folder.path().join(seed.to_string());
             let start = Instant::now();
             let options = options(&photos, folder.path().join("validation"), output.clone(), seed, rate, steps);
-            train(&options, None, &mut |_| true).expect("it trains");
+            train(&options, &mut World::alone(), None, &mut |_| true).expect("it trains");
             let text = std::fs::read_to_string(output.join("validation.csv")).expect("it validates");
             let points: Vec<(f64, f64)> = text.lines().skip(1).map(point).collect();
             let (first, last) = (points[0].1, points[points.len() - 1].1);
@@ -42,7 +46,8 @@ fn main() {
             Curve { name: format!("seed {seed}"), points }
         })
         .collect();
-    let text = svg("validation: l2 + lpips", &curves).expect("it can be drawn").expect("there are steps");
+    let text =
+        svg("validation: l2 + lpips", Scale::Linear, &curves).expect("it can be drawn").expect("there are steps");
     std::fs::write(&file, text).expect("there is room");
 }
 
@@ -70,10 +75,9 @@ fn options(photos: &Path, validation: PathBuf, output: PathBuf, seed: u64, rate:
     Options {
         sd3: parity.join("sd3"),
         lpips: [parity.join("train/vgg16.pth"), parity.join("train/lpips.pth")],
-        lists: vec![(photos.to_owned(), 1)],
+        lists: Lists { files: vec![(photos.to_owned(), 1)], side: 64, skip_bad: false },
         output,
         resume: None,
-        resolution: 64,
         batch: 2,
         accumulation: 2,
         steps,
@@ -81,14 +85,16 @@ fn options(photos: &Path, validation: PathBuf, output: PathBuf, seed: u64, rate:
         checkpoints_total_limit: None,
         rank: 4,
         seed,
-        rates: [rate, rate],
-        schedule: Schedule { shape: Shape::Constant, warmup_steps: 0, steps, cycles: 1, power: 1.0 },
-        settings: Settings { betas: [0.9, 0.999], epsilon: 1e-8, weight_decay: 1e-2, max_grad_norm: 1.0 },
+        learning_rates: [rate, rate],
+        schedule: LrSchedule { scheduler: LrScheduler::Constant, warmup_steps: 0, steps, cycles: 1, power: 1.0 },
+        settings: AdamWConfig { betas: [0.9, 0.999], epsilon: 1e-8, weight_decay: 1e-2, max_grad_norm: 1.0 },
         weights: Losses { l2: 1.0, lpips: 2.0, vsd: 1.0, diff: 1.0 },
         guidance: None,
         subtract_shift: true,
-        base: Kind::Float,
+        base_dtype: Kind::Float,
         gradient_checkpointing: false,
+        memory: MemoryPlan::Resident,
+        tensorboard: None,
         workers: 2,
         device: Device::Cpu,
         validation: Some((validation, 5)),

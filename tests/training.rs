@@ -1,6 +1,8 @@
 //! `coz train sr` as a user runs it, on a tiny model and scenes that the program draws.
 
 mod losses;
+mod processes;
+mod resume;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -54,6 +56,20 @@ fn command(folder: &Folder, list: &Path, out: &Path, more: &[&str]) -> Command {
     command
 }
 
+/// The numbers of all steps, without the time they took.
+fn losses(out: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(out.join("losses.csv")).unwrap();
+    text.lines().map(|line| line.rsplit_once(',').unwrap().0.to_owned()).collect()
+}
+
+/// Two runs have come to the same at this step, to the bit.
+fn assert_same(a: &Path, b: &Path, step: usize) {
+    assert_eq!(losses(a), losses(b));
+    for file in chain_of_zoom::train::sr::state::files(Path::new(""), step) {
+        assert!(std::fs::read(a.join(&file)).unwrap() == std::fs::read(b.join(&file)).unwrap(), "{}", file.display());
+    }
+}
+
 fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
@@ -70,12 +86,7 @@ fn what_is_trained_is_used_by_zoom_and_the_same_with_any_number_of_workers() {
         out
     };
     let (one, three) = (run("one", "1"), run("three", "3"));
-    for file in
-        ["losses.csv", "checkpoints/model_3.pkl", "checkpoints_reg/model_1.pkl", "checkpoints_vae/vae_encoder_3.pt"]
-    {
-        let content = |folder: &Path| std::fs::read(folder.join(file)).unwrap();
-        assert!(content(&one) == content(&three), "{file}");
-    }
+    assert_same(&one, &three, 3);
     let (photo, out) = (folder.photo("photo.png", 96, 96), folder.path("zoomed"));
     let (lora, vae) = (one.join("checkpoints/model_3.pkl"), one.join("checkpoints_vae/vae_encoder_3.pt"));
     let zoom = coz(["zoom", "-i", photo.to_str().unwrap(), "-o", out.to_str().unwrap(), "--rec_num", "1"])
@@ -149,17 +160,20 @@ fn with_room(output: Command, kibibytes: u64) -> Output {
 fn a_full_disk_is_named_and_keeps_what_was_saved() {
     let folder = Folder::new();
     let (list, out) = (drawn(&folder, "scenes", 2, 1), folder.path("out"));
-    let options = ["--max_train_steps", "3"];
+    assert!(train(&folder, &list, &out, &["--max_train_steps", "1"]).status.success());
+    let options = ["--max_train_steps", "3", "--checkpointing_steps", "1", "--resume_from_checkpoint", "latest"];
     let output = with_room(command(&folder, &list, &out, &options), 64);
     let said = said(&output);
     assert!(!output.status.success() && said.contains("cannot write"), "{said}");
-    assert!(said.contains("step 1") && said.contains("the training goes on"), "{said}");
+    assert!(said.contains("state_2") && said.contains("the training goes on"), "{said}");
     let left = walkdir::WalkDir::new(&out)
         .into_iter()
         .flatten()
         .filter(|entry| entry.path().extension().is_some_and(|end| end == "part"));
     assert_eq!(left.count(), 0);
-    assert!(out.join("checkpoints/model_1.pkl").is_file());
+    use chain_of_zoom::train::sr::state::files;
+    assert!(files(&out, 1).iter().all(|file| file.is_file()));
+    assert!(!files(&out, 2).iter().chain(&files(&out, 3)).any(|file| file.exists()), "nothing of what failed");
 }
 
 #[test]
@@ -198,20 +212,30 @@ fn what_cannot_be_trained_on_is_named() {
     std::fs::write(&list, format!("{}\n", small.display())).unwrap();
     fails(&list, &[], "small.png: it is 60 x 200");
     std::fs::write(&list, "/nowhere/a.png\n").unwrap();
-    fails(&list, &[], "/nowhere/a.png");
+    fails(&list, &[], "list.txt, line 1: ");
     std::fs::write(&list, "\n").unwrap();
     fails(&list, &[], "list.txt: it names no photos");
     fails(&folder.path("none.txt"), &[], "none.txt");
     let good = drawn(&folder, "scenes", 2, 1);
-    fails(&good, &["--dataset_prob_paths_list", "1,2"], "1 lists, and 2 numbers");
+    fails(&good, &["--dataset_prob_paths_list", "1,2"], "1 lists, and [1, 2]");
     let empty = folder.path("empty");
     std::fs::create_dir_all(&empty).unwrap();
     fails(&good, &["--validation_dir", empty.to_str().unwrap()], "no pictures to validate by");
+    fails(&good, &["--resolution", "72"], "multiples of 16");
+    fails(&good, &["--adam_beta1", "1"], "below 1");
     fails(&good, &["--pretrained_model_name_or_path", &fixture("qwen")], "transformer");
     fails(&good, &["--resume_from_checkpoint", "latest"], "There is no state to go on from");
     fails(&good, &["--resume_from_checkpoint", &fixture("train/init.safetensors")], "is it a training's state?");
     let (steps, state) = (["--max_train_steps", "1"], folder.path("out/checkpoints_state/state_1.safetensors"));
     assert!(train(&folder, &good, &folder.path("out"), &steps).status.success());
-    fails(&good, &["--resume_from_checkpoint", state.to_str().unwrap(), "--lora_rank", "2"], "this model has");
-    fails(&good, &["--learning_rate", "1e30", "--max_train_steps", "60"], "no numbers");
+    let resume = ["--resume_from_checkpoint", state.to_str().unwrap()];
+    fails(&good, &[&resume[..], &["--lora_rank", "2"]].concat(), "this model has");
+    fails(&good, &[&resume[..], &["--seed", "5"]].concat(), "its seed is another one");
+    fails(&good, &[&resume[..], &["--shift_as_inference"]].concat(), "its shift_as_inference is another one");
+    fails(&good, &[], "holds a training that has come to step 1");
+    fails(
+        &good,
+        &["--learning_rate", "1e30", "--max_train_steps", "60", "--output_dir", folder.path("wild").to_str().unwrap()],
+        "not finite",
+    );
 }

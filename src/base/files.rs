@@ -41,6 +41,7 @@ pub fn end_at_once(exit_code: i32) -> ! {
 
 /// Bytes that may still be written into a folder, or where it would be made; `None` where the system does not tell.
 pub fn free_space(folder: &Path) -> Option<u64> {
+    let folder = std::path::absolute(folder).ok()?;
     let root = folder.ancestors().find_map(|folder| folder.canonicalize().ok())?;
     let disks = sysinfo::Disks::new_with_refreshed_list().ok()?;
     let holding = disks.iter().filter(|disk| root.starts_with(disk.mount_point()));

@@ -207,13 +207,13 @@ pub(super) fn run(arguments: &BatchArguments, task: &Task) -> anyhow::Result<Exi
                         worker.record = Some(record);
                         (task.each)(worker, file, &tree)
                     };
-                    let mut done = alone(&tree, || attempt(&mut worker));
+                    let mut done = alone(&tree.sample_folder(), || attempt(&mut worker));
                     if let Err(UserError { title, remedy: Some(Remedy::Device(other)), .. }) = &done
                         && arguments.device == DeviceChoice::Auto
                     {
                         worker.print_line(&format!("{}: {title}; again without it", file.display()));
                         (worker.device, worker.states) = (*other, Vec::new());
-                        done = alone(&tree, || attempt(&mut worker));
+                        done = alone(&tree.sample_folder(), || attempt(&mut worker));
                     }
                     if let Err(problem) = &done {
                         worker.bar.suspend(|| eprintln!("{}: {problem}", file.display()));

@@ -20,11 +20,20 @@ pub(super) struct Interruption {
 }
 
 impl Interruption {
-    /// Watches out from now on.
+    /// Watches out from now on. A terminal that is closed ends the program at once.
     pub(super) fn watch() -> Self {
+        Self::watch_for(true)
+    }
+
+    /// The same for what is not to be lost: a terminal that is closed asks to stop, as Ctrl+C does.
+    pub(super) fn watch_to_the_end() -> Self {
+        Self::watch_for(false)
+    }
+
+    fn watch_for(ends_with_terminal: bool) -> Self {
         let interruption = Self { signal: Arc::default() };
         let handle = interruption.clone();
-        if let Err(error) = watch(move |signal| handle.take(signal)) {
+        if let Err(error) = watch(ends_with_terminal, move |signal| handle.take(signal)) {
             tracing::warn!("Ctrl+C ends the program at once: {error}");
         }
         interruption
@@ -53,14 +62,18 @@ impl Interruption {
     }
 }
 
-/// Calls `take` with each signal, on a thread of its own. A terminal that is closed counts as one that asks to end.
+/// Calls `take` with each signal, on a thread of its own.
 #[cfg(unix)]
-fn watch(take: impl Fn(i32) + Send + 'static) -> std::io::Result<()> {
+fn watch(ends_with_terminal: bool, take: impl Fn(i32) + Send + 'static) -> std::io::Result<()> {
     use signal_hook::consts::{SIGHUP, SIGINT as INT, SIGTERM as TERM};
-    let mut signals = signal_hook::iterator::Signals::new([INT, TERM, SIGHUP])?;
+    let mut signals = signal_hook::iterator::Signals::new([INT, TERM])?;
+    // `nohup` ignores it: then it stays ignored.
+    if !is_ignored(SIGHUP) {
+        signals.add_signal(SIGHUP)?;
+    }
     let each = move || {
         for signal in signals.forever() {
-            if signal == SIGHUP {
+            if signal == SIGHUP && ends_with_terminal {
                 // Nobody is there any more to be told anything.
                 base::end_at_once(BY_SIGNAL + SIGTERM);
             }
@@ -70,7 +83,16 @@ fn watch(take: impl Fn(i32) + Send + 'static) -> std::io::Result<()> {
     std::thread::Builder::new().name("coz-signals".into()).spawn(each).map(|_| ())
 }
 
+#[cfg(unix)]
+fn is_ignored(signal: i32) -> bool {
+    // SAFETY: zeros are a valid value, and without a new action only the present one is written into it.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(signal, std::ptr::null(), &raw mut action) == 0 && action.sa_sigaction == libc::SIG_IGN
+    }
+}
+
 #[cfg(not(unix))]
-fn watch(take: impl Fn(i32) + Send + 'static) -> std::io::Result<()> {
+fn watch(_: bool, take: impl Fn(i32) + Send + 'static) -> std::io::Result<()> {
     ctrlc::set_handler(move || take(SIGINT)).map_err(std::io::Error::other)
 }

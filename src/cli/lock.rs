@@ -1,15 +1,13 @@
-//! Two runs never write one picture's results at a time.
+//! Two runs never write into one folder of results at a time.
 
 use std::path::{Path, PathBuf};
 
 use crate::base;
 use crate::base::{Folders, UserError};
-use crate::document::export::tree::Tree;
 
-/// Works on one picture's results while no other run does.
-pub(super) fn alone(tree: &Tree, work: impl FnOnce() -> Result<(), UserError>) -> Result<(), UserError> {
-    let folder = tree.sample_folder();
-    let lock = lock_file(&folder).and_then(|file| {
+/// Works on a folder of results while no other run does.
+pub(super) fn alone(folder: &Path, work: impl FnOnce() -> Result<(), UserError>) -> Result<(), UserError> {
+    let lock = std::path::absolute(folder).and_then(|folder| lock_file(&folder)).and_then(|file| {
         let lock = std::fs::OpenOptions::new().create(true).write(true).truncate(false).open(&file)?;
         Ok((lock, file))
     });

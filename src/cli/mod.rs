@@ -93,7 +93,14 @@ pub fn main() -> ExitCode {
         silence_mesa();
     }
     let mut all = Arguments::command();
-    let matches = all.clone().get_matches();
+    let given = match train::expanded(std::env::args_os().collect()) {
+        Ok(given) => given,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let matches = all.clone().get_matches_from(given);
     let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let options = matches.subcommand().map(|(name, matches)| {
         all.build();

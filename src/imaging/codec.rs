@@ -8,7 +8,9 @@ use super::formats::{names, written_endings};
 use super::{Content, Format, Metadata, Picture};
 use crate::base::{Exif, UserError, WriteError, write_atomic};
 use crate::imaging::decode::tiff_xmp;
-pub use crate::imaging::decode::{Alpha, DecodedPicture, Opening, Preview, WHITE, open, open_watched, png_of_size};
+pub use crate::imaging::decode::{
+    Alpha, DecodedPicture, Opening, Preview, WHITE, dimensions, open, open_watched, png_of_size,
+};
 
 /// Larger pictures are refused before a byte of them is decoded: 512 megapixels are 1.5 GB as RGB.
 pub const MAX_PIXELS: u64 = 512 << 20;

@@ -98,6 +98,21 @@ pub fn open(file: &Path) -> Result<Picture, ImageError> {
     open_watched(file, &Opening::default(), &mut |_| true).map(|decoded| decoded.picture)
 }
 
+/// Width and height as the file's header has them, before it is turned upright; of formats whose header is not known here, from the
+/// decoded picture.
+///
+/// # Errors
+/// A file that is missing, or is no picture.
+pub fn dimensions(file: &Path) -> Result<(u32, u32), ImageError> {
+    let io = |source| ImageError::Open { file: file.to_owned(), source };
+    let opened = BufReader::new(std::fs::File::open(file).map_err(io)?);
+    let guessed = image::ImageReader::new(opened).with_guessed_format().map_err(io)?;
+    match guessed.into_dimensions() {
+        Ok(dimensions) => Ok(dimensions),
+        Err(_) => open(file).map(|picture| (picture.width(), picture.height())),
+    }
+}
+
 /// The same as `opening` says; `watch` sees large ones come, and answers whether to go on.
 pub fn open_watched(
     file: &Path,

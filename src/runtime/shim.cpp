@@ -5,6 +5,7 @@
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Context.h>
 #include <ATen/DeviceAccelerator.h>
+#include <ATen/Parallel.h>
 #include <ATen/ops/multinomial.h>
 #include <ATen/ops/poisson.h>
 #include <ATen/ops/randn.h>
@@ -29,6 +30,8 @@
 #include <dlfcn.h>
 #endif
 
+#include "reported.h"
+
 namespace {
 // The statistics' sum over small and large allocations.
 constexpr size_t ALL = static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE);
@@ -41,21 +44,6 @@ bool succeeds(F&& call) {
   } catch (...) {
     return false;
   }
-}
-
-// What `call` returns; where it throws nothing, with the reason in at most `length` bytes of `error`.
-template <typename F>
-auto reported(char* error, size_t length, F&& call) -> decltype(call()) {
-  try {
-    return call();
-  } catch (const c10::Error& e) {
-    std::snprintf(error, length, "%s", e.what_without_backtrace());
-  } catch (const std::exception& e) {
-    std::snprintf(error, length, "%s", e.what());
-  } catch (...) {
-    std::snprintf(error, length, "an error of an unknown kind");
-  }
-  return {};
 }
 
 // Before anything is asked of a device: its allocator knows nothing until CUDA has begun.
@@ -94,6 +82,18 @@ struct MemoryCount {
 } // namespace
 
 extern "C" {
+// What this thread computes from now on it computes alone.
+void coz_compute_alone() {
+  // Else libtorch sets its own number of threads with the first thing that it computes here.
+  at::get_num_threads();
+#ifdef __linux__
+  // Of the OpenMP that libtorch has loaded: its own setter would count for other threads too.
+  if (const auto set = reinterpret_cast<void (*)(int)>(dlsym(RTLD_DEFAULT, "omp_set_num_threads"))) {
+    set(1);
+  }
+#endif
+}
+
 
 // Counts what tensors of the calling thread take, until the same thread ends it; the last one begun ends first.
 MemoryCount* coz_memory_count_begin() {

@@ -1,10 +1,10 @@
 //! Tables of numbers that grow while something is trained.
 
-use std::fmt::Display;
-use std::io::{Seek as _, SeekFrom, Write as _};
+use std::io::Write as _;
 use std::path::PathBuf;
 
 use super::TrainError;
+use crate::base::write_atomic;
 
 /// A CSV file whose first column is the step. Rows that do not fit on the disk are kept, and written with the next ones.
 pub(super) struct CsvLog {
@@ -21,40 +21,49 @@ impl CsvLog {
     /// # Errors
     /// Where it cannot be read or written.
     pub(super) fn open(path: PathBuf, columns: &str, after: usize) -> Result<Self, TrainError> {
-        let old = match after {
-            0 => String::new(),
-            _ => std::fs::read_to_string(&path).unwrap_or_default(),
+        let old = match std::fs::read_to_string(&path) {
+            Ok(text) if after > 0 => text,
+            Err(error) if after > 0 && error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(TrainError::io(&path)(error));
+            }
+            _ => String::new(),
         };
-        let is_kept = |line: &&str| {
-            line.split(',').next().and_then(|cell| cell.parse().ok()).is_some_and(|step: usize| step <= after)
-        };
-        let rows: String = old.lines().filter(is_kept).map(|line| format!("{line}\n")).collect();
-        let file = std::fs::File::create(&path).map_err(TrainError::io(&path))?;
-        let mut log = Self { path, file, length: 0, unwritten: format!("{columns}\n{rows}") };
-        log.write()?;
-        Ok(log)
+        let step = |line: &str| line.split(',').next().and_then(|cell| cell.parse::<usize>().ok());
+        let rows = old.lines().filter(|line| step(line).is_some_and(|step| step <= after));
+        let text: String = std::iter::once(columns).chain(rows).flat_map(|line| [line, "\n"]).collect();
+        write_atomic(&path, |out| out.write_all(text.as_bytes()))?;
+        let opened = std::fs::OpenOptions::new().read(true).append(true).open(&path);
+        let file = opened.map_err(|error| TrainError::unwritten(&path, error))?;
+        Ok(Self { path, file, length: text.len() as u64, unwritten: String::new() })
     }
 
     /// Another row.
     ///
     /// # Errors
     /// Where it cannot be written now.
-    pub(super) fn add(&mut self, cells: &[&dyn Display]) -> Result<(), TrainError> {
-        let cells: Vec<String> = cells.iter().map(ToString::to_string).collect();
+    pub(super) fn add(&mut self, step: usize, numbers: impl IntoIterator<Item = f64>) -> Result<(), TrainError> {
+        let cells: Vec<String> =
+            std::iter::once(step.to_string()).chain(numbers.into_iter().map(|number| number.to_string())).collect();
         self.unwritten += &cells.join(",");
         self.unwritten.push('\n');
-        self.write()
-    }
-
-    fn write(&mut self) -> Result<(), TrainError> {
         let written = self.file.write_all(self.unwritten.as_bytes()).inspect_err(|_| {
             // Half a row may be there. Where that cannot be undone either, the file is lost with its disk.
-            _ = self.file.set_len(self.length).and_then(|()| self.file.seek(SeekFrom::Start(self.length)));
+            _ = self.file.set_len(self.length);
         });
         written.map_err(|error| TrainError::unwritten(&self.path, error))?;
         self.length += self.unwritten.len() as u64;
         self.unwritten.clear();
         Ok(())
+    }
+
+    /// All rows; cells that are no numbers are NaN.
+    ///
+    /// # Errors
+    /// Where they cannot be read.
+    pub(super) fn rows(&self) -> Result<Vec<Vec<f64>>, TrainError> {
+        let text = std::fs::read_to_string(&self.path).map_err(TrainError::io(&self.path))?;
+        let cells = |line: &str| line.split(',').map(|cell| cell.parse().unwrap_or(f64::NAN)).collect();
+        Ok(text.lines().skip(1).map(cells).collect())
     }
 }
 
@@ -68,7 +77,8 @@ mod tests {
         let path = folder.path().join("losses.csv");
         let rows = |after: usize, steps: std::ops::Range<usize>| {
             let mut log = CsvLog::open(path.clone(), "step,loss", after).unwrap();
-            steps.for_each(|step| log.add(&[&step, &(step as f64 / 2.0)]).unwrap());
+            steps.for_each(|step| log.add(step, [step as f64 / 2.0]).unwrap());
+            assert!(log.rows().unwrap().iter().all(|row| row[1] == row[0] / 2.0));
             std::fs::read_to_string(&path).unwrap()
         };
         assert_eq!(rows(0, 1..5), "step,loss\n1,0.5\n2,1\n3,1.5\n4,2\n");
@@ -79,13 +89,13 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn rows_wait_for_room() {
-        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
-        let mut log = CsvLog { path: "/dev/full".into(), file: full, length: 0, unwritten: String::new() };
-        assert!(log.add(&[&1, &0.5]).is_err_and(|error| error.to_string().contains("/dev/full")));
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("losses.csv");
-        log.file = std::fs::File::create(&path).unwrap();
-        log.add(&[&2, &0.25]).unwrap();
-        assert_eq!(std::fs::read_to_string(path).unwrap(), "1,0.5\n2,0.25\n");
+        let mut log = CsvLog::open(path.clone(), "step,loss", 0).unwrap();
+        let file = std::mem::replace(&mut log.file, std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap());
+        assert!(log.add(1, [0.5]).is_err_and(|error| error.to_string().contains("losses.csv")));
+        log.file = file;
+        log.add(2, [0.25]).unwrap();
+        assert_eq!(std::fs::read_to_string(path).unwrap(), "step,loss\n1,0.5\n2,0.25\n");
     }
 }

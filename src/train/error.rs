@@ -11,6 +11,16 @@ use crate::evaluate::EvaluateError;
 use crate::pipelines::PipelineError;
 use crate::runtime::weights::WeightsError;
 
+/// Lines of a message about many files.
+const MOST_LINES: usize = 20;
+
+fn more(lines: usize) -> String {
+    match lines.saturating_sub(MOST_LINES) {
+        0 => String::new(),
+        more => format!("\nand {more} more"),
+    }
+}
+
 /// Why a training could not begin, or stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
@@ -30,9 +40,36 @@ pub enum TrainError {
         /// What was found.
         found: String,
     },
+    /// Photos that cannot be trained on, a line each.
+    #[error("{}{}", .0[..(.0.len().min(MOST_LINES))].join("\n"), more(.0.len()))]
+    Photos(Vec<String>),
     /// First values that are of another model.
     #[error("{0}")]
     Misfit(String),
+    /// A folder of results that holds those of another training.
+    #[error("{} holds a training that has come to step {step}", folder.display())]
+    InUse {
+        /// The folder.
+        folder: PathBuf,
+        /// Its last step.
+        step: usize,
+    },
+    /// A side of pictures that the model cannot take.
+    #[error("pictures of {side} x {side}: the model takes multiples of {multiple} up to {most}")]
+    Side {
+        /// What was asked for.
+        side: u32,
+        /// Of what it must be a multiple.
+        multiple: i64,
+        /// The largest one.
+        most: i64,
+    },
+    /// Steps in a row that were skipped.
+    #[error("the gradients of {0} steps in a row were not finite")]
+    Infinite(usize),
+    /// Processes that train together.
+    #[error("{0}")]
+    Processes(String),
     /// It cannot go on.
     #[error("{0}")]
     Stopped(String),
@@ -86,13 +123,36 @@ impl From<TrainError> for UserError {
     fn from(error: TrainError) -> Self {
         let details = error.to_string();
         let (title, hint) = match error {
+            TrainError::Network(error) if error.is_out_of_memory() => (
+                "There is too little memory",
+                "Try --gradient_checkpointing, --mixed_precision bf16, --memory staged or a smaller --train_batch_size; \
+                 --dry_run tells what a step takes.",
+            ),
             TrainError::Network(error) => return error.into(),
             TrainError::Metric(error) => return error.into(),
             TrainError::Io { .. } => ("A file cannot be read", "Check its name and its permissions."),
-            TrainError::Format { .. } => ("A file is not what it should be", ""),
+            TrainError::Format { .. } => {
+                ("A file is not what it should be", "Check that it is the one that was meant.")
+            }
+            TrainError::Photos(_) => {
+                ("Some photos cannot be trained on", "Mend the lists, or leave those photos out with --skip_bad.")
+            }
             TrainError::Misfit(_) => {
                 ("First values do not fit the model", "They are of another model, or of another rank.")
             }
+            TrainError::Processes(_) => (
+                "The processes have lost each other",
+                "Start as many as WORLD_SIZE says, with the same MASTER_ADDR and MASTER_PORT; a run goes on with \
+                 --resume_from_checkpoint latest.",
+            ),
+            TrainError::InUse { .. } => {
+                ("The output folder is in use", "Go on with --resume_from_checkpoint latest, or choose another folder.")
+            }
+            TrainError::Side { .. } => ("The model cannot take pictures of this size", "Choose another --resolution."),
+            TrainError::Infinite(_) => (
+                "The training diverges",
+                "Go on from the last checkpoint with a lower --learning_rate, or with --mixed_precision bf16 or no.",
+            ),
             TrainError::Stopped(_) => ("The training stopped", "What was saved before is kept."),
             TrainError::Write(_) => ("A file cannot be written", "What was saved before is kept."),
         };

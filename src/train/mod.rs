@@ -6,11 +6,13 @@
 
 mod csv_log;
 pub mod degrade;
+pub mod distributed;
 mod error;
 mod files;
 pub mod fit;
 pub mod plot;
 pub mod scenes;
 pub mod sr;
+mod tensorboard;
 
 pub use error::TrainError;

@@ -1,5 +1,8 @@
 //! Curves over the steps of a training, as SVG.
 
+use plotters::coord::Shift;
+use plotters::coord::ranged1d::{Ranged, ValueFormatter};
+use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 
 use crate::evaluate::plot::COLOURS;
@@ -14,40 +17,68 @@ pub struct Curve {
     pub points: Vec<(f64, f64)>,
 }
 
+/// Of the values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scale {
+    /// As they are.
+    Linear,
+    /// By their logarithms; only those above zero are drawn.
+    Logarithmic,
+}
+
 /// `None` where no curve has two points.
 ///
 /// # Errors
 /// What the plotter says.
-pub fn svg(y: &str, curves: &[Curve]) -> Result<Option<String>, String> {
-    let points = || curves.iter().flat_map(|curve| &curve.points).filter(|(_, value)| value.is_finite());
+pub fn svg(y: &str, scale: Scale, curves: &[Curve]) -> Result<Option<String>, String> {
+    let is_drawn = |value: f64| value.is_finite() && (scale == Scale::Linear || value > 0.0);
+    let drawn: Vec<Vec<(f64, f64)>> = curves
+        .iter()
+        .map(|curve| curve.points.iter().copied().filter(|(_, value)| is_drawn(*value)).collect())
+        .collect();
     let ends = |values: &mut dyn Iterator<Item = f64>| {
         values.fold([f64::INFINITY, f64::NEG_INFINITY], |[low, high], value| [low.min(value), high.max(value)])
     };
-    let [first, last] = ends(&mut points().map(|(step, _)| *step));
-    let [low, high] = ends(&mut points().map(|(_, value)| *value));
+    let [first, last] = ends(&mut drawn.iter().flatten().map(|(step, _)| *step));
+    let [low, high] = ends(&mut drawn.iter().flatten().map(|(_, value)| *value));
     if first >= last {
         return Ok(None);
     }
-    let room = ((high - low) * 0.05).max(1e-9);
     let mut text = String::new();
-    draw(y, curves, first..last, low - room..high + room, &mut text).map_err(|error| error.to_string())?;
+    let root = SVGBackend::with_string(&mut text, SIZE).into_drawing_area();
+    let mut builder = ChartBuilder::on(&root);
+    builder.margin(14).x_label_area_size(44).y_label_area_size(64);
+    let chart = match scale {
+        Scale::Linear => {
+            let room = ((high - low) * 0.05).max(1e-9);
+            builder
+                .build_cartesian_2d(first..last, low - room..high + room)
+                .and_then(|chart| draw(y, curves, &drawn, chart, &root))
+        }
+        Scale::Logarithmic => {
+            let values = (low / 1.1..high * 1.1).log_scale();
+            builder.build_cartesian_2d(first..last, values).and_then(|chart| draw(y, curves, &drawn, chart, &root))
+        }
+    };
+    chart.map_err(|error| error.to_string())?;
+    drop(root);
     Ok(Some(text))
 }
 
-fn draw(
+type Root<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+type Drawn = Result<(), DrawingAreaErrorKind<std::io::Error>>;
+
+fn draw<'a, Y>(
     y: &str,
     curves: &[Curve],
-    steps: std::ops::Range<f64>,
-    values: std::ops::Range<f64>,
-    text: &mut String,
-) -> Result<(), Box<dyn std::error::Error>> {
-    let root = SVGBackend::with_string(text, SIZE).into_drawing_area();
+    drawn: &[Vec<(f64, f64)>],
+    mut chart: ChartContext<'a, SVGBackend<'a>, Cartesian2d<RangedCoordf64, Y>>,
+    root: &Root<'a>,
+) -> Drawn
+where
+    Y: Ranged<ValueType = f64> + ValueFormatter<f64>,
+{
     root.fill(&WHITE)?;
-    let mut chart = ChartBuilder::on(&root)
-        .margin(14)
-        .x_label_area_size(44)
-        .y_label_area_size(64)
-        .build_cartesian_2d(steps, values)?;
     chart
         .configure_mesh()
         .disable_x_mesh()
@@ -60,9 +91,8 @@ fn draw(
         .label_style(("sans-serif", 15))
         .axis_desc_style(("sans-serif", 16))
         .draw()?;
-    for (curve, colour) in curves.iter().zip(COLOURS.iter().cycle()) {
-        let points = curve.points.iter().copied().filter(|(_, value)| value.is_finite());
-        let series = chart.draw_series(LineSeries::new(points, colour.stroke_width(2)))?;
+    for ((curve, points), colour) in curves.iter().zip(drawn).zip(COLOURS.iter().cycle()) {
+        let series = chart.draw_series(LineSeries::new(points.iter().copied(), colour.stroke_width(2)))?;
         series
             .label(curve.name.clone())
             .legend(|(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
@@ -74,6 +104,5 @@ fn draw(
         .border_style(BLACK.mix(0.2))
         .label_font(("sans-serif", 15))
         .draw()?;
-    root.present()?;
-    Ok(())
+    root.present()
 }

@@ -1,11 +1,14 @@
 //! `coz train`: the trainers. One file a trainer.
 
 mod builtin;
+mod config_file;
 mod sr;
 
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
+
+pub(super) use config_file::expanded;
 
 /// Options of `coz train`.
 #[derive(Args)]

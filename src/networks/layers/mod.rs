@@ -346,7 +346,8 @@ mod tests {
         let mut loading = Loader::new(&weights, "", Device::Cpu, Kind::BFloat16).unmerged(loras);
         let mut layer = Linear::load(&mut loading, "layer", 5, 7).unwrap();
         let y = layer.forward(&noise(&[2, 5]).to_kind(Kind::BFloat16)).unwrap();
-        assert_eq!(y.kind(), Kind::BFloat16);
+        // A small change is not lost in the layer's dtype.
+        assert_eq!(y.kind(), Kind::Float);
         y.to_kind(Kind::Float).square().sum(Kind::Float).backward();
         assert!(lora.up.grad().abs().sum(Kind::Float).double_value(&[]) > 0.0);
         assert!(lora.down.grad().abs().sum(Kind::Float).double_value(&[]) > 0.0);

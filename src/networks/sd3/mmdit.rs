@@ -144,13 +144,13 @@ fn normed(x: &Tensor) -> Result<Tensor, TchError> {
     x.f_layer_norm([width], None::<&Tensor>, None::<&Tensor>, EPSILON, true)
 }
 
-/// Scaled by `1 + scale` and shifted: `[B, N, D]` with `[B, D]`.
+/// Scaled by `1 + scale` and shifted: `[B, N, D]` with `[B, D]`. What modulates may be of a wider dtype, where it is trained.
 fn modulated(x: &Tensor, shift: &Tensor, scale: &Tensor) -> Result<Tensor, TchError> {
-    x.f_mul(&scale.f_add_scalar(1)?.f_unsqueeze(1)?)?.f_add(&shift.f_unsqueeze(1)?)
+    x.f_mul(&scale.f_add_scalar(1)?.f_unsqueeze(1)?)?.f_add(&shift.f_unsqueeze(1)?)?.f_to_kind(x.kind())
 }
 
 fn gated(x: &Tensor, gate: &Tensor, change: &Tensor) -> Result<Tensor, TchError> {
-    x.f_add(&gate.f_unsqueeze(1)?.f_mul(change)?)
+    x.f_add(&gate.f_unsqueeze(1)?.f_mul(change)?)?.f_to_kind(x.kind())
 }
 
 /// What a block's norm is scaled, shifted and gated by.

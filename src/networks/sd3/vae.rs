@@ -339,7 +339,7 @@ impl Encoder {
 }
 
 /// `[B, 2 C, h, w]` as mean and log variance.
-pub(super) fn moments(encoded: &Tensor) -> Result<(Tensor, Tensor), TchError> {
+pub fn moments(encoded: &Tensor) -> Result<(Tensor, Tensor), TchError> {
     let parts = encoded.f_chunk(2, 1)?;
     Ok((parts[0].shallow_clone(), parts[1].f_clamp(LOG_VARIANCE.0, LOG_VARIANCE.1)?))
 }

@@ -47,7 +47,8 @@ impl LoraDelta {
         weight.f_to_kind(Kind::Float)?.f_add(&change)
     }
 
-    /// `y + scale * up(down(x))`, computed in the halves' own dtype: `y` is what the layer makes of `x` without the change.
+    /// `y + scale * up(down(x))`, computed and returned in the halves' own dtype: `y` is what the layer makes of `x` without the
+    /// change, which may be too small for its dtype.
     pub fn add_to(
         &self,
         y: &Tensor,
@@ -56,7 +57,7 @@ impl LoraDelta {
         up: impl FnOnce(&Tensor, &Tensor) -> Result<Tensor, TchError>,
     ) -> Result<Tensor, TchError> {
         let inner = down(&x.f_to_kind(self.down.kind())?, &self.down)?;
-        y.f_add(&up(&inner, &self.up)?.f_mul_scalar(self.scale)?.f_to_kind(y.kind())?)
+        y.f_to_kind(inner.kind())?.f_add(&up(&inner, &self.up)?.f_mul_scalar(self.scale)?)
     }
 
     /// For an optimiser: leaves in float32 that record gradients. Always copies, because an optimiser writes in place, and

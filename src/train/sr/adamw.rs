@@ -4,7 +4,7 @@ use tch::{Kind, TchError, Tensor};
 
 /// Hyperparameters of the optimizer.
 #[derive(Clone, Copy, Debug)]
-pub struct Settings {
+pub struct AdamWConfig {
     /// Decay of the mean of gradients, and of that of their squares.
     pub betas: [f64; 2],
     /// Keeps quotients finite.
@@ -13,6 +13,13 @@ pub struct Settings {
     pub weight_decay: f64,
     /// Longer gradients are shortened to this, all of the group together.
     pub max_grad_norm: f64,
+}
+
+/// Length of all gradients together.
+pub fn norm(gradients: &[Tensor]) -> Result<f64, TchError> {
+    let square = |gradient: &Tensor| gradient.f_square()?.f_sum(Kind::Double)?.f_double_value(&[]);
+    let squares = gradients.iter().map(square).collect::<Result<Vec<_>, _>>()?;
+    Ok(squares.iter().sum::<f64>().sqrt())
 }
 
 /// Some parameters that are optimised together: leaves in float32.
@@ -25,8 +32,8 @@ pub struct Group {
     pub moments: Vec<[Tensor; 2]>,
     /// How often it was moved.
     pub steps: u64,
-    /// What the gradients were multiplied by.
-    scale: f64,
+    /// Gradients are multiplied by it on their way: in fp16 they may be too small otherwise.
+    pub scale: f64,
 }
 
 impl Group {
@@ -37,30 +44,28 @@ impl Group {
         Ok(Self { name, parameters, moments, steps: 0, scale })
     }
 
-    /// The gradients that have come together, zeros where there is none.
-    pub fn gradients(&self) -> Result<Vec<Tensor>, TchError> {
-        let gradient = |(_, tensor): &(String, Tensor)| {
+    /// The gradients that have come together, zeros where there is none; they are forgotten.
+    pub fn take_gradients(&mut self) -> Result<Vec<Tensor>, TchError> {
+        let scale = self.scale;
+        let take = |(_, tensor): &mut (String, Tensor)| {
             let gradient = tensor.f_grad()?;
-            if gradient.defined() { gradient.f_div_scalar(self.scale) } else { tensor.f_zeros_like() }
+            if !gradient.defined() {
+                return tensor.f_zeros_like();
+            }
+            let gradient = gradient.f_div_scalar(scale)?;
+            tensor.zero_grad();
+            Ok(gradient)
         };
-        tch::no_grad(|| self.parameters.iter().map(gradient).collect())
+        tch::no_grad(|| self.parameters.iter_mut().map(take).collect())
     }
 
-    /// Length of all gradients together.
-    pub fn gradient_norm(&self) -> Result<f64, TchError> {
-        let square = |gradient: &Tensor| gradient.f_square()?.f_sum(Kind::Double)?.f_double_value(&[]);
-        let squares = self.gradients()?.iter().map(square).collect::<Result<Vec<_>, _>>()?;
-        Ok(squares.iter().sum::<f64>().sqrt())
-    }
-
-    /// Shortens the gradients, moves the parameters, and forgets the gradients.
-    pub fn step(&mut self, rate: f64, norm: f64, settings: &Settings) -> Result<(), TchError> {
+    /// Moves the parameters against these gradients, of this length, which are shortened before.
+    pub fn step(&mut self, rate: f64, gradients: &[Tensor], norm: f64, settings: &AdamWConfig) -> Result<(), TchError> {
         self.steps += 1;
         let [first, second] = settings.betas;
         let factor = (settings.max_grad_norm / (norm + 1e-6)).min(1.0);
         let correction = |beta: f64| 1.0 - beta.powf(self.steps as f64);
         let (step, root) = (rate / correction(first), correction(second).sqrt());
-        let gradients = self.gradients()?;
         tch::no_grad(|| {
             let moved = self.parameters.iter_mut().zip(&mut self.moments).zip(gradients);
             for (((_, parameter), [mean, square]), gradient) in moved {
@@ -72,14 +77,7 @@ impl Group {
                 let denominator = square.f_sqrt()?.f_div_scalar(root)?.f_add_scalar(settings.epsilon)?;
                 _ = parameter.f_addcdiv_(&mean.f_mul_scalar(-step)?, &denominator)?;
             }
-            Ok::<(), TchError>(())
-        })?;
-        self.zero_gradients();
-        Ok(())
-    }
-
-    /// Forgets the gradients.
-    pub fn zero_gradients(&mut self) {
-        self.parameters.iter_mut().for_each(|(_, tensor)| tensor.zero_grad());
+            Ok(())
+        })
     }
 }

@@ -4,20 +4,34 @@
 use std::path::{Path, PathBuf};
 
 use fastrand::Rng;
+use rayon::prelude::*;
 use sha2::{Digest, Sha256};
-use tch::{Kind, Tensor};
+use tch::{Kind, TchError, Tensor};
 
 use super::degradation::{Op, degraded, draw, seeded_noise};
 use crate::imaging::Picture;
-use crate::imaging::codec::{Alpha, Opening, open_watched};
+use crate::imaging::codec::{Alpha, Opening, dimensions, open_watched};
 use crate::runtime::tensor::levels_from_picture;
 use crate::train::TrainError;
+
+/// Where photos are listed, and what of them is taken.
+#[derive(Clone, Debug)]
+pub struct Lists {
+    /// Text files with a path a line, and how often each whole list enters.
+    pub files: Vec<(PathBuf, usize)>,
+    /// Side of a crop: smaller photos cannot be taken.
+    pub side: u32,
+    /// Photos that cannot be taken are left out.
+    pub skip_bad: bool,
+}
 
 /// Photos by their paths, each as often as its list enters.
 pub struct Dataset {
     files: Vec<PathBuf>,
-    /// Side of a crop.
     side: u32,
+    skip_bad: bool,
+    /// What was left out: list, line and why.
+    pub left_out: Vec<String>,
 }
 
 /// A pair to learn from.
@@ -34,31 +48,52 @@ pub struct Sample {
     pub ops: Vec<Op>,
 }
 
-/// A seed for one thing among many, by all of these numbers.
-pub fn mixed(parts: &[u64]) -> u64 {
-    let bytes: Vec<u8> = parts.iter().flat_map(|part| part.to_le_bytes()).collect();
+/// A seed for one thing among many, by what it is for and all of these numbers.
+pub fn derived_seed(what: &str, parts: &[u64]) -> u64 {
+    let numbers = parts.iter().flat_map(|part| part.to_le_bytes());
+    let bytes: Vec<u8> = what.bytes().chain([0]).chain(numbers).collect();
     let mut seed = [0; 8];
     seed.copy_from_slice(&Sha256::digest(&bytes)[..8]);
     u64::from_le_bytes(seed)
 }
 
 impl Dataset {
-    /// From text files with a path a line, each of which enters so many times.
+    /// Looks at the header of each photo.
     ///
     /// # Errors
-    /// A list that cannot be read, or names nothing.
-    pub fn open(lists: &[(PathBuf, usize)], side: u32) -> Result<Self, TrainError> {
-        let mut files = Vec::new();
-        for (list, times) in lists {
+    /// A list that cannot be read, or names nothing; all photos that cannot be taken.
+    pub fn open(lists: &Lists) -> Result<Self, TrainError> {
+        let (mut files, mut left_out) = (Vec::new(), Vec::new());
+        for (list, times) in &lists.files {
             let text = std::fs::read_to_string(list).map_err(TrainError::io(list))?;
-            let paths: Vec<PathBuf> =
-                text.lines().map(str::trim).filter(|line| !line.is_empty()).map(Into::into).collect();
-            if paths.is_empty() {
+            let lines = text.trim_start_matches('\u{feff}').lines().map(|line| line.trim().trim_matches('"'));
+            let lines: Vec<(usize, &str)> = (1..).zip(lines).filter(|(_, line)| !line.is_empty()).collect();
+            if lines.is_empty() {
                 return Err(TrainError::format(list, "it names no photos: expected a path a line"));
             }
-            (0..*times).for_each(|_| files.extend(paths.iter().cloned()));
+            let checked: Vec<Result<PathBuf, String>> = lines
+                .par_iter()
+                .map(|(number, line)| {
+                    let file = photo(line, list);
+                    let wrong = |why: String| format!("{}, line {number}: {why}", list.display());
+                    match dimensions(&file) {
+                        Ok((width, height)) if width.min(height) < lists.side => {
+                            Err(wrong(too_small(&file, [width, height], lists.side)))
+                        }
+                        Ok(_) => Ok(file),
+                        Err(error) => Err(wrong(error.to_string())),
+                    }
+                })
+                .collect();
+            let (good, bad): (Vec<_>, Vec<_>) = checked.into_iter().partition(Result::is_ok);
+            let good: Vec<PathBuf> = good.into_iter().flatten().collect();
+            left_out.extend(bad.into_iter().filter_map(Result::err));
+            (0..*times).for_each(|_| files.extend(good.iter().cloned()));
         }
-        Ok(Self { files, side })
+        if files.is_empty() || !(left_out.is_empty() || lists.skip_bad) {
+            return Err(TrainError::Photos(left_out));
+        }
+        Ok(Self { files, side: lists.side, skip_bad: lists.skip_bad, left_out })
     }
 
     /// How many items an epoch has.
@@ -71,20 +106,40 @@ impl Dataset {
         self.files.is_empty()
     }
 
+    /// The same for the same photos in the same order.
+    pub fn fingerprint(&self) -> u64 {
+        let names: Vec<u8> =
+            self.files.iter().flat_map(|file| file.as_os_str().as_encoded_bytes().iter().copied().chain([0])).collect();
+        let mut number = [0; 8];
+        number.copy_from_slice(&Sha256::digest(&names)[..8]);
+        u64::from_le_bytes(number)
+    }
+
     /// The order of an epoch.
     pub fn order(&self, seed: u64, epoch: u64) -> Vec<usize> {
         let mut order: Vec<usize> = (0..self.files.len()).collect();
-        Rng::with_seed(mixed(&[seed, epoch])).shuffle(&mut order);
+        Rng::with_seed(derived_seed("order", &[seed, epoch])).shuffle(&mut order);
         order
     }
 
-    /// An item.
+    /// An item. Where its photo turns out to be damaged, and such are left out, it is the one behind it.
     ///
     /// # Errors
     /// A photo that cannot be read, or is smaller than a crop.
     pub fn sample(&self, seed: u64, epoch: u64, index: usize) -> Result<Sample, TrainError> {
+        let mut sample = self.sample_of(seed, epoch, index);
+        for further in 1..self.files.len() {
+            if !self.skip_bad || !matches!(sample, Err(TrainError::Format { .. })) {
+                break;
+            }
+            sample = self.sample_of(seed, epoch, (index + further) % self.files.len());
+        }
+        sample
+    }
+
+    fn sample_of(&self, seed: u64, epoch: u64, index: usize) -> Result<Sample, TrainError> {
         let file = &self.files[index];
-        let mut rng = Rng::with_seed(mixed(&[seed, epoch, index as u64]));
+        let mut rng = Rng::with_seed(derived_seed("item", &[seed, epoch, index as u64]));
         let mut picture = crop(file, self.side, Some(&mut rng))?;
         if rng.bool() {
             let side = self.side;
@@ -95,6 +150,18 @@ impl Dataset {
     }
 }
 
+fn too_small(file: &Path, [width, height]: [u32; 2], side: u32) -> String {
+    format!("{}: it is {width} x {height}: at least {side} pixels a side are needed", file.display())
+}
+
+/// The photo that a line names: as it is, from the list's folder, or with Windows's separators.
+fn photo(line: &str, list: &Path) -> PathBuf {
+    let beside = |line: &str| list.parent().unwrap_or(Path::new("")).join(line);
+    let turned = line.replace('\\', "/");
+    let places = [PathBuf::from(line), beside(line), PathBuf::from(&turned), beside(&turned)];
+    places.into_iter().find(|place| place.is_file()).unwrap_or_else(|| line.into())
+}
+
 /// A square of a photo, by chance or its middle.
 ///
 /// # Errors
@@ -103,8 +170,7 @@ pub(super) fn crop(file: &Path, side: u32, rng: Option<&mut Rng>) -> Result<Pict
     let photo = open(file)?;
     let (width, height) = (photo.width(), photo.height());
     if photo.short_side() < side {
-        let found = format!("it is {width} x {height}: at least {side} pixels a side are needed");
-        return Err(TrainError::format(file, found));
+        return Err(TrainError::Photos(vec![too_small(file, [width, height], side)]));
     }
     let (left, top) = match rng {
         Some(rng) => (rng.u32(0..=width - side), rng.u32(0..=height - side)),
@@ -118,13 +184,26 @@ pub(super) fn crop(file: &Path, side: u32, rng: Option<&mut Rng>) -> Result<Pict
 /// # Errors
 /// What libtorch says.
 pub(super) fn degraded_pair(picture: &Picture, rng: &mut Rng) -> Result<(Tensor, Tensor, Vec<Op>), TrainError> {
-    let sharp = levels_from_picture(picture)?.f_to_kind(Kind::Float)?;
     let ops = draw(rng, [i64::from(picture.height()), i64::from(picture.width())]);
-    let poor = degraded::<TrainError>(&sharp.f_div_scalar(255.0)?, &ops, &mut |drawn, is_grey, expected| {
-        Ok(seeded_noise(drawn, is_grey, expected)?)
-    })?;
-    let signed = |levels: &Tensor| levels.f_div_scalar(255.0)?.f_sub_scalar(0.5)?.f_div_scalar(0.5);
-    Ok((signed(&sharp)?, signed(&poor)?, ops))
+    let gt = levels_from_picture(picture)?.f_to_kind(Kind::Float)?;
+    let lq = degraded_by(&gt, &ops)?;
+    Ok((signed(&gt)?, signed(&lq)?, ops))
+}
+
+/// Levels after these operators, whose noise is seeded.
+///
+/// # Errors
+/// What libtorch says.
+pub(super) fn degraded_by(gt: &Tensor, ops: &[Op]) -> Result<Tensor, TchError> {
+    degraded(&gt.f_div_scalar(255.0)?, ops, &mut seeded_noise)
+}
+
+/// Levels, 0 to 255, to [-1, 1].
+///
+/// # Errors
+/// What libtorch says.
+pub(super) fn signed(levels: &Tensor) -> Result<Tensor, TchError> {
+    levels.f_div_scalar(255.0)?.f_sub_scalar(0.5)?.f_div_scalar(0.5)
 }
 
 fn open(file: &Path) -> Result<Picture, TrainError> {
@@ -147,7 +226,10 @@ mod tests {
         codec::save(&photo, &folder.path().join("a.png")).unwrap();
         let list = folder.path().join("list.txt");
         std::fs::write(&list, format!("{}\n\n", folder.path().join("a.png").display())).unwrap();
-        let dataset = Dataset::open(&[(list.clone(), 3)], 64).unwrap();
+        let open = |times: usize, side: u32| {
+            Dataset::open(&Lists { files: vec![(list.clone(), times)], side, skip_bad: false })
+        };
+        let dataset = open(3, 64).unwrap();
         assert_eq!((dataset.len(), dataset.order(1, 0).len()), (3, 3));
         let sample = |seed, epoch, index| dataset.sample(seed, epoch, index).unwrap();
         let (a, b) = (sample(7, 2, 1), sample(7, 2, 1));
@@ -158,7 +240,36 @@ mod tests {
         }
         let levels = (&a.lq * 0.5 + 0.5) * 255.0;
         assert!((&levels - levels.round()).abs().max().double_value(&[]) < 1e-3, "whole levels");
-        let large = Dataset::open(&[(list, 1)], 80).unwrap();
-        assert!(large.sample(0, 0, 0).is_err_and(|error| error.to_string().contains("90 x 70")));
+        assert!(open(1, 80).is_err_and(|error| error.to_string().contains("90 x 70")));
+    }
+
+    #[test]
+    fn every_bad_line_is_named_before_anything_begins() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let save = |name: &str, side: u32| {
+            std::fs::create_dir_all(at(name).parent().unwrap()).unwrap();
+            codec::save(&Picture::from_fn(side, side, |x, y| [x as u8, y as u8, 0]), &at(name)).unwrap();
+        };
+        save("good.png", 70);
+        save("deep/good.png", 70);
+        save("small.png", 50);
+        save("cut.png", 70);
+        std::fs::write(at("text.png"), "no picture").unwrap();
+        let bytes = std::fs::read(at("cut.png")).unwrap();
+        std::fs::write(at("cut.png"), &bytes[..bytes.len() / 2]).unwrap();
+        let list = at("list.txt");
+        let lines = "\u{feff}good.png\r\n\r\n\"deep\\good.png\"\r\nsmall.png\r\ntext.png\r\nnone.png\r\ncut.png\r\n";
+        std::fs::write(&list, lines).unwrap();
+        let open = |skip_bad: bool| Dataset::open(&Lists { files: vec![(list.clone(), 1)], side: 64, skip_bad });
+        let said = open(false).err().unwrap().to_string();
+        for (line, why) in [("line 4", "50 x 50"), ("line 5", "text.png"), ("line 6", "none.png")] {
+            assert!(said.lines().any(|text| text.contains(line) && text.contains(why)), "{said}");
+        }
+        assert_eq!(said.lines().count(), 3);
+        // What only decoding tells is replaced by the next one.
+        let dataset = open(true).unwrap();
+        assert_eq!((dataset.len(), dataset.left_out.len()), (3, 3));
+        assert_eq!(dataset.sample(1, 0, 2).unwrap().file, at("good.png"));
     }
 }

@@ -2,13 +2,14 @@
 
 use tch::{Kind, TchError, Tensor};
 
-use super::model::{Conditioned, Model};
+use super::model::{Conditioned, GEN, Model, REG};
 use super::tape;
 use super::tape::Tape;
+use crate::networks::sd3::vae::moments;
 
 /// Pictures and prompts.
 pub struct Batch {
-    /// The poor pictures, `[B, 3, H, W]` in [-1, 1].
+    /// Low-quality pictures, `[B, 3, H, W]` in [-1, 1].
     pub lq: Tensor,
     /// What they should be.
     pub gt: Tensor,
@@ -92,7 +93,7 @@ const LAST: f64 = 0.003 / 1.002;
 const SMALLEST: f64 = 1e-8;
 
 /// The place in time that a number in [0, 1) stands for, 0 to 1000: shifted twice, as the reference's scheduler does.
-pub fn time(u: f64) -> f64 {
+pub fn timestep(u: f64) -> f64 {
     let i = ((u * TIMES as f64).floor() as usize).min(TIMES - 1);
     let s = 1.0 + (LAST - 1.0) * i as f64 / (TIMES - 1) as f64;
     3000.0 * s / (1.0 + 2.0 * s)
@@ -107,17 +108,16 @@ fn number(tensor: &Tensor) -> Result<f64, TchError> {
     tensor.f_to_kind(Kind::Double)?.f_double_value(&[])
 }
 
-/// A sample of what the encoder says of pictures, as the transformer takes it; `moments`: mean and log variance together.
-fn latent_of(model: &Model, moments: &Tensor, eps: &Tensor) -> Result<Tensor, TchError> {
-    let parts = moments.f_chunk(2, 1)?;
-    let deviation = parts[1].f_clamp(-30.0, 20.0)?.f_mul_scalar(0.5)?.f_exp()?;
-    let sampled = parts[0].f_add(&deviation.f_mul(eps)?)?;
+/// A sample of what the encoder says of pictures, as the transformer takes it; `encoded`: mean and log variance together.
+fn latent_of(model: &Model, encoded: &Tensor, eps: &Tensor) -> Result<Tensor, TchError> {
+    let (mean, log_variance) = moments(encoded)?;
+    let sampled = mean.f_add(&log_variance.f_mul_scalar(0.5)?.f_exp()?.f_mul(eps)?)?;
     sampled.f_sub_scalar(model.encode_shift)?.f_mul_scalar(model.scaling_factor)
 }
 
 /// What the decoder makes of latents as the transformer has them, not clamped; nothing is recorded.
 pub fn decoded(model: &Model, z: &Tensor) -> Result<Tensor, TchError> {
-    Ok(tape::run(&model.decoder, &[unscaled(model, z)?])?.swap_remove(0))
+    Ok(tape::run(model.decoder.ops(), &[unscaled(model, z)?])?.swap_remove(0))
 }
 
 /// Latents as the decoder takes them.
@@ -125,16 +125,10 @@ fn unscaled(model: &Model, z: &Tensor) -> Result<Tensor, TchError> {
     z.f_div_scalar(model.scaling_factor)?.f_add_scalar(model.shift_factor)
 }
 
-/// What the model makes of poor pictures `[B, 3, H, W]` in [-1, 1], not clamped; nothing is recorded.
-pub fn restored(
-    model: &Model,
-    lq: &Tensor,
-    eps: &Tensor,
-    prompt: &Tensor,
-    pooled: &Tensor,
-) -> Result<Tensor, TchError> {
+/// What the model makes of low-quality pictures `[B, 3, H, W]` in [-1, 1], not clamped; nothing is recorded.
+pub fn predict(model: &Model, lq: &Tensor, eps: &Tensor, prompt: &Tensor, pooled: &Tensor) -> Result<Tensor, TchError> {
     let only = |mut outputs: Vec<Tensor>| outputs.swap_remove(0);
-    let moments = only(tape::run(&model.encoder, &[lq.shallow_clone()])?);
+    let moments = only(tape::run(model.encoder.ops(), &[lq.shallow_clone()])?);
     let z_in = tch::no_grad(|| latent_of(model, &moments, eps))?;
     let (_, _, height, width) = z_in.size4()?;
     let generator = Conditioned::new(&model.generator, ONE_STEP, prompt, pooled, [height, width])?;
@@ -151,20 +145,20 @@ pub fn micro_batch(model: &Model, batch: &Batch, draws: &Draws, options: &LossOp
     let (weights, accumulation, checkpoints) =
         (&options.weights, options.accumulation as f64, options.gradient_checkpointing);
     // The encoder, and a sample of what it says.
-    let (moments, encoder_tape) = tape::forward(&model.encoder, &[lq.shallow_clone()], checkpoints)?;
+    let (moments, encoder_tape) = tape::forward(model.encoder.ops(), &[lq.shallow_clone()], checkpoints)?;
     let moments = moments[0].f_set_requires_grad(true)?;
     let z_in = latent_of(model, &moments, &draws.eps_vae)?;
     let (_, _, height, width) = z_in.size4()?;
     let conditioned = |network, t: f64| Conditioned::new(network, t, prompt, pooled, [height, width]);
-    let backward = |tape: Tape, gradient: Tensor| -> Result<Tensor, TchError> {
-        let scaled = gradient.f_mul_scalar(model.gradient_scale)?;
-        tape.backward(vec![scaled])?.swap_remove(0).f_div_scalar(model.gradient_scale)
+    let backward = |tape: Tape, group: usize, gradient: Tensor| -> Result<Tensor, TchError> {
+        let scale = model.groups[group].scale;
+        tape.backward(vec![gradient.f_mul_scalar(scale)?])?.swap_remove(0).f_div_scalar(scale)
     };
     // The generator's one step.
     let generator = conditioned(&model.generator, ONE_STEP)?;
     let (velocity, generator_tape) = tape::forward(&generator, &[z_in.f_detach()?], checkpoints)?;
     let z0 = z_in.f_detach()?.f_sub(&velocity[0])?;
-    let (pictures, decoder_tape) = tape::forward(&model.decoder, &[unscaled(model, &z0)?], checkpoints)?;
+    let (pictures, decoder_tape) = tape::forward(model.decoder.ops(), &[unscaled(model, &z0)?], checkpoints)?;
     // What is seen.
     let pred = pictures[0].f_set_requires_grad(true)?;
     let l2 = pred.f_mse_loss(gt, tch::Reduction::Mean)?;
@@ -177,14 +171,14 @@ pub fn micro_batch(model: &Model, batch: &Batch, draws: &Draws, options: &LossOp
     drop((seen, pictures));
     // What the two diffusion models say of it.
     let (vsd, of_vsd, latents) = tch::no_grad(|| {
-        let t = time(draws.u_vsd);
+        let t = timestep(draws.u_vsd);
         let sigma = t / 1000.0;
         let zt = noised(&z0, &draws.eps_vsd, sigma)?;
         let velocity = |network: Conditioned| -> Result<Tensor, TchError> {
             Ok(tape::run(&network, &[zt.shallow_clone()])?.swap_remove(0))
         };
         let restored = |velocity: Tensor| zt.f_sub(&velocity.f_mul_scalar(sigma)?);
-        let by_regulariser = restored(velocity(conditioned(&model.regulariser, t)?)?)?;
+        let x_reg = restored(velocity(conditioned(&model.regulariser, t)?)?)?;
         let mut of_teacher = velocity(conditioned(&model.teacher, t)?)?;
         if let Some(Guidance { scale, negative }) = &options.guidance {
             let count = lq.size()[0];
@@ -193,21 +187,21 @@ pub fn micro_batch(model: &Model, batch: &Batch, draws: &Draws, options: &LossOp
             let without = velocity(Conditioned::new(&model.teacher, t, prompt, pooled, [height, width])?)?;
             of_teacher = without.f_add(&of_teacher.f_sub(&without)?.f_mul_scalar(*scale)?)?;
         }
-        let by_teacher = restored(of_teacher)?;
-        let weight = z0.f_sub(&by_teacher)?.f_abs()?.f_mean_dim([1, 2, 3].as_slice(), true, None::<Kind>)?;
-        let g = by_regulariser.f_sub(&by_teacher)?.f_div(&weight.f_clamp_min(SMALLEST)?)?;
+        let x_teacher = restored(of_teacher)?;
+        let weight = z0.f_sub(&x_teacher)?.f_abs()?.f_mean_dim([1, 2, 3].as_slice(), true, None::<Kind>)?;
+        let g = x_reg.f_sub(&x_teacher)?.f_div(&weight.f_clamp_min(SMALLEST)?)?;
         let loss = number(&g.f_square()?.f_mean(None::<Kind>)?)?;
-        let latents = [z0.shallow_clone(), zt, by_regulariser, by_teacher];
+        let latents = [z0.shallow_clone(), zt, x_reg, x_teacher];
         Ok::<_, TchError>((loss, g.f_mul_scalar(2.0 / g.numel() as f64)?, latents))
     })?;
     // Back through the generator and the encoder.
     let of_z0 =
         of_latent.f_div_scalar(model.scaling_factor)?.f_add(&of_vsd.f_mul_scalar(weights.vsd / accumulation)?)?;
-    let of_z_in = of_z0.f_add(&backward(generator_tape, of_z0.f_neg()?)?)?;
+    let of_z_in = of_z0.f_add(&backward(generator_tape, GEN, of_z0.f_neg()?)?)?;
     z_in.f_mul(&of_z_in)?.f_sum(Kind::Float)?.f_backward()?;
     encoder_tape.backward(vec![moments.f_grad()?])?;
     // The regulariser learns what the generator makes.
-    let t = time(draws.u_diff);
+    let t = timestep(draws.u_diff);
     let sigma = t / 1000.0;
     let zt = noised(&z0, &draws.eps_diff, sigma)?;
     let regulariser = conditioned(&model.regulariser, t)?;
@@ -215,7 +209,7 @@ pub fn micro_batch(model: &Model, batch: &Batch, draws: &Draws, options: &LossOp
     let apart = zt.f_sub(&velocity[0].f_mul_scalar(sigma)?)?.f_sub(&z0)?;
     let diff = number(&apart.f_square()?.f_mean(None::<Kind>)?)?;
     let of_velocity = apart.f_mul_scalar(-2.0 * sigma * weights.diff / accumulation / apart.numel() as f64)?;
-    _ = backward(regulariser_tape, of_velocity)?;
+    _ = backward(regulariser_tape, REG, of_velocity)?;
     Ok(Outcome { losses: Losses { l2, lpips, vsd, diff }, pred, latents })
 }
 
@@ -225,7 +219,7 @@ mod tests {
 
     #[test]
     fn times_are_shifted_twice() {
-        assert_eq!(time(0.0), 1000.0);
-        assert!((time(0.5) - 750.75).abs() < 0.01 && (time(0.9999) - 8.929).abs() < 0.001);
+        assert_eq!(timestep(0.0), 1000.0);
+        assert!((timestep(0.5) - 750.75).abs() < 0.01 && (timestep(0.9999) - 8.929).abs() < 0.001);
     }
 }

@@ -3,9 +3,13 @@
 pub mod adamw;
 pub mod data;
 pub mod degradation;
+mod logs;
 pub mod losses;
+pub mod memory;
 pub mod model;
+pub mod options;
 pub mod preview;
+mod prompts;
 pub mod replay;
 pub mod samples;
 pub mod schedule;

@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use tch::{Device, Kind, TchError, Tensor};
 
-use super::adamw::{Group, Settings};
+use super::adamw::{AdamWConfig, Group};
+use super::data::derived_seed;
 use super::tape::Segments;
 use crate::evaluate::metrics::Lpips;
 use crate::networks::sd3::lora::ENCODER;
 use crate::networks::sd3::mmdit::Mmdit;
-use crate::networks::sd3::vae::{Decoder, Encoder};
+use crate::networks::sd3::vae::{Decoder, Encoder, Ops};
 use crate::networks::sd3::{mmdit, vae};
 use crate::runtime::weights::{Loader, LoraDelta, LoraMap, Weights};
 use crate::train::TrainError;
@@ -45,8 +46,6 @@ pub struct Model {
     pub shift_factor: f64,
     /// What is taken off behind the encoder: the same in the reference's training, nothing in its inference.
     pub encode_shift: f64,
-    /// Gradients are multiplied by it before they go through the transformer, where they may be too small for its dtype.
-    pub gradient_scale: f64,
     /// Where it is.
     pub device: Device,
     /// Of the latents.
@@ -55,6 +54,10 @@ pub struct Model {
     pub reduction: i64,
     /// gen, vae, reg: in the order in which they are moved.
     pub groups: [Group; 3],
+    /// Of the transformer.
+    pub mmdit_config: mmdit::Config,
+    /// Of the VAE.
+    pub vae_config: vae::Config,
     /// The encoder's weights without the LoRA, for the file that replaces it.
     encoder_weights: BTreeMap<String, Tensor>,
     /// Layers that carry the transformer's LoRAs, in the order of the file.
@@ -84,9 +87,10 @@ fn shared(weights: &Weights, prefix: &str, device: Device, kind: Kind) -> Result
     Ok(tensors)
 }
 
-/// Pairs of LoRA halves, of which `initial` may give the values; else down is drawn and up is zero.
+/// Pairs of LoRA halves with the values of `initial`; without that down is drawn and up is zero.
 struct Pairs<'a> {
-    initial: &'a Initial,
+    initial: Option<&'a Initial>,
+    group: &'static str,
     rank: i64,
     seed: u64,
     device: Device,
@@ -106,15 +110,20 @@ impl Pairs<'_> {
         let [down_name, up_name] = self.names.map(|name| format!("{layer}.{name}"));
         let (mut down_shape, mut up_shape) = (weight.to_vec(), vec![1; weight.len()]);
         (down_shape[0], up_shape[0], up_shape[1]) = (self.rank, weight[0], self.rank);
-        let given = |name: &str| self.initial.get(name).map(Tensor::shallow_clone);
-        let down = match given(&down_name) {
+        let given = |name: &str| -> Result<Option<Tensor>, TrainError> {
+            let Some(initial) = self.initial else { return Ok(None) };
+            let missing =
+                || TrainError::Misfit(format!("{}.{name} is missing among the initial LoRA weights", self.group));
+            Ok(Some(initial.get(name).ok_or_else(missing)?.shallow_clone()))
+        };
+        let down = match given(&down_name)? {
             Some(down) => down,
             None => {
-                let noise = crate::runtime::rng::randn(self.seed.wrapping_add(number), &down_shape)?;
-                noise.f_div_scalar(self.rank)?
+                let seed = derived_seed(self.group, &[self.seed, number]);
+                crate::runtime::rng::randn(seed, &down_shape)?.f_div_scalar(self.rank)?
             }
         };
-        let up = match given(&up_name) {
+        let up = match given(&up_name)? {
             Some(up) => up,
             None => Tensor::f_zeros(&up_shape, (Kind::Float, Device::Cpu))?,
         };
@@ -135,16 +144,16 @@ pub struct ModelFiles<'a> {
     pub sd3: &'a Path,
     /// VGG16, and what LPIPS adds.
     pub lpips: [&'a Path; 2],
-    /// By group.
-    pub initial: BTreeMap<String, Initial>,
+    /// By group, all of them; without it they are drawn.
+    pub initial: Option<&'a BTreeMap<String, Initial>>,
     /// Of the LoRAs.
     pub rank: i64,
-    /// Of what `initial` does not give.
+    /// Of what is drawn.
     pub seed: u64,
     /// Where it is to be.
     pub device: Device,
     /// Of the frozen transformer; all else is float32.
-    pub base: Kind,
+    pub base_dtype: Kind,
 }
 
 /// Gradients of less than 6e-8 are nothing in fp16; those of a velocity are near that.
@@ -156,10 +165,10 @@ impl Model {
     /// # Errors
     /// A file that is missing or of another model.
     pub fn open(files: &ModelFiles) -> Result<Self, TrainError> {
-        let &ModelFiles { rank, seed, device, base, .. } = files;
+        let &ModelFiles { rank, seed, device, base_dtype: base, .. } = files;
         let gradient_scale = if base == Kind::Half { HALF_SCALE } else { 1.0 };
         let nothing = Initial::new();
-        let initial = |group: &str| files.initial.get(group).unwrap_or(&nothing);
+        let initial = |group: &str| files.initial.map(|groups| groups.get(group).unwrap_or(&nothing));
         let folder = |name: &str| files.sd3.join(name);
         let mmdit_config: mmdit::Config = config(&folder("transformer"))?;
         let weights = Weights::open_folder(&folder("transformer"), "diffusion_pytorch_model")?;
@@ -169,9 +178,9 @@ impl Model {
             let mut loader = Loader::new(&transformer, "", device, base).unmerged(loras);
             Mmdit::load(&mut loader, &mmdit_config, Default::default())
         };
-        let transformer_group = |group: &'static str, seed: u64| -> Result<(LoraMap, Group), TrainError> {
+        let transformer_group = |group: &'static str| -> Result<(LoraMap, Group), TrainError> {
             let names = ["lora_down.weight", "lora_up.weight"];
-            let pairs = Pairs { initial: initial(group), rank, seed, device, names };
+            let pairs = Pairs { initial: initial(group), group, rank, seed, device, names };
             let (mut loras, mut parameters) = (LoraMap::new(), Vec::new());
             for (number, layer) in (0..).zip(&layers) {
                 let Some(shape) = transformer.shape(&format!("{layer}.weight")) else { continue };
@@ -183,8 +192,8 @@ impl Model {
         };
         // In another dtype than the file's they are copies.
         weights.release();
-        let (gen_loras, gen_group) = transformer_group("gen", seed)?;
-        let (reg_loras, reg_group) = transformer_group("reg", seed.wrapping_add(1 << 20))?;
+        let (gen_loras, gen_group) = transformer_group("gen")?;
+        let (reg_loras, reg_group) = transformer_group("reg")?;
 
         let vae_config: vae::Config = config(&folder("vae"))?;
         let weights = Weights::open_folder(&folder("vae"), "diffusion_pytorch_model")?;
@@ -192,8 +201,7 @@ impl Model {
         let decoder_weights = Weights::from_tensors(shared(&weights, "", device, Kind::Float)?).called(weights.file());
         let (mut loras, mut parameters) = (LoraMap::new(), Vec::new());
         let (down, up) = (format!("lora_A.{ENCODER}.weight"), format!("lora_B.{ENCODER}.weight"));
-        let pairs =
-            Pairs { initial: initial("vae"), rank, seed: seed.wrapping_add(2 << 20), device, names: [&down, &up] };
+        let pairs = Pairs { initial: initial("vae"), group: "vae", rank, seed, device, names: [&down, &up] };
         let adaptable = encoder_weights.iter().filter(|(name, tensor)| name.ends_with(".weight") && tensor.dim() > 1);
         for (number, (name, tensor)) in (0..).zip(adaptable) {
             let layer = name.trim_end_matches(".weight");
@@ -221,41 +229,81 @@ impl Model {
             scaling_factor: vae_config.scaling_factor,
             shift_factor: vae_config.shift_factor.unwrap_or(0.0),
             encode_shift: vae_config.shift_factor.unwrap_or(0.0),
-            gradient_scale,
             device,
             latent_channels: vae_config.latent_channels,
             reduction: 1 << vae_config.halvings(),
             groups: [gen_group, Group::new("vae", parameters, 1.0)?, reg_group],
+            mmdit_config,
+            vae_config,
             encoder_weights,
             layers,
         })
     }
 
-    /// Lengths of the gradients: gen, vae, reg.
+    /// Pictures of this side can be trained on.
+    ///
+    /// # Errors
+    /// Where they cannot.
+    pub fn check_side(&self, side: u32) -> Result<(), TrainError> {
+        let multiple = self.reduction * self.mmdit_config.patch_size;
+        let most = multiple * self.mmdit_config.pos_embed_max_size;
+        match i64::from(side) % multiple == 0 && i64::from(side) <= most {
+            true => Ok(()),
+            false => Err(TrainError::Side { side, multiple, most }),
+        }
+    }
+
+    /// After gradients that were not finite: in fp16 they may have been scaled too much.
+    pub fn lower_gradient_scale(&mut self) {
+        for group in &mut self.groups {
+            group.scale = (group.scale / 2.0).max(1.0);
+        }
+    }
+
+    /// The gradients that have come together, those of all groups in a row; they are forgotten.
     ///
     /// # Errors
     /// What libtorch says.
-    pub fn gradient_norms(&self) -> Result<[f64; 3], TchError> {
-        let [generator, vae, regulariser] = &self.groups;
-        Ok([generator.gradient_norm()?, vae.gradient_norm()?, regulariser.gradient_norm()?])
+    pub fn take_gradients(&mut self) -> Result<Vec<Tensor>, TchError> {
+        let mut gradients = Vec::new();
+        for group in &mut self.groups {
+            gradients.extend(group.take_gradients()?);
+        }
+        Ok(gradients)
     }
 
-    /// Moves what is trained, each group by its own learning rate and the length of its gradients, and forgets those.
+    /// Such a row by groups: gen, vae, reg.
+    pub fn by_group<'a>(&self, gradients: &'a [Tensor]) -> [&'a [Tensor]; 3] {
+        let [generator, vae, _] = self.groups.each_ref().map(|group| group.parameters.len());
+        let (of_gen, rest) = gradients.split_at(generator);
+        let (of_vae, of_reg) = rest.split_at(vae);
+        [of_gen, of_vae, of_reg]
+    }
+
+    /// Moves what is trained, each group by its own learning rate, gradients and length of those.
     ///
     /// # Errors
     /// What libtorch says.
-    pub fn step(&mut self, rates: [f64; 3], norms: [f64; 3], settings: &Settings) -> Result<(), TchError> {
-        let mut groups = self.groups.iter_mut().zip(rates).zip(norms);
-        groups.try_for_each(|((group, rate), norm)| group.step(rate, norm, settings))
+    pub fn step(
+        &mut self,
+        rates: [f64; 3],
+        gradients: [&[Tensor]; 3],
+        norms: [f64; 3],
+        settings: &AdamWConfig,
+    ) -> Result<(), TchError> {
+        let mut groups = self.groups.iter_mut().zip(rates).zip(gradients).zip(norms);
+        groups.try_for_each(|(((group, rate), gradients), norm)| group.step(rate, gradients, norm, settings))
     }
 
-    /// What is trained, as `GROUP.NAME`.
+    /// `GROUP.NAME` of all that is trained, in the order of its gradients.
+    pub fn names(&self) -> impl Iterator<Item = String> {
+        self.groups.iter().flat_map(|group| group.parameters.iter().map(|(name, _)| format!("{}.{name}", group.name)))
+    }
+
+    /// What is trained, by those names.
     pub fn parameters(&self) -> BTreeMap<String, Tensor> {
-        let of_group = |group: &Group| {
-            let named = |(name, tensor): &(String, Tensor)| (format!("{}.{name}", group.name), tensor.detach());
-            group.parameters.iter().map(named).collect::<Vec<_>>()
-        };
-        self.groups.iter().flat_map(of_group).collect()
+        let tensors = self.groups.iter().flat_map(|group| &group.parameters).map(|(_, tensor)| tensor.detach());
+        self.names().zip(tensors).collect()
     }
 
     /// The files of a step, as the reference names them: gen, vae, reg.
@@ -352,22 +400,12 @@ impl Segments for Conditioned<'_> {
     }
 }
 
-impl Segments for Encoder {
+impl Segments for Ops {
     fn count(&self) -> usize {
-        self.ops().segments().len()
+        self.segments().len()
     }
 
     fn run(&self, segment: usize, inputs: &[Tensor]) -> Result<Vec<Tensor>, TchError> {
-        Ok(vec![self.ops().run_segment(segment, &inputs[0])?])
-    }
-}
-
-impl Segments for Decoder {
-    fn count(&self) -> usize {
-        self.ops().segments().len()
-    }
-
-    fn run(&self, segment: usize, inputs: &[Tensor]) -> Result<Vec<Tensor>, TchError> {
-        Ok(vec![self.ops().run_segment(segment, &inputs[0])?])
+        Ok(vec![self.run_segment(segment, &inputs[0])?])
     }
 }

@@ -33,13 +33,13 @@ pub fn preview(dataset: &Dataset, seed: u64, count: usize, out: &Path) -> Result
     let lettering = Lettering::new(epaint_default_fonts::UBUNTU_LIGHT, LINE).ok_or_else(unfit)?;
     for (row, &index) in order[..count].iter().enumerate() {
         let sample = dataset.sample(seed, 0, index)?;
-        let poor = picture_from_tensor(&sample.lq.f_mul_scalar(0.5)?.f_add_scalar(0.5)?)?;
-        for (name, picture) in [("gt", &sample.picture), ("lq", &poor)] {
+        let lq = picture_from_tensor(&sample.lq.f_mul_scalar(0.5)?.f_add_scalar(0.5)?)?;
+        for (name, picture) in [("gt", &sample.picture), ("lq", &lq)] {
             let file = out.join(format!("preview/{row:03}_{name}.png"));
             codec::save(picture, &file).map_err(|error| TrainError::unwritten(&file, error))?;
         }
         let top = row as u32 * (SIDE + MARGIN) + MARGIN;
-        for (column, picture) in (0..).zip([&sample.picture, &poor]) {
+        for (column, picture) in (0..).zip([&sample.picture, &lq]) {
             sheet.paste(&resize(picture, SIDE, SIDE, Filter::Bicubic), MARGIN + column * (SIDE + MARGIN), top);
         }
         let name = sample.file.file_name().unwrap_or_default().to_string_lossy().into_owned();

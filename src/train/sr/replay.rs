@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use tch::{Device, Kind, Tensor};
 
-use super::adamw::Settings;
+use super::adamw::{AdamWConfig, norm};
+use super::data::signed;
 use super::losses::{Batch, Draws, LossOptions, Losses, micro_batch};
 use super::model::{GEN, Initial, Model, ModelFiles, REG, VAE};
 use crate::base::write_atomic;
@@ -86,19 +87,20 @@ pub fn replay(file: &Path, out: &Path, gradient_checkpointing: bool) -> Result<u
     let here = |path: &Path| file.parent().unwrap_or(Path::new("")).join(path);
     let (sd3, lpips) = (here(&case.sd3), [here(&case.lpips_vgg), here(&case.lpips_lin)]);
     let args = &case.args;
+    let initial = initial(&here(&case.init))?;
     let files = ModelFiles {
         sd3: &sd3,
         lpips: [&lpips[0], &lpips[1]],
-        initial: initial(&here(&case.init))?,
+        initial: Some(&initial),
         rank: args.lora_rank,
         seed: 0,
         device: Device::Cpu,
-        base: Kind::Float,
+        base_dtype: Kind::Float,
     };
     let mut model = Model::open(&files)?;
     let mut prompts = PromptEncoder::open(&sd3, Device::Cpu, Kind::Float)?;
     let weights = Weights::open(&here(&case.replay))?;
-    let settings = Settings {
+    let settings = AdamWConfig {
         betas: [args.adam_beta1, args.adam_beta2],
         epsilon: args.adam_epsilon,
         weight_decay: args.adam_weight_decay,
@@ -128,16 +130,14 @@ pub fn replay(file: &Path, out: &Path, gradient_checkpointing: bool) -> Result<u
             continue;
         }
         steps += 1;
-        let mut gradients = BTreeMap::new();
-        for group in &model.groups {
-            for ((name, _), gradient) in group.parameters.iter().zip(group.gradients()?) {
-                gradients.insert(format!("{}.{name}", group.name), gradient.f_detach()?);
-            }
-        }
-        write_safetensors(&folder.join(format!("grad{steps}.safetensors")), &gradients)?;
-        let lengths = model.gradient_norms()?;
-        model.step([args.learning_rate, rate_of_vae, args.learning_rate], lengths, &settings)?;
-        _ = writeln!(norms, "{steps},{},{},{}", lengths[GEN], lengths[VAE], lengths[REG]);
+        let gradients = model.take_gradients()?;
+        let named = model.names().zip(&gradients).map(|(name, gradient)| (name, gradient.shallow_clone()));
+        write_safetensors(&folder.join(format!("grad{steps}.safetensors")), &named.collect())?;
+        let gradients = model.by_group(&gradients);
+        let [of_gen, of_vae, of_reg] = gradients.map(norm);
+        let norms_of_step = [of_gen?, of_vae?, of_reg?];
+        model.step([args.learning_rate, rate_of_vae, args.learning_rate], gradients, norms_of_step, &settings)?;
+        _ = writeln!(norms, "{steps},{},{},{}", norms_of_step[GEN], norms_of_step[VAE], norms_of_step[REG]);
         write_safetensors(&folder.join(format!("step{steps}.safetensors")), &model.parameters())?;
     }
     let write = |name: &str, text: &str| {
@@ -174,10 +174,7 @@ fn batch(
     captions: &[String],
     prompts: &mut PromptEncoder,
 ) -> Result<Batch, TrainError> {
-    let picture = |name: &str| -> Result<Tensor, TrainError> {
-        let levels = tensor(weights, micro, name)?;
-        Ok(levels.f_div_scalar(255.0)?.f_sub_scalar(0.5)?.f_div_scalar(0.5)?)
-    };
+    let picture = |name: &str| -> Result<Tensor, TrainError> { Ok(signed(&tensor(weights, micro, name)?)?) };
     let [prompt, pooled] = prompts.embeds(captions, Device::Cpu)?;
     Ok(Batch { lq: picture("lq_u8")?, gt: picture("gt_u8")?, prompt, pooled })
 }

@@ -19,6 +19,9 @@ pub struct Position {
     pub items: u64,
 }
 
+/// What must not change within a training, by the names of its options.
+pub type Fixed = [(&'static str, u64)];
+
 /// Where states lie in a folder of results.
 pub const FOLDER: &str = "checkpoints_state";
 
@@ -29,17 +32,27 @@ fn file_of(out: &Path, step: usize) -> PathBuf {
     out.join(FOLDER).join(format!("state_{step}.safetensors"))
 }
 
+/// All files of a step; the state comes last: where it is, all is.
+pub fn files(out: &Path, step: usize) -> [PathBuf; 4] {
+    let [generator, encoder, regulariser] = Model::files(out, step);
+    [generator, encoder, regulariser, file_of(out, step)]
+}
+
 /// Writes `checkpoints_state/state_S.safetensors`, all of it in float32.
 ///
 /// # Errors
 /// Where it cannot be written.
-pub fn save(model: &Model, position: &Position, out: &Path) -> Result<(), TrainError> {
+pub fn save(model: &Model, position: &Position, fixed: &Fixed, out: &Path) -> Result<(), TrainError> {
     let mut tensors = model.parameters();
     let number = |value: u64| Tensor::f_from_slice(&[value.cast_signed()]);
     tensors.insert("step".into(), number(position.step as u64)?);
     tensors.insert("items".into(), number(position.items)?);
+    for (name, value) in fixed {
+        tensors.insert((*name).into(), number(*value)?);
+    }
     for group in &model.groups {
         tensors.insert(format!("{}.step", group.name), number(group.steps)?);
+        tensors.insert(format!("{}.scale", group.name), Tensor::f_from_slice(&[group.scale])?);
         for ((name, _), moments) in group.parameters.iter().zip(&group.moments) {
             for (of, moment) in MOMENTS.iter().zip(moments) {
                 tensors.insert(format!("{}.{name}.{of}", group.name), moment.shallow_clone());
@@ -52,24 +65,30 @@ pub fn save(model: &Model, position: &Position, out: &Path) -> Result<(), TrainE
 /// Reads one into a model.
 ///
 /// # Errors
-/// A file that cannot be read, or is of another model or rank.
-pub fn load(model: &mut Model, file: &Path) -> Result<Position, TrainError> {
+/// A file that cannot be read, is of another model or rank, or of a training with other options.
+pub fn load(model: &mut Model, fixed: &Fixed, file: &Path) -> Result<Position, TrainError> {
     let weights = Weights::open(file)?;
     let tensor = |name: &str, shape: &[i64]| -> Result<Tensor, TrainError> {
-        let found = weights.tensor(name).transpose()?;
-        let found =
-            found.ok_or_else(|| TrainError::format(file, format!("{name} is missing: is it a training's state?")))?;
+        let missing = || TrainError::format(file, format!("{name} is missing: is it a training's state?"));
+        let found = weights.tensor(name).transpose()?.ok_or_else(missing)?;
         match found.size() == shape {
             true => Ok(found),
             false => Err(TrainError::format(file, format!("{name} is {:?}; this model has {shape:?}", found.size()))),
         }
     };
     let number = |name: &str| -> Result<u64, TrainError> {
-        Ok(tensor(name, &[1])?.f_to_kind(Kind::Int64)?.f_int64_value(&[0])?.max(0).cast_unsigned())
+        Ok(tensor(name, &[1])?.f_to_kind(Kind::Int64)?.f_int64_value(&[0])?.cast_unsigned())
     };
     let position = Position { step: number("step")? as usize, items: number("items")? };
+    for (name, value) in fixed {
+        if number(name)? != *value {
+            let found = format!("its {name} is another one; leave out --resume_from_checkpoint for a new training");
+            return Err(TrainError::format(file, found));
+        }
+    }
     for group in &mut model.groups {
         group.steps = number(&format!("{}.step", group.name))?;
+        group.scale = tensor(&format!("{}.scale", group.name), &[1])?.f_double_value(&[0])?;
         for ((name, parameter), moments) in group.parameters.iter_mut().zip(&mut group.moments) {
             let (name, shape) = (format!("{}.{name}", group.name), parameter.size());
             let read = tensor(&name, &shape)?;
@@ -82,41 +101,52 @@ pub fn load(model: &mut Model, file: &Path) -> Result<Position, TrainError> {
     Ok(position)
 }
 
-/// The states in a folder of results, the oldest first.
-fn states(out: &Path) -> Vec<(usize, PathBuf)> {
+/// Steps of the states in a folder of results, in their order.
+fn steps(out: &Path) -> Vec<usize> {
     let entries = std::fs::read_dir(out.join(FOLDER)).into_iter().flatten().flatten();
-    let mut states: Vec<(usize, PathBuf)> = entries
-        .filter_map(|entry| {
-            let name = entry.file_name();
-            let step = name.to_str()?.strip_prefix("state_")?.strip_suffix(".safetensors")?.parse().ok()?;
-            Some((step, entry.path()))
-        })
-        .collect();
-    states.sort();
-    states
+    let step = |name: &str| name.strip_prefix("state_")?.strip_suffix(".safetensors")?.parse().ok();
+    let mut steps: Vec<usize> = entries.filter_map(|entry| step(entry.file_name().to_str()?)).collect();
+    steps.sort_unstable();
+    steps
 }
 
 /// The state of the most steps.
 pub fn latest(out: &Path) -> Option<PathBuf> {
-    states(out).pop().map(|(_, file)| file)
+    steps(out).last().map(|&step| file_of(out, step))
 }
 
-/// Deletes all but the `limit` newest states, and the files of the same steps.
+/// Refuses a folder that holds states of later steps than a training begins with.
+///
+/// # Errors
+/// Where there are such.
+pub fn check_unused(out: &Path, first: usize) -> Result<(), TrainError> {
+    match steps(out).last() {
+        Some(&step) if step > first => Err(TrainError::InUse { folder: out.to_owned(), step }),
+        _ => Ok(()),
+    }
+}
+
+/// Deletes files of a step that there are.
+///
+/// # Errors
+/// What cannot be deleted.
+pub fn delete(out: &Path, step: usize) -> Result<(), TrainError> {
+    for file in files(out, step).iter().rev() {
+        match std::fs::remove_file(file) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(TrainError::unwritten(file, error));
+            }
+            _ => (),
+        }
+    }
+    Ok(())
+}
+
+/// Deletes all but the `limit` newest steps with a state.
 ///
 /// # Errors
 /// What cannot be deleted.
 pub fn prune(out: &Path, limit: usize) -> Result<(), TrainError> {
-    let states = states(out);
-    for (step, state) in &states[..states.len().saturating_sub(limit)] {
-        // The state goes first: where it is, all is.
-        for file in std::iter::once(state.clone()).chain(Model::files(out, *step)) {
-            match std::fs::remove_file(&file) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(TrainError::unwritten(&file, error));
-                }
-                _ => (),
-            }
-        }
-    }
-    Ok(())
+    let steps = steps(out);
+    steps[..steps.len().saturating_sub(limit)].iter().try_for_each(|&step| delete(out, step))
 }

@@ -1,276 +1,305 @@
 //! The trainer's loop: items to micro-batches, micro-batches to steps, and the files of some of them.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use tch::{Device, Kind, Tensor};
+use tch::Tensor;
 
-use super::adamw::{Group, Settings};
-use super::data::{Dataset, mixed};
+use super::adamw::norm;
+use super::data::{Dataset, derived_seed};
+use super::logs::Logs;
 use super::losses::{Batch, Draws, Guidance, LossOptions, Losses, micro_batch};
+use super::memory::step_bytes;
 use super::model::{Model, ModelFiles};
-use super::samples::Samples;
-use super::schedule::Schedule;
+use super::options::{Event, Options, Step};
+use super::prompts::{Item, Prompts};
+use super::samples::{Samples, Share};
 use super::state::Position;
-use super::validation::{Score, Validation};
-use super::{state, visualization};
-use crate::base::{CaptionRequest, Progress};
-use crate::imaging::Picture;
+use super::validation::Validation;
+use super::{memory, state, visualization};
 use crate::pipelines::caption::tags::Tagger;
-use crate::pipelines::caption::{CaptionInput, Captioner};
-use crate::pipelines::sr::PromptEncoder;
 use crate::runtime::rng;
 use crate::train::TrainError;
-use crate::train::csv_log::CsvLog;
+use crate::train::distributed::World;
 
-/// Steps in a row whose gradients are no numbers, after which it ends.
+/// Steps in a row whose gradients are not finite, after which it ends.
 const MOST_SKIPPED: usize = 20;
 /// Steps between the pictures of `visualization/`.
 const VISUALIZATION_STEPS: usize = 100;
-
-/// What to train, on what, and for how long.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// A folder in the layout of `stabilityai/stable-diffusion-3-medium-diffusers`.
-    pub sd3: PathBuf,
-    /// VGG16, and what LPIPS adds to it.
-    pub lpips: [PathBuf; 2],
-    /// Lists of photos, and how often each enters an epoch.
-    pub lists: Vec<(PathBuf, usize)>,
-    /// Where files go.
-    pub output: PathBuf,
-    /// A state to go on from.
-    pub resume: Option<PathBuf>,
-    /// Side of a picture.
-    pub resolution: u32,
-    /// Pictures of a micro-batch.
-    pub batch: usize,
-    /// Micro-batches of a step.
-    pub accumulation: usize,
-    /// Steps.
-    pub steps: usize,
-    /// Steps between files.
-    pub checkpointing_steps: usize,
-    /// States that are kept; all of them without it.
-    pub checkpoints_total_limit: Option<usize>,
-    /// Of the LoRAs.
-    pub rank: i64,
-    /// Of everything that is drawn.
-    pub seed: u64,
-    /// Learning rates of the transformer's LoRAs, and of the encoder's.
-    pub rates: [f64; 2],
-    /// How they change.
-    pub schedule: Schedule,
-    /// Of the optimizers.
-    pub settings: Settings,
-    /// Of the losses.
-    pub weights: Losses,
-    /// Scale of the teacher's guidance and its negative prompt; the reference has none.
-    pub guidance: Option<(f64, String)>,
-    /// The shift is taken off behind the encoder: as the reference trains, not as it infers.
-    pub subtract_shift: bool,
-    /// Of the frozen transformer and the text encoders.
-    pub base: Kind,
-    /// Little memory, more time.
-    pub gradient_checkpointing: bool,
-    /// Threads that read and degrade photos.
-    pub workers: usize,
-    /// Where the model is.
-    pub device: Device,
-    /// Pictures to validate by, and how many steps lie between two times.
-    pub validation: Option<(PathBuf, usize)>,
-}
-
-/// A step that was made.
-#[derive(Clone, Copy, Debug)]
-pub struct Step {
-    /// Its number, from 1.
-    pub number: usize,
-    /// Means over its micro-batches.
-    pub losses: Losses,
-    /// Lengths of the gradients before they are shortened: gen, vae, reg.
-    pub norms: [f64; 3],
-    /// Its gradients were no numbers: nothing was moved.
-    pub is_skipped: bool,
-    /// How long it took.
-    pub seconds: f64,
-}
-
-/// What a training says.
-pub enum Event<'a> {
-    /// A step was made.
-    Step(&'a Step),
-    /// Something is odd, and it goes on.
-    Warning(&'a TrainError),
-}
+/// Between two tries to save what could not be saved.
+const RETRY: Duration = Duration::from_secs(10);
 
 /// Trains; `on_event` answers whether to go on. What there is then is saved in any case. Returns the number of steps.
 ///
 /// # Errors
-/// Photos that cannot be read, weights of another model, files that cannot be written to the end, gradients that stay no numbers.
+/// Photos that cannot be read, weights of another model, files that cannot be written to the end, gradients that stay infinite.
+/// What was reached is saved before.
 pub fn train(
     options: &Options,
+    world: &mut World,
     tagger: Option<Tagger>,
     on_event: &mut dyn FnMut(Event) -> bool,
 ) -> Result<usize, TrainError> {
-    let mut training = Training::open(options, tagger)?;
-    let (mut skipped, mut is_saved) = (0, true);
-    while training.position.step < options.steps {
-        let step = training.step()?;
-        let mut goes_on = on_event(Event::Step(&step));
-        skipped = if step.is_skipped { skipped + 1 } else { 0 };
-        if skipped >= MOST_SKIPPED {
-            let found = format!("{skipped} steps in a row have gradients that are no numbers");
-            return Err(TrainError::Stopped(found));
-        }
-        let is_last = step.number == options.steps || !goes_on;
-        // What could not be saved is tried again after each step: a disk that is full may be cleared.
-        if step.number % options.checkpointing_steps == 1 || is_last || !is_saved {
-            let saved = training.save();
-            if is_last {
-                saved?;
-            } else {
-                is_saved = saved.is_ok();
-                training.unless_unwritten(saved)?;
+    let trained = Training::open(options, world, tagger, on_event).and_then(|mut training| {
+        training.run(on_event).inspect_err(|_| {
+            // The step that failed has moved nothing.
+            let is_new = training.position.step > training.saved;
+            if is_new && let Err(unsaved) = training.save() {
+                on_event(Event::Warning(&unsaved));
             }
-        }
-        training.validate(is_last)?;
-        for warning in training.new_warnings() {
-            goes_on &= on_event(Event::Warning(&warning));
-        }
-        if !goes_on {
-            break;
-        }
+        })
+    });
+    match &trained {
+        Ok(_) => world.leave()?,
+        Err(error) => world.fail(error),
     }
-    Ok(training.position.step)
+    trained
 }
 
 struct Training<'a> {
     options: &'a Options,
+    world: &'a mut World,
+    /// Somebody has asked this process to stop; or any of them.
+    is_stopped: bool,
+    all_stop: bool,
     model: Model,
-    prompts: PromptEncoder,
-    /// The last captions and their embeds.
-    encoded: (Vec<String>, [Tensor; 2]),
-    tagger: Option<Tagger>,
+    prompts: Prompts,
     samples: Samples,
     losses: LossOptions,
     position: Position,
-    log: CsvLog,
-    validation: Option<(Validation, usize, CsvLog)>,
+    /// What must not change within a training.
+    fixed: Vec<(&'static str, u64)>,
+    /// The step that was saved last, and when another could not be.
+    saved: usize,
+    unsaved_since: Option<Instant>,
+    /// The first process's alone.
+    logs: Option<Logs>,
+    validation: Option<(Validation, usize)>,
     /// What could not be written now, and the last that was said of that.
     warnings: Vec<TrainError>,
     last_warning: String,
 }
 
 impl<'a> Training<'a> {
-    fn open(options: &'a Options, mut tagger: Option<Tagger>) -> Result<Self, TrainError> {
-        let dataset = Arc::new(Dataset::open(&options.lists, options.resolution)?);
+    fn open(
+        options: &'a Options,
+        world: &'a mut World,
+        tagger: Option<Tagger>,
+        on_event: &mut dyn FnMut(Event) -> bool,
+    ) -> Result<Self, TrainError> {
+        let out = &options.output;
+        let dataset = Arc::new(Dataset::open(&options.lists)?);
+        std::fs::create_dir_all(out).map_err(|error| TrainError::unwritten(out, error))?;
+        let is_first = world.is_first();
+        let pictures = options.validation.as_ref().filter(|_| is_first);
+        let pictures = pictures.map(|(folder, _)| Validation::files(folder)).transpose()?;
+        let mut prompts = Prompts::open(&options.sd3, options.device, options.base_dtype, tagger)?;
         let mut model = Model::open(&ModelFiles {
             sd3: &options.sd3,
             lpips: [&options.lpips[0], &options.lpips[1]],
-            initial: Default::default(),
+            initial: None,
             rank: options.rank,
             seed: options.seed,
             device: options.device,
-            base: options.base,
+            base_dtype: options.base_dtype,
         })?;
+        model.check_side(options.lists.side)?;
         if !options.subtract_shift {
             model.encode_shift = 0.0;
         }
-        let mut prompts = PromptEncoder::open(&options.sd3, options.device, options.base)?;
-        // Without a tagger there is one prompt, and nothing of what encoded it is needed again.
-        prompts.set_keep(tagger.is_some());
-        let out = &options.output;
-        std::fs::create_dir_all(out).map_err(TrainError::io(out))?;
+        let fixed = vec![
+            ("seed", options.seed),
+            ("resolution", options.lists.side.into()),
+            ("shift_as_inference", (!options.subtract_shift).into()),
+            ("dataset_txt_paths_list", dataset.fingerprint()),
+        ];
         let position = match &options.resume {
-            Some(file) => state::load(&mut model, file)?,
+            Some(file) => state::load(&mut model, &fixed, file)?,
             None => Position::default(),
         };
-        let columns = "step,l2,lpips,vsd,diff,norm_gen,norm_vae,norm_reg";
-        let log = CsvLog::open(out.join("losses.csv"), columns, position.step)?;
-        let validation = match &options.validation {
-            None => None,
-            Some((folder, steps)) => {
-                let mut caption = |picture: &Picture| caption(&mut tagger, picture);
-                let pictures = Validation::open(folder, options.resolution, &model, &mut prompts, &mut caption)?;
-                let log = CsvLog::open(out.join("validation.csv"), "step,l2,lpips,psnr", position.step)?;
-                Some((pictures, *steps, log))
-            }
+        if is_first {
+            state::check_unused(out, position.step)?;
+        }
+        let step = memory::Step {
+            batch: options.batch,
+            side: options.lists.side,
+            element_size: options.base_dtype.elt_size_in_bytes(),
+            gradient_checkpointing: options.gradient_checkpointing,
         };
+        let plan = prompts.set_plan(options.memory, step_bytes(&model.mmdit_config, &model.vae_config, &step));
+        on_event(Event::Begins(position.step, plan));
         let guidance = match &options.guidance {
-            None => None,
             Some((scale, prompt)) => {
-                let negative = prompts.embeds(std::slice::from_ref(prompt), options.device)?;
-                Some(Guidance { scale: *scale, negative })
+                let negative = prompts.embeds(prompt.clone())?;
+                let [prompt, pooled] = negative.map(|embeds| embeds.f_to_device(options.device));
+                Some(Guidance { scale: *scale, negative: [prompt?, pooled?] })
             }
+            None => None,
         };
+        let side = options.lists.side;
+        let validation = match (&options.validation, pictures) {
+            (Some((_, steps)), Some(files)) => Some((Validation::open(&files, side, &model, &mut prompts)?, *steps)),
+            _ => None,
+        };
+        prompts.leave();
         let losses = LossOptions {
             weights: options.weights,
             accumulation: options.accumulation,
             gradient_checkpointing: options.gradient_checkpointing,
             guidance,
         };
-        let samples =
-            Samples::start(&dataset, options.seed, position.items, options.workers).map_err(TrainError::io(out))?;
-        let encoded = (Vec::new(), [Tensor::new(), Tensor::new()]);
-        let (warnings, last_warning) = (Vec::new(), String::new());
-        let mut training = Self {
+        let logs = is_first.then(|| Logs::open(options, position.step)).transpose()?;
+        let [batch, rank, size] = [options.batch, world.rank(), world.size()].map(|number| number as u64);
+        let share = Share { first: position.items, batch, rank, size };
+        let samples = Samples::start(&dataset, options.seed, share, options.workers)
+            .map_err(|error| TrainError::Stopped(format!("no thread could be started: {error}")))?;
+        let warnings = match dataset.left_out.is_empty() {
+            true => Vec::new(),
+            false => vec![TrainError::Photos(dataset.left_out.clone())],
+        };
+        Ok(Self {
             options,
+            world,
+            is_stopped: false,
+            all_stop: false,
             model,
             prompts,
-            encoded,
-            tagger,
             samples,
             losses,
             position,
-            log,
+            fixed,
+            saved: position.step,
+            unsaved_since: None,
+            logs,
             validation,
             warnings,
-            last_warning,
-        };
-        if position.step == 0 {
-            training.validate(false)?;
+            last_warning: String::new(),
+        })
+    }
+
+    fn run(&mut self, on_event: &mut dyn FnMut(Event) -> bool) -> Result<usize, TrainError> {
+        let options = self.options;
+        let mut skipped = 0;
+        if self.position.step == 0 {
+            self.validate(false, on_event)?;
         }
-        Ok(training)
+        while self.position.step < options.steps {
+            let step = self.step()?;
+            self.is_stopped |= !on_event(Event::Step(&step));
+            skipped = if step.is_skipped { skipped + 1 } else { 0 };
+            if skipped >= MOST_SKIPPED {
+                return Err(TrainError::Infinite(skipped));
+            }
+            // Several processes stop together, one step after one of them was asked to.
+            let stops = if self.world.size() == 1 { self.is_stopped } else { self.all_stop };
+            let is_last = step.number == options.steps || stops;
+            let every = options.checkpointing_steps;
+            // What could not be saved is tried again: a disk that is full may be cleared.
+            let is_retried = self.unsaved_since.is_some_and(|since| since.elapsed() >= RETRY);
+            if is_last {
+                self.save()?;
+            } else if step.number % every == 1 % every || is_retried {
+                let saved = self.save();
+                self.unsaved_since = saved.is_err().then(Instant::now);
+                self.warn_if_unwritten(saved)?;
+            }
+            if !stops {
+                self.validate(is_last, on_event)?;
+            }
+            for warning in self.new_warnings() {
+                self.is_stopped |= !on_event(Event::Warning(&warning));
+            }
+            if is_last {
+                break;
+            }
+        }
+        Ok(self.position.step)
     }
 
     fn step(&mut self) -> Result<Step, TrainError> {
         let start = Instant::now();
         let options = self.options;
-        let number = self.position.step + 1;
+        let Position { step, items } = self.position;
+        let of_micro_batch = options.batch * self.world.size();
         let mut losses = Vec::new();
-        for micro in 1..=options.accumulation {
-            let batch = self.batch()?;
-            let draws = self.draws(&batch)?;
+        for micro in 0..options.accumulation {
+            let first = items + (micro * of_micro_batch) as u64;
+            let rest = (options.steps - step) * options.accumulation - micro;
+            let items = self.prompts.next(&mut self.samples, options.batch, rest * options.batch)?;
+            let batch = self.batch(&items)?;
+            let draws = self.draws(&batch, first)?;
             let outcome = micro_batch(&self.model, &batch, &draws, &self.losses)?;
             losses.push(outcome.losses);
-            self.position.items += options.batch as u64;
-            if number % VISUALIZATION_STEPS == 1 && micro == options.accumulation {
+            let is_shown = (step + 1) % VISUALIZATION_STEPS == 1 && micro + 1 == options.accumulation;
+            if is_shown && self.world.is_first() {
                 let out = options.output.join("visualization");
-                let written = visualization::write(&self.model, &batch, &draws, &outcome, &out, number);
-                self.unless_unwritten(written)?;
+                let written = visualization::write(&self.model, &batch, &draws, &outcome, &out, step + 1);
+                self.warn_if_unwritten(written)?;
             }
         }
-        let norms = self.model.gradient_norms()?;
+        let mut gradients = self.model.take_gradients()?;
+        let Losses { l2, lpips, vsd, diff } = Losses::mean(&losses);
+        let mut beside = [l2, lpips, vsd, diff, f64::from(u8::from(self.is_stopped))];
+        self.world.mean_of_tensors(&mut gradients, &mut beside)?;
+        let [l2, lpips, vsd, diff, stopped] = beside;
+        self.all_stop = stopped > 0.0;
+        let gradients = self.model.by_group(&gradients);
+        let [of_gen, of_vae, of_reg] = gradients.map(norm);
+        let norms = [of_gen?, of_vae?, of_reg?];
         let is_skipped = !norms.iter().all(|norm| norm.is_finite());
+        let [rate, rate_vae] = options.learning_rates.map(|rate| options.schedule.rate(rate, step));
         match is_skipped {
-            true => self.model.groups.iter_mut().for_each(Group::zero_gradients),
-            false => {
-                let [rate, rate_vae] = options.rates.map(|rate| options.schedule.rate(rate, self.position.step));
-                self.model.step([rate, rate_vae, rate], norms, &options.settings)?;
-            }
+            true => self.model.lower_gradient_scale(),
+            false => self.model.step([rate, rate_vae, rate], gradients, norms, &options.settings)?,
         }
-        self.position.step = number;
-        let losses @ Losses { l2, lpips, vsd, diff } = Losses::mean(&losses);
-        let [of_gen, of_vae, of_reg] = norms;
-        let written = self.log.add(&[&number, &l2, &lpips, &vsd, &diff, &of_gen, &of_vae, &of_reg]);
-        self.unless_unwritten(written)?;
-        Ok(Step { number, losses, norms, is_skipped, seconds: start.elapsed().as_secs_f64() })
+        self.position = Position { step: step + 1, items: items + (options.accumulation * of_micro_batch) as u64 };
+        let (losses, seconds) = (Losses { l2, lpips, vsd, diff }, start.elapsed().as_secs_f64());
+        let step = Step { number: step + 1, losses, norms, is_skipped, seconds };
+        if let Some(logs) = &mut self.logs {
+            let written = logs.step(&step, rate);
+            self.warn_if_unwritten(written)?;
+        }
+        Ok(step)
+    }
+
+    fn batch(&self, items: &[Item]) -> Result<Batch, TrainError> {
+        let joined = |of: fn(&Item) -> &Tensor| -> Result<Tensor, TrainError> {
+            let parts: Vec<&Tensor> = items.iter().map(of).collect();
+            Ok(Tensor::f_cat(&parts, 0)?.f_to_device(self.options.device)?)
+        };
+        Ok(Batch {
+            lq: joined(|item| &item.lq)?,
+            gt: joined(|item| &item.gt)?,
+            prompt: joined(|item| &item.embeds[0])?,
+            pooled: joined(|item| &item.embeds[1])?,
+        })
+    }
+
+    /// Noise of each item by its number, times by that of the first one of all processes.
+    fn draws(&self, batch: &Batch, first: u64) -> Result<Draws, TrainError> {
+        let model = &self.model;
+        let own = first + (self.options.batch * self.world.rank()) as u64;
+        let (count, _, height, width) = batch.lq.size4()?;
+        let shape = [1, model.latent_channels, height / model.reduction, width / model.reduction];
+        let seed = |item: u64, which: &str| derived_seed(which, &[self.options.seed, item]);
+        let noise = |which: &str| -> Result<Tensor, TrainError> {
+            let items = own..own + count.unsigned_abs();
+            let noise = items.map(|item| rng::randn(seed(item, which), &shape)).collect::<Result<Vec<_>, _>>()?;
+            Ok(Tensor::f_cat(&noise, 0)?.f_to_device(model.device)?)
+        };
+        let number = |which: &str| fastrand::Rng::with_seed(seed(first, which)).f64();
+        Ok(Draws {
+            eps_vae: noise("eps_vae")?,
+            eps_vsd: noise("eps_vsd")?,
+            eps_diff: noise("eps_diff")?,
+            u_vsd: number("u_vsd"),
+            u_diff: number("u_diff"),
+        })
     }
 
     /// A training goes on where a file cannot be written; that is said later.
-    fn unless_unwritten(&mut self, result: Result<(), TrainError>) -> Result<(), TrainError> {
+    fn warn_if_unwritten(&mut self, result: Result<(), TrainError>) -> Result<(), TrainError> {
         match result {
             Err(error @ TrainError::Write(_)) => {
                 self.warnings.push(error);
@@ -280,77 +309,53 @@ impl<'a> Training<'a> {
         }
     }
 
-    /// The same again and again is said once.
+    /// The same of the same folder again and again is said once.
     fn new_warnings(&mut self) -> Vec<TrainError> {
         let mut warnings = std::mem::take(&mut self.warnings);
         warnings.retain(|warning| {
-            let text = warning.to_string();
-            let is_new = text != self.last_warning;
-            self.last_warning = text;
+            let what = match warning {
+                TrainError::Write(error) => error.details.clone(),
+                other => other.to_string(),
+            };
+            let is_new = what != self.last_warning;
+            self.last_warning = what;
             is_new
         });
         warnings
     }
 
-    /// The state comes last: where it is, all is.
-    fn save(&self) -> Result<(), TrainError> {
-        let out: &Path = &self.options.output;
-        self.model.save(out, self.position.step)?;
-        state::save(&self.model, &self.position, out)?;
-        self.options.checkpoints_total_limit.map_or(Ok(()), |limit| state::prune(out, limit))
+    /// All files of this step, or none.
+    fn save(&mut self) -> Result<(), TrainError> {
+        let (out, step): (&Path, usize) = (&self.options.output, self.position.step);
+        if !self.world.is_first() {
+            return Ok(());
+        }
+        let saved = self.model.save(out, step);
+        saved.and_then(|()| state::save(&self.model, &self.position, &self.fixed, out)).inspect_err(|_| {
+            // What is left of it only takes room; where that cannot be deleted either, the first error says why.
+            _ = state::delete(out, step);
+        })?;
+        self.saved = step;
+        let pruned = self.options.checkpoints_total_limit.map_or(Ok(()), |limit| state::prune(out, limit));
+        self.warn_if_unwritten(pruned)?;
+        let drawn = self.logs.as_ref().map_or(Ok(()), Logs::draw);
+        self.warn_if_unwritten(drawn)
     }
 
     /// Where it is time for that.
-    fn validate(&mut self, is_last: bool) -> Result<(), TrainError> {
-        match &mut self.validation {
-            Some((pictures, steps, log)) if self.position.step.is_multiple_of(*steps) || is_last => {
-                let Score { l2, lpips, psnr } = pictures.score(&self.model)?;
-                let written = log.add(&[&self.position.step, &l2, &lpips, &psnr]);
-                self.unless_unwritten(written)
-            }
-            _ => Ok(()),
+    fn validate(&mut self, is_last: bool, on_event: &mut dyn FnMut(Event) -> bool) -> Result<(), TrainError> {
+        let (Some((validation, steps)), step) = (&self.validation, self.position.step) else { return Ok(()) };
+        if !step.is_multiple_of(*steps) && !is_last {
+            return Ok(());
         }
-    }
-
-    fn batch(&mut self) -> Result<Batch, TrainError> {
-        let device = self.options.device;
-        let samples = self.samples.by_ref().take(self.options.batch).collect::<Result<Vec<_>, _>>()?;
-        let captions =
-            samples.iter().map(|sample| caption(&mut self.tagger, &sample.picture)).collect::<Result<Vec<_>, _>>()?;
-        if self.encoded.0 != captions {
-            let embeds = self.prompts.embeds(&captions, device)?;
-            self.encoded = (captions, embeds);
+        let sheet = self.options.output.join(format!("validation/{step}.png"));
+        let (scores, written) = validation.run(&self.model, &sheet)?;
+        self.warn_if_unwritten(written)?;
+        if let Some(logs) = &mut self.logs {
+            let written = logs.validation(step, scores);
+            self.warn_if_unwritten(written)?;
         }
-        let [prompt, pooled] = self.encoded.1.each_ref().map(Tensor::shallow_clone);
-        let joined = |of: Vec<&Tensor>| Tensor::f_cat(&of, 0)?.f_to_device(device);
-        Ok(Batch {
-            lq: joined(samples.iter().map(|sample| &sample.lq).collect())?,
-            gt: joined(samples.iter().map(|sample| &sample.gt).collect())?,
-            prompt,
-            pooled,
-        })
+        self.is_stopped |= !on_event(Event::Validation(step, scores));
+        Ok(())
     }
-
-    /// Noise of each item by its number, times by that of the first.
-    fn draws(&self, batch: &Batch) -> Result<Draws, TrainError> {
-        let (model, first) = (&self.model, self.position.items);
-        let (count, _, height, width) = batch.lq.size4()?;
-        let shape = [1, model.latent_channels, height / model.reduction, width / model.reduction];
-        let seed = |item: u64, which: u64| mixed(&[self.options.seed, item, which]);
-        let noise = |which: u64| -> Result<Tensor, TrainError> {
-            let items = first..first + count.unsigned_abs();
-            let noise = items.map(|item| rng::randn(seed(item, which), &shape)).collect::<Result<Vec<_>, _>>()?;
-            Ok(Tensor::f_cat(&noise, 0)?.f_to_device(model.device)?)
-        };
-        let number = |which: u64| fastrand::Rng::with_seed(seed(first, which)).f64();
-        Ok(Draws { eps_vae: noise(0)?, eps_vsd: noise(1)?, eps_diff: noise(2)?, u_vsd: number(3), u_diff: number(4) })
-    }
-}
-
-/// What the tagger says of a picture; nothing without one.
-fn caption(tagger: &mut Option<Tagger>, picture: &Picture) -> Result<String, TrainError> {
-    let Some(tagger) = tagger else { return Ok(String::new()) };
-    let picture = Arc::new(picture.clone());
-    let input = CaptionInput { parent: picture.clone(), enlarged: picture, request: CaptionRequest::default() };
-    Ok(tagger.caption(&input, &mut Progress::new(&mut |_, _| true), &mut |_| ())?)
 }

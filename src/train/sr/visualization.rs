@@ -10,7 +10,7 @@ use crate::imaging::codec;
 use crate::runtime::tensor::picture_from_tensor;
 use crate::train::TrainError;
 
-/// Writes `restoration/S.png` (what it should be, the poor picture, what is made of it) and `vsd/S.png` (what the decoder makes of
+/// Writes `restoration/S.png` (what it should be, the LQ picture, what is made of it) and `vsd/S.png` (what the decoder makes of
 /// the generator's latent, the noise, both together, and what regulariser and teacher restore of that), side by side.
 ///
 /// # Errors
@@ -26,8 +26,8 @@ pub fn write(
     let first = |tensor: &Tensor| tensor.f_narrow(0, 0, 1);
     let restoration = [&batch.gt, &batch.lq, &outcome.pred].map(first);
     save(restoration, &out.join(format!("restoration/{step}.png")))?;
-    let [z0, zt, by_regulariser, by_teacher] = &outcome.latents;
-    let latents = [z0, &draws.eps_vsd, zt, by_regulariser, by_teacher];
+    let [z0, zt, x_reg, x_teacher] = &outcome.latents;
+    let latents = [z0, &draws.eps_vsd, zt, x_reg, x_teacher];
     save(latents.map(|latent| decoded(model, &first(latent)?)), &out.join(format!("vsd/{step}.png")))
 }
 

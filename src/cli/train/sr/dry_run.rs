@@ -2,16 +2,15 @@
 
 use std::process::ExitCode;
 
-use walkdir::WalkDir;
-
 use crate::base::{UserError, bytes_label, free_space, secs_label};
 use crate::pipelines::caption::tags::Tagger;
 use crate::runtime::{accelerator, memory};
 use crate::train::TrainError;
+use crate::train::distributed::World;
 use crate::train::sr::data::Dataset;
-use crate::train::sr::model::Model;
+use crate::train::sr::options::{Event, Options};
 use crate::train::sr::state;
-use crate::train::sr::trainer::{Event, Options, train};
+use crate::train::sr::trainer::train;
 
 /// Steps, fewer where they take long: the first one warms up.
 const STEPS: usize = 3;
@@ -24,38 +23,37 @@ pub(super) fn run(options: &Options, tagger: Option<Tagger>) -> anyhow::Result<E
     let trial = Options {
         output: folder.path().to_owned(),
         steps: options.steps.min(STEPS),
-        checkpointing_steps: STEPS + 1,
+        resume: None,
+        tensorboard: None,
         ..options.clone()
     };
-    let items = Dataset::open(&options.lists, options.resolution).map_err(UserError::from)?.len();
+    let items = Dataset::open(&options.lists).map_err(UserError::from)?.len();
     let images = options.batch * options.accumulation;
-    let (steps, resolution) = (options.steps, options.resolution);
-    println!(
-        "data     {items} items an epoch, {resolution} x {resolution}; {steps} steps are {:.1} epochs",
-        (steps * images) as f64 / items as f64
-    );
-    let mut seconds: f64 = 0.0;
+    let (steps, side) = (options.steps, options.lists.side);
+    let epochs = (steps * images) as f64 / items as f64;
+    println!("data     {items} items an epoch, {side} x {side}; {steps} steps are {epochs:.1} epochs");
+    let (mut seconds, mut memory_plan) = (0.0, String::new());
     let mut on_event = |event: Event| {
-        if let Event::Step(step) = event {
-            seconds = step.seconds;
+        match event {
+            Event::Step(step) => seconds = step.seconds,
+            Event::Begins(_, plan) => memory_plan = plan.to_string(),
+            _ => (),
         }
         seconds < LONG
     };
-    let (result, counted) = memory::peak_of(|| train(&trial, tagger, &mut on_event));
+    let (result, counted) = memory::peak_of(|| train(&trial, &mut World::alone(), tagger, &mut on_event));
     let made = result.map_err(UserError::from)?;
-    println!(
-        "time     {} a step of {images} images: {steps} steps take {}",
-        secs_label(seconds),
-        secs_label(seconds * steps as f64)
-    );
+    let all = secs_label(seconds * steps as f64);
+    println!("time     {} a step of {images} images: {steps} steps take {all}", secs_label(seconds));
     let peak = accelerator::memory(options.device).map_or(counted, |memory| memory.peak);
-    println!("memory   {} at most in tensors, weights and all", bytes_label(peak));
-    let files = WalkDir::new(folder.path().join(state::FOLDER)).into_iter();
-    let files = files.chain(Model::files(folder.path(), made).into_iter().flat_map(WalkDir::new));
-    let bytes: u64 = files.flatten().filter_map(|entry| Some(entry.metadata().ok()?.len())).sum();
-    let times = steps.div_ceil(options.checkpointing_steps).min(options.checkpoints_total_limit.unwrap_or(usize::MAX));
-    let free = free_space(&options.output).map(|free| format!(", and {} are free", bytes_label(free)));
+    println!("memory   {} in tensors at most, weights and all; plan {memory_plan}", bytes_label(peak));
+    let files = state::files(folder.path(), made);
+    let bytes: u64 = files.iter().filter_map(|file| Some(file.metadata().ok()?.len())).sum();
+    let is_last_saved = steps % options.checkpointing_steps == 1 % options.checkpointing_steps;
+    let times = steps.div_ceil(options.checkpointing_steps) + usize::from(!is_last_saved);
+    let times = times.min(options.checkpoints_total_limit.unwrap_or(usize::MAX));
+    let free = free_space(&options.output).map(|free| format!("; {} are free", bytes_label(free))).unwrap_or_default();
     let all = bytes_label(bytes * times as u64);
-    println!("files    {} {times} times: {all}{}", bytes_label(bytes), free.unwrap_or_default());
+    println!("files    {times} checkpoints of {}: {all}{free}", bytes_label(bytes));
     Ok(ExitCode::SUCCESS)
 }

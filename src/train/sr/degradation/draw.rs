@@ -9,7 +9,7 @@ use super::kernels::{Kernel, Kind};
 use super::operators::Resize;
 use super::{Drawn, Op};
 
-/// How much smaller the poor picture is before it is brought back to size.
+/// How much smaller the low-quality picture is before it is brought back to size.
 const SCALE: i64 = 4;
 const SINC: f64 = 0.1;
 /// Of the other kernels.

@@ -1,4 +1,4 @@
-//! How a sharp picture becomes the poor one that the backbone learns to restore: Real-ESRGAN's two rounds of blur, resizing,
+//! How a sharp picture becomes the low-quality one that the backbone learns to restore: Real-ESRGAN's two rounds of blur, resizing,
 //! noise and JPEG (arXiv 2107.10833), with the parameters of OSEDiff's training.
 
 mod draw;
@@ -11,7 +11,8 @@ use std::fmt;
 
 pub use draw::draw;
 pub use kernels::Kernel;
-use operators::{Photons, Resize};
+use operators::Photons;
+pub use operators::Resize;
 use serde::{Deserialize, Deserializer};
 use tch::{TchError, Tensor};
 

@@ -1,0 +1,109 @@
+//! The numbers of a training as files: `losses.csv`, `validation.csv`, their curves as SVG, and TensorBoard's events.
+
+use std::path::PathBuf;
+
+use super::losses::Losses;
+use super::options::{Options, Step};
+use crate::base::write_atomic;
+use crate::train::TrainError;
+use crate::train::csv_log::CsvLog;
+use crate::train::plot::{Curve, Scale, svg};
+use crate::train::tensorboard::EventFile;
+
+const LOSSES: [&str; 4] = ["l2", "lpips", "vsd", "diff"];
+const NORMS: [&str; 3] = ["norm_gen", "norm_vae", "norm_reg"];
+const SCORES: [&str; 4] = ["l2", "lpips", "psnr", "niqe"];
+
+/// Points of a curve, each the mean of as many steps as it takes.
+const MOST_POINTS: usize = 400;
+
+/// All of them.
+pub(super) struct Logs {
+    output: PathBuf,
+    steps: CsvLog,
+    validation: Option<CsvLog>,
+    events: Option<EventFile>,
+}
+
+impl Logs {
+    /// New ones; or those of a training that goes on after a step.
+    ///
+    /// # Errors
+    /// Where they cannot be read or written.
+    pub(super) fn open(options: &Options, after: usize) -> Result<Self, TrainError> {
+        let out = &options.output;
+        let columns = format!("step,{},{},lr,seconds", LOSSES.join(","), NORMS.join(","));
+        let steps = CsvLog::open(out.join("losses.csv"), &columns, after)?;
+        let columns = format!("step,{}", SCORES.join(","));
+        let validation = options.validation.as_ref();
+        let validation = validation.map(|_| CsvLog::open(out.join("validation.csv"), &columns, after)).transpose()?;
+        let events = options.tensorboard.as_deref().map(EventFile::create).transpose()?;
+        Ok(Self { output: out.clone(), steps, validation, events })
+    }
+
+    /// A step; `rate` is the learning rate of the transformer's LoRAs.
+    ///
+    /// # Errors
+    /// Where it cannot be written now.
+    pub(super) fn step(&mut self, step: &Step, rate: f64) -> Result<(), TrainError> {
+        let Losses { l2, lpips, vsd, diff } = step.losses;
+        let losses = [l2, lpips, vsd, diff];
+        if let Some(events) = &mut self.events {
+            let losses = LOSSES.iter().map(|name| format!("loss/{name}")).zip(losses);
+            let norms = NORMS.iter().map(|name| format!("gradient/{name}")).zip(step.norms);
+            let all: Vec<(String, f64)> = losses.chain(norms).chain([("lr".to_owned(), rate)]).collect();
+            let all: Vec<(&str, f64)> = all.iter().map(|(name, number)| (name.as_str(), *number)).collect();
+            events.add(step.number, &all)?;
+        }
+        let seconds = (step.seconds * 1000.0).round() / 1000.0;
+        self.steps.add(step.number, losses.into_iter().chain(step.norms).chain([rate, seconds]))
+    }
+
+    /// What validation pictures came to: mean squared error, LPIPS, PSNR, NIQE.
+    ///
+    /// # Errors
+    /// Where it cannot be written now.
+    pub(super) fn validation(&mut self, step: usize, scores: [f64; 4]) -> Result<(), TrainError> {
+        if let Some(events) = &mut self.events {
+            let all: Vec<String> = SCORES.iter().map(|name| format!("validation/{name}")).collect();
+            let all: Vec<(&str, f64)> = all.iter().map(String::as_str).zip(scores).collect();
+            events.add(step, &all)?;
+        }
+        self.validation.as_mut().map_or(Ok(()), |log| log.add(step, scores))
+    }
+
+    /// Draws `losses.svg` and `validation.svg`.
+    ///
+    /// # Errors
+    /// Where they cannot be written.
+    pub(super) fn draw(&self) -> Result<(), TrainError> {
+        let logs = [(Some(&self.steps), "loss", 0..LOSSES.len()), (self.validation.as_ref(), "validation", 0..2)];
+        for (log, what, columns) in logs {
+            let Some(log) = log else { continue };
+            let rows = log.rows()?;
+            let names = if what == "loss" { LOSSES } else { SCORES };
+            let curve = |column: usize| Curve {
+                name: names[column].into(),
+                points: thinned(rows.iter().filter_map(|row| Some((*row.first()?, *row.get(column + 1)?)))),
+            };
+            let curves: Vec<Curve> = columns.map(curve).collect();
+            let file = self.output.join(if what == "loss" { "losses.svg" } else { "validation.svg" });
+            let text = svg(what, Scale::Logarithmic, &curves).map_err(|error| TrainError::unwritten(&file, error))?;
+            if let Some(text) = text {
+                write_atomic(&file, |out| std::io::Write::write_all(out, text.as_bytes()))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Means of neighbours where there are too many points.
+fn thinned(points: impl Iterator<Item = (f64, f64)>) -> Vec<(f64, f64)> {
+    let points: Vec<(f64, f64)> = points.filter(|(_, value)| value.is_finite()).collect();
+    let each = points.len().div_ceil(MOST_POINTS).max(1);
+    let mean = |chunk: &[(f64, f64)]| {
+        let sum = chunk.iter().fold((0.0, 0.0), |sum, point| (sum.0 + point.0, sum.1 + point.1));
+        (sum.0 / chunk.len() as f64, sum.1 / chunk.len() as f64)
+    };
+    points.chunks(each).map(mean).collect()
+}
