@@ -8,7 +8,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use chain_of_zoom::base::MemoryPlan;
+use chain_of_zoom::base::{MemoryPlan, Precision};
 use chain_of_zoom::imaging::codec;
 use chain_of_zoom::train::distributed::World;
 use chain_of_zoom::train::plot::{Curve, Scale, svg};
@@ -19,13 +19,13 @@ use chain_of_zoom::train::sr::losses::Losses;
 use chain_of_zoom::train::sr::options::Options;
 use chain_of_zoom::train::sr::schedule::{LrSchedule, LrScheduler};
 use chain_of_zoom::train::sr::trainer::train;
-use tch::{Device, Kind};
+use tch::Device;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     let file = PathBuf::from(arguments.first().map_or("learning.svg", String::as_str));
     let number = |i: usize, otherwise: f64| arguments.get(i).map_or(otherwise, |text| text.parse().expect("a number"));
-    let (rate, steps) = (number(1, 2e-3), number(2, 80.0) as usize);
+    let (rate, steps) = (number(1, 1e-3), number(2, 60.0) as usize);
     let folder = tempfile::tempdir().expect("there is room");
     let photos = drawn(folder.path(), "photos", 24, 2);
     drawn(folder.path(), "validation", 8, 3);
@@ -91,7 +91,7 @@ fn options(photos: &Path, validation: PathBuf, output: PathBuf, seed: u64, rate:
         weights: Losses { l2: 1.0, lpips: 2.0, vsd: 1.0, diff: 1.0 },
         guidance: None,
         subtract_shift: true,
-        base_dtype: Kind::Float,
+        precision: Precision::Fp32,
         gradient_checkpointing: false,
         memory: MemoryPlan::Resident,
         tensorboard: None,

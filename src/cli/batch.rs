@@ -20,6 +20,7 @@ use super::inputs::{Input, inputs};
 use super::interruption::Interruption;
 use super::lock::alone;
 use super::run_record::{RunOptions, RunRecord};
+use super::shard::shard;
 use crate::base;
 use crate::base::{DeviceChoice, Exif, PROGRAM, Recipe, RecipeStep, Region, Remedy, Source, TileProgress, UserError};
 use crate::document::export::tree::Tree;
@@ -50,7 +51,7 @@ pub(super) struct BatchArguments {
     /// Leave out pictures whose results are there already, made of the same picture with the same options and models
     #[arg(long)]
     resume: bool,
-    /// Do only the I-th of every N pictures, for several machines or devices
+    /// Do only the I-th of every N pictures, for several machines or devices; auto: as Slurm, Kubernetes or torchrun say
     #[arg(long, value_name = "I/N", value_parser = shard)]
     shard: Option<(usize, usize)>,
     /// So many pictures at a time, each with models of its own; with --device auto they share out all CUDA devices
@@ -75,14 +76,6 @@ struct Idle {
     merge_and_unload_lora: bool,
     #[arg(long, alias = "lora_rank", hide = true)]
     lora_rank: Option<String>,
-}
-
-/// `I/N` with I from 1 to N.
-pub(super) fn shard(text: &str) -> Result<(usize, usize), String> {
-    let numbers = text.split_once('/').and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
-    numbers
-        .filter(|&(i, n): &(usize, usize)| 1 <= i && i <= n)
-        .ok_or_else(|| format!("expected I/N with I from 1 to N, found {text:?}"))
 }
 
 #[derive(Serialize)]

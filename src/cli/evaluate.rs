@@ -8,8 +8,8 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use strum::VariantNames;
 
-use super::batch::shard;
 use super::interruption::Interruption;
+use super::shard::shard;
 use crate::base::{DeviceChoice, METRICS, MetricSpec, UserError, names, write_atomic};
 use crate::evaluate::evaluator::{Evaluation, Evaluator, Task, evaluate};
 use crate::evaluate::paper::Dataset;
@@ -58,8 +58,8 @@ pub(super) struct Arguments {
     /// Rows of the paper's table beside one's own: div2k or div8k
     #[arg(long, value_name = "DATASET", value_parser = dataset)]
     paper: Option<Dataset>,
-    /// Judge only the I-th of every N pictures, for several machines; the same command without it then joins what lies in
-    /// the output folder
+    /// Judge only the I-th of every N pictures, for several machines (auto: as Slurm, Kubernetes or torchrun say); the same
+    /// command without it then joins what lies in the output folder
     #[arg(long, value_name = "I/N", value_parser = shard, requires = "output")]
     shard: Option<(usize, usize)>,
 }

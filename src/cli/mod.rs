@@ -17,6 +17,7 @@ mod random_models;
 mod replay;
 mod run_record;
 mod selftest;
+mod shard;
 mod train;
 mod zoom;
 

@@ -155,7 +155,7 @@ fn options(arguments: &Arguments, place: Option<&Place>) -> Result<Options, User
         },
         guidance: arguments.vsd_guidance.then(|| (arguments.cfg_vsd, arguments.neg_prompt.clone())),
         subtract_shift: !arguments.shift_as_inference,
-        base_dtype: arguments.mixed_precision.dtype(),
+        precision: arguments.mixed_precision.precision(),
         gradient_checkpointing: arguments.gradient_checkpointing,
         memory: arguments.memory,
         workers: arguments.dataloader_num_workers.max(1) as usize,

@@ -2,13 +2,13 @@
 
 use std::path::PathBuf;
 
-use tch::{Device, Kind};
+use tch::Device;
 
 use super::adamw::AdamWConfig;
 use super::data::Lists;
 use super::losses::Losses;
 use super::schedule::LrSchedule;
-use crate::base::MemoryPlan;
+use crate::base::{MemoryPlan, Precision};
 use crate::train::TrainError;
 
 /// What to train, on what, and for how long.
@@ -50,8 +50,8 @@ pub struct Options {
     pub guidance: Option<(f64, String)>,
     /// The shift is taken off behind the encoder: as the reference trains, not as it infers.
     pub subtract_shift: bool,
-    /// Of the frozen transformer and the text encoders.
-    pub base_dtype: Kind,
+    /// Of the frozen transformer and the text encoders; the rest is float32.
+    pub precision: Precision,
     /// Little memory, more time.
     pub gradient_checkpointing: bool,
     /// Where text encoders and tagger are while the trainer computes.
@@ -79,6 +79,8 @@ pub struct Step {
     pub is_skipped: bool,
     /// How long it took.
     pub seconds: f64,
+    /// The most bytes of memory that were in use so far: the device's in tensors, or the processor's in all.
+    pub peak_memory: Option<u64>,
 }
 
 /// What a training says.

@@ -16,7 +16,7 @@ pub enum LrScheduler {
     Cosine,
     /// So many half waves, each from the top.
     CosineWithRestarts,
-    /// A power of what remains, down to [`LAST_RATE`].
+    /// A power of what remains, down to 1e-7.
     Polynomial,
 }
 

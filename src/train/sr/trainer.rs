@@ -19,7 +19,7 @@ use super::state::Position;
 use super::validation::Validation;
 use super::{memory, state, visualization};
 use crate::pipelines::caption::tags::Tagger;
-use crate::runtime::rng;
+use crate::runtime::{accelerator, precision, rng};
 use crate::train::TrainError;
 use crate::train::distributed::World;
 
@@ -89,12 +89,13 @@ impl<'a> Training<'a> {
         on_event: &mut dyn FnMut(Event) -> bool,
     ) -> Result<Self, TrainError> {
         let out = &options.output;
+        let (base_dtype, _) = precision::kinds(options.precision);
         let dataset = Arc::new(Dataset::open(&options.lists)?);
         std::fs::create_dir_all(out).map_err(|error| TrainError::unwritten(out, error))?;
         let is_first = world.is_first();
         let pictures = options.validation.as_ref().filter(|_| is_first);
         let pictures = pictures.map(|(folder, _)| Validation::files(folder)).transpose()?;
-        let mut prompts = Prompts::open(&options.sd3, options.device, options.base_dtype, tagger)?;
+        let mut prompts = Prompts::open(&options.sd3, options.device, base_dtype, tagger)?;
         let mut model = Model::open(&ModelFiles {
             sd3: &options.sd3,
             lpips: [&options.lpips[0], &options.lpips[1]],
@@ -102,7 +103,7 @@ impl<'a> Training<'a> {
             rank: options.rank,
             seed: options.seed,
             device: options.device,
-            base_dtype: options.base_dtype,
+            base_dtype,
         })?;
         model.check_side(options.lists.side)?;
         if !options.subtract_shift {
@@ -124,7 +125,7 @@ impl<'a> Training<'a> {
         let step = memory::Step {
             batch: options.batch,
             side: options.lists.side,
-            element_size: options.base_dtype.elt_size_in_bytes(),
+            element_size: base_dtype.elt_size_in_bytes(),
             gradient_checkpointing: options.gradient_checkpointing,
         };
         let plan = prompts.set_plan(options.memory, step_bytes(&model.mmdit_config, &model.vae_config, &step));
@@ -255,7 +256,11 @@ impl<'a> Training<'a> {
         }
         self.position = Position { step: step + 1, items: items + (options.accumulation * of_micro_batch) as u64 };
         let (losses, seconds) = (Losses { l2, lpips, vsd, diff }, start.elapsed().as_secs_f64());
-        let step = Step { number: step + 1, losses, norms, is_skipped, seconds };
+        let peak_memory = match accelerator::memory(options.device) {
+            Some(memory) => Some(memory.peak),
+            None => crate::base::memory::peak_resident(),
+        };
+        let step = Step { number: step + 1, losses, norms, is_skipped, seconds, peak_memory };
         if let Some(logs) = &mut self.logs {
             let written = logs.step(&step, rate);
             self.warn_if_unwritten(written)?;

@@ -6,9 +6,8 @@ use clap::builder::PossibleValuesParser;
 use clap::{ArgAction, Args, ValueEnum};
 use serde::Serialize;
 use strum::VariantNames;
-use tch::Kind;
 
-use crate::base::{DeviceChoice, MemoryPlan};
+use crate::base::{DeviceChoice, MemoryPlan, Precision};
 use crate::train::sr::schedule::LrScheduler;
 
 /// A number above zero.
@@ -244,11 +243,11 @@ pub(super) enum MixedPrecision {
 
 impl MixedPrecision {
     /// Of the frozen networks.
-    pub(super) fn dtype(self) -> Kind {
+    pub(super) fn precision(self) -> Precision {
         match self {
-            Self::No => Kind::Float,
-            Self::Bf16 => Kind::BFloat16,
-            Self::Fp16 => Kind::Half,
+            Self::No => Precision::Fp32,
+            Self::Bf16 => Precision::Bf16,
+            Self::Fp16 => Precision::Fp16,
         }
     }
 }

@@ -3,10 +3,8 @@
 use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use tch::Device;
 
-use crate::base::{bytes_label, memory, secs_label};
-use crate::runtime::accelerator;
+use crate::base::{bytes_label, secs_label};
 use crate::train::distributed::World;
 use crate::train::sr::losses::Losses;
 use crate::train::sr::options::{Event, Options, Step};
@@ -19,7 +17,6 @@ pub(super) struct Progress {
     bar: ProgressBar,
     is_shown: bool,
     images: usize,
-    device: Device,
     output: String,
     last_line: std::cell::Cell<Option<Instant>>,
     skipped: std::cell::Cell<usize>,
@@ -34,15 +31,7 @@ impl Progress {
         }
         let images = options.batch * options.accumulation * world.size();
         let output = options.output.display().to_string();
-        Self {
-            bar,
-            is_shown,
-            images,
-            device: options.device,
-            output,
-            last_line: Default::default(),
-            skipped: Default::default(),
-        }
+        Self { bar, is_shown, images, output, last_line: Default::default(), skipped: Default::default() }
     }
 
     /// Shows what a training says.
@@ -72,11 +61,7 @@ impl Progress {
         }
         let Losses { l2, lpips, vsd, diff } = step.losses;
         let rate = self.images as f64 / step.seconds.max(1e-9);
-        let peak = match accelerator::memory(self.device) {
-            Some(memory) => Some(memory.peak),
-            None => memory::peak_resident(),
-        };
-        let peak = peak.map(|bytes| format!(", {} at most", bytes_label(bytes))).unwrap_or_default();
+        let peak = step.peak_memory.map(|bytes| format!(", {} at most", bytes_label(bytes))).unwrap_or_default();
         let text = format!("l2 {l2:.4}, lpips {lpips:.4}, vsd {vsd:.4}, diff {diff:.4}, {rate:.2} images/s{peak}");
         self.bar.set_position(step.number as u64);
         self.bar.set_message(text.clone());
