@@ -28,6 +28,12 @@ pub struct FileSpec {
     pub contents: &'static [Content],
 }
 
+impl PartialEq for FileSpec {
+    fn eq(&self, other: &Self) -> bool {
+        self.id == other.id
+    }
+}
+
 /// What names of model files end in.
 pub const MODEL_ENDINGS: [&str; 6] = ["safetensors", "pth", "pt", "ckpt", "param", "bin"];
 

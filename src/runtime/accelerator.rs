@@ -1,7 +1,7 @@
 //! What libtorch knows of a CUDA device and its bindings do not tell: memory, capability, streams. `shim.cpp` calls
 //! libtorch's own interface for accelerators (`ATen/DeviceAccelerator.h`), which exists in builds without CUDA too.
 
-use std::ffi::c_char;
+use std::ffi::{c_char, c_void};
 use std::sync::OnceLock;
 
 use tch::{Device, TchError};
@@ -41,6 +41,7 @@ unsafe extern "C" {
     fn coz_accelerator_reset_peak(device: i32);
     fn coz_accelerator_trim();
     fn coz_accelerator_compute_beside(device: i32) -> bool;
+    fn coz_accelerator_stream(device: i32, error: *mut c_char, length: usize) -> *mut c_void;
     fn coz_accelerator_choose_kernels();
     fn coz_accelerator_allow_tf32(allowed: bool);
     fn coz_accelerator_wait(device: i32, error: *mut c_char, length: usize) -> bool;
@@ -103,6 +104,18 @@ pub fn reset_peak(device: Device) {
 pub fn allow_tf32(allowed: bool) {
     // SAFETY: sets a preference.
     unsafe { coz_accelerator_allow_tf32(allowed) };
+}
+
+/// Makes the device this thread's own, and returns its current stream, as CUDA's own libraries take it; the processor has none.
+///
+/// # Errors
+/// What libtorch says.
+pub(super) fn stream(device: Device) -> Result<*mut c_void, TchError> {
+    let Some(number) = number(device) else { return Ok(std::ptr::null_mut()) };
+    let mut stream = std::ptr::null_mut();
+    // SAFETY: nothing is written but the reason. The default stream is a null pointer too.
+    let reason = reason(|error, length| stream = unsafe { coz_accelerator_stream(number, error, length) });
+    if reason.is_empty() { Ok(stream) } else { Err(TchError::Torch(reason)) }
 }
 
 /// Gives back to the device what is kept for later tensors.

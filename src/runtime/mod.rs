@@ -8,6 +8,7 @@ mod layers;
 mod lazy_model;
 pub mod memory;
 mod message;
+pub mod nccl;
 pub mod operators;
 pub mod precision;
 pub mod rng;

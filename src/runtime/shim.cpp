@@ -178,6 +178,15 @@ bool coz_accelerator_compute_beside(int32_t device) {
   });
 }
 
+// The device is this thread's from now on; its current stream, as CUDA's own libraries take it.
+void* coz_accelerator_stream(int32_t device, char* error, size_t length) {
+  return reported(error, length, [&] {
+    begin();
+    at::accelerator::setDeviceIndex(static_cast<c10::DeviceIndex>(device));
+    return at::accelerator::getCurrentStream(static_cast<c10::DeviceIndex>(device)).native_handle();
+  });
+}
+
 // cuDNN's attention makes a plan for every shape, which takes longer than it gains where shapes differ.
 void coz_accelerator_choose_kernels() {
   succeeds([] {

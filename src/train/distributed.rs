@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
 use super::TrainError;
+use crate::runtime::nccl::{Communicator, Nccl, UniqueId};
 use crate::runtime::store::Store;
 
 /// How long the others may take to hear that the first one has failed.
@@ -86,6 +87,8 @@ pub struct World {
     rank: usize,
     size: usize,
     store: Option<Store>,
+    /// Gradients on CUDA devices go this way, where it was asked for.
+    nccl: Option<Communicator>,
     /// Means that were made.
     rounds: u64,
     prefix: String,
@@ -94,7 +97,7 @@ pub struct World {
 impl World {
     /// One process.
     pub fn alone() -> Self {
-        Self { rank: 0, size: 1, store: None, rounds: 0, prefix: String::new() }
+        Self { rank: 0, size: 1, store: None, nccl: None, rounds: 0, prefix: String::new() }
     }
 
     /// Waits until all have met, and later for each of them, at most so long.
@@ -109,9 +112,30 @@ impl World {
         })?;
         // A launcher that starts all again keeps the store.
         let again = std::env::var("TORCHELASTIC_RESTART_COUNT").unwrap_or_default();
-        let mut world = Self { rank: *rank, size: *size, store: Some(store), rounds: 0, prefix: format!("coz{again}") };
+        let prefix = format!("coz{again}");
+        let mut world = Self { rank: *rank, size: *size, store: Some(store), nccl: None, rounds: 0, prefix };
         world.mean(&mut [0.0])?;
         Ok(world)
+    }
+
+    /// Lets gradients go by NCCL between the devices, rather than over the store.
+    ///
+    /// # Errors
+    /// Where it cannot be loaded, or the others do not come.
+    pub fn use_nccl(&mut self, device: Device) -> Result<(), TrainError> {
+        let Some(store) = &self.store else { return Ok(()) };
+        let failed = |error: TchError| TrainError::Processes(format!("rank {} and NCCL: {error}", self.rank));
+        let library = Nccl::load(None).map_err(failed)?;
+        let key = format!("{}/nccl", self.prefix);
+        let mut id = UniqueId([0; 128]);
+        if self.is_first() {
+            id = library.unique_id().map_err(failed)?;
+            store.set(&key, &id.0).map_err(failed)?;
+        } else {
+            store.get(&key, &mut id.0).map_err(failed)?;
+        }
+        self.nccl = Some(library.join(id, self.rank, self.size, device).map_err(failed)?);
+        Ok(())
     }
 
     /// This one's number.
@@ -194,17 +218,29 @@ impl World {
             return Ok(());
         }
         let flat: Vec<Tensor> = tensors.iter().map(|tensor| tensor.f_view([-1])).collect::<Result<_, _>>()?;
-        let mut numbers = Vec::<f32>::try_from(Tensor::f_cat(&flat, 0)?.f_to_kind(Kind::Float)?)?;
-        numbers.extend(beside.iter().map(|&number| number as f32));
-        self.mean(&mut numbers)?;
-        let mut rest = numbers.as_slice();
-        for tensor in tensors {
-            let (own, others) = rest.split_at(tensor.numel());
-            let own = Tensor::f_from_slice(own)?.f_view(tensor.size().as_slice())?;
-            *tensor = own.f_to_device(tensor.device())?;
-            rest = others;
+        let mut flat = Tensor::f_cat(&flat, 0)?.f_to_kind(Kind::Float)?;
+        let device = flat.device();
+        let mut numbers: Vec<f32> = beside.iter().map(|&number| number as f32).collect();
+        // Over the store in any case: a process that is gone is noticed there, where NCCL would wait for ever.
+        if self.nccl.is_none() {
+            numbers.extend(Vec::<f32>::try_from(flat.f_to_device(Device::Cpu)?)?);
         }
-        beside.iter_mut().zip(rest).for_each(|(number, &mean)| *number = mean.into());
+        self.mean(&mut numbers)?;
+        let (means, rest) = numbers.split_at(beside.len());
+        beside.iter_mut().zip(means).for_each(|(number, &mean)| *number = mean.into());
+        match &self.nccl {
+            Some(nccl) => {
+                nccl.sum(&mut flat)?;
+                flat = flat.f_div_scalar(self.size as f64)?;
+            }
+            None => flat = Tensor::f_from_slice(rest)?.f_to_device(device)?,
+        }
+        let mut first = 0;
+        for tensor in tensors {
+            let count = tensor.numel() as i64;
+            *tensor = flat.f_narrow(0, first, count)?.f_view(tensor.size().as_slice())?;
+            first += count;
+        }
         Ok(())
     }
 }

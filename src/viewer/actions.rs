@@ -9,7 +9,8 @@ use super::commands::{Command, Row};
 use super::settings::Theme;
 use super::state::State;
 use crate::base::{
-    AlignMethod, BACKBONES, Backbone, BackboneSpec, MemoryPlan, PROMPT_SOURCES, PromptSourceSpec, Region, Remedy,
+    AlignMethod, BACKBONES, Backbone, BackboneSpec, FileSpec, MemoryPlan, PROMPT_SOURCES, PromptSourceSpec, Region,
+    Remedy,
 };
 use crate::document::StateId;
 use crate::document::export::{EXPORTERS, Exporter};
@@ -90,6 +91,8 @@ pub enum Action {
     RemoveModelFolder(PathBuf),
     /// Ask for the folder of a diffusion model.
     OpenBackbone(&'static BackboneSpec),
+    /// Ask for a file of this one that is in no folder: a LoRA.
+    OpenBackboneFile(Backbone, &'static FileSpec),
     /// Have prompts come from this.
     UsePromptSource(&'static PromptSourceSpec),
     /// Ask for the folder or file of its model.
@@ -180,6 +183,7 @@ impl Action {
             Self::AddModelFolder(_) => Command::AddModelFolder.label().into(),
             Self::RemoveModelFolder(_) => "Remove this folder".into(),
             Self::OpenBackbone(spec) => format!("Open {}…", spec.label),
+            Self::OpenBackboneFile(_, file) => format!("Open {}…", file.label),
             Self::UsePromptSource(spec) | Self::UsePromptSourceAt(spec, _) => format!("Prompt from: {}", spec.label),
             Self::OpenPromptSource(spec) => format!("Open {}…", spec.title),
             Self::Download(_) => "Get these models".into(),
@@ -224,6 +228,7 @@ impl Action {
             | Self::AddModelFolder(_)
             | Self::RemoveModelFolder(_)
             | Self::OpenBackbone(_)
+            | Self::OpenBackboneFile(..)
             | Self::UsePromptSource(_)
             | Self::OpenPromptSource(_)
             | Self::UsePromptSourceAt(..)

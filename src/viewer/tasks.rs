@@ -15,8 +15,8 @@ use super::selftest::Selftest;
 use super::state::{Examined, Exporting, FoundBackbone};
 use super::{dialogs, sample, selftest};
 use crate::base::{
-    BACKBONES, Backbone, BackboneSpec, DeviceChoice, METRICS, MODEL_ENDINGS, MetricSpec, PROMPT_SOURCES, Precision,
-    PromptSource, PromptSourceSpec, Source, Ticket, UserError,
+    BACKBONES, Backbone, BackboneSpec, DeviceChoice, FileSpec, METRICS, MODEL_ENDINGS, MetricSpec, PROMPT_SOURCES,
+    Precision, PromptSource, PromptSourceSpec, Source, Ticket, UserError,
 };
 use crate::document::consistency::examine;
 use crate::document::export::{Export, Exporter};
@@ -414,6 +414,15 @@ impl Tasks {
     pub(super) fn download(&self, assets: Vec<&'static ModelAsset>, transfer: Arc<Transfer>) {
         self.spawn("download", move || {
             Some(Outcome::Downloaded(hub::download(&assets, &transfer, Patience::default())))
+        });
+    }
+
+    /// Asks for a file of a diffusion model that is in no folder.
+    pub(super) fn ask_for_backbone_file(&self, backbone: Backbone, file: &'static FileSpec) {
+        self.dialog(move |dialog| {
+            let dialog = dialog.set_title(format!("Open {}", file.label));
+            let place = dialog.add_filter(file.label, &["pkl", "pt", "pth", "safetensors"]).pick_file()?;
+            Some(Action::UseBackbone(backbone.with(file.role, place)))
         });
     }
 

@@ -4,7 +4,8 @@ use egui_kittest::kittest::{NodeT, Queryable};
 
 use super::{app, app_that_keeps, count, drag, idle, settings, until};
 use crate::samples::Folder;
-use chain_of_zoom::base::{BICUBIC, Backbone};
+use chain_of_zoom::base::{BICUBIC, Backbone, BackboneSpec};
+use chain_of_zoom::hub::FoundBackbone;
 use chain_of_zoom::viewer::Persistence;
 use chain_of_zoom::viewer::actions::Action;
 use chain_of_zoom::viewer::commands::Command;
@@ -52,6 +53,30 @@ fn the_best_model_is_used_until_another_is_chosen() {
     assert_eq!((chosen.backbone.clone(), chosen.is_auto_backbone()), (Backbone::from(&BICUBIC), false));
     harness.state_mut().act(Command::UseBestBackbone);
     until(&mut harness, "the best again", |viewer| viewer.state.settings.backbone == best);
+}
+
+#[test]
+fn a_lora_of_ones_own_is_chosen_beside_its_model() {
+    let folder = Folder::new();
+    let sd3 = BackboneSpec::named("sd3").unwrap();
+    let model = Backbone::from(sd3).with("model", folder.path("sd3"));
+    let mut harness = app(settings());
+    until(&mut harness, "models to be looked for", |viewer| !viewer.state.diffusion.is_empty());
+    harness.state_mut().state.diffusion = vec![(sd3, FoundBackbone::Whole(model.clone()))];
+    harness.state_mut().act(Command::ToggleModels);
+    harness.step();
+    harness.step();
+    let missing = harness.query_all_by_label("not found").count();
+    assert!(missing >= 2, "LoRA and encoder");
+    let trained = model.with("lora", folder.path("run/checkpoints/model_5001.pkl"));
+    harness.state_mut().act(Action::UseBackbone(trained.clone()));
+    harness.step();
+    harness.step();
+    assert_eq!(harness.query_all_by_label("model_5001.pkl").count(), 1);
+    assert_eq!(harness.query_all_by_label("not found").count(), missing - 1);
+    assert_eq!(harness.state().state.settings.backbone, trained);
+    let lora = sd3.files.iter().find(|file| file.role == "lora").unwrap();
+    assert_eq!(Action::OpenBackboneFile(trained, lora).label(), "Open LoRA…");
 }
 
 #[test]

@@ -61,6 +61,9 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         Some(place) => World::meet(place, Duration::from_secs(arguments.ddp_timeout)).map_err(UserError::from)?,
         None => World::alone(),
     };
+    if arguments.ddp_backend == "nccl" {
+        world.use_nccl(options.device).map_err(UserError::from)?;
+    }
     let is_first = world.is_first();
     let progress = Progress::new(&options, &world);
     let mut on_event = |event: Event| {

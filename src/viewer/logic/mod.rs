@@ -134,6 +134,7 @@ impl Viewer {
             Action::AddModelFolder(folder) => self.add_model_folder(folder),
             Action::RemoveModelFolder(folder) => self.remove_model_folder(&folder),
             Action::OpenBackbone(spec) => self.tasks.ask_for_diffusion(spec),
+            Action::OpenBackboneFile(backbone, file) => self.tasks.ask_for_backbone_file(backbone, file),
             Action::UsePromptSource(spec) if spec.files.is_empty() => self.use_prompt_source(spec.into()),
             Action::UsePromptSource(spec) => {
                 let ticket = self.prompt_source_search.start();

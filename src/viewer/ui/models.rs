@@ -247,6 +247,21 @@ fn whole(viewer: &mut Viewer, ui: &mut egui::Ui, backbone: Backbone) {
     let about: Vec<String> = backbone.spec.files.iter().map(line).chain(licence).collect();
     entry(viewer, ui, backbone.clone(), &about.join("\n"));
     Grid::new(backbone.spec.id).num_columns(2).spacing([16.0, 8.0]).show(ui, |ui| {
+        for file in backbone.spec.files.iter().filter(|file| !file.is_required) {
+            ui.label(file.label);
+            ui.horizontal(|ui| {
+                let place = backbone.files.get(file.role);
+                match place {
+                    Some(place) => ui.label(dim(ui, name_of(place))).on_hover_text(place.display().to_string()),
+                    None => ui.label(dim(ui, "not found")).on_hover_text(file.help),
+                };
+                let open = Action::OpenBackboneFile(backbone.clone(), file);
+                if ui.small_button("Open\u{2026}").on_hover_text(open.label()).clicked() {
+                    viewer.actions.push(open);
+                }
+            });
+            ui.end_row();
+        }
         ui.label("Precision");
         ui.horizontal(|ui| {
             for &precision in Precision::VARIANTS {

@@ -182,6 +182,9 @@ pub(in crate::cli::train) struct Arguments {
     /// Seconds that processes which train together wait for each other. They are started by torchrun, Slurm or MPI
     #[arg(long, alias = "ddp_timeout", default_value_t = 1800, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     pub(super) ddp_timeout: u64,
+    /// How gradients go between processes: over their store (store), or between CUDA devices by NVIDIA's library (nccl)
+    #[arg(long, alias = "ddp_backend", default_value = "store", value_parser = ["store", "nccl"], hide_possible_values = true)]
+    pub(super) ddp_backend: String,
     /// Threads that read and degrade photos
     #[arg(long, alias = "dataloader_num_workers", default_value_t = 2, value_parser = clap::value_parser!(u32).range(0..=64))]
     pub(super) dataloader_num_workers: u32,
