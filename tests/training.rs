@@ -107,7 +107,7 @@ fn it_learns() {
     for seed in ["1", "2", "3"] {
         let out = folder.path(seed);
         let options =
-            ["--max_train_steps", "40", "--validation_steps", "40", "--learning_rate", "0.002", "--seed", seed];
+            ["--max_train_steps", "20", "--validation_steps", "20", "--learning_rate", "0.002", "--seed", seed];
         let output =
             train(&folder, &list, &out, &[&options[..], &["--validation_dir", validation.to_str().unwrap()]].concat());
         assert!(output.status.success(), "{}", said(&output));
@@ -162,7 +162,7 @@ fn a_full_disk_is_named_and_keeps_what_was_saved() {
     let (list, out) = (drawn(&folder, "scenes", 2, 1), folder.path("out"));
     assert!(train(&folder, &list, &out, &["--max_train_steps", "1"]).status.success());
     let options = ["--max_train_steps", "3", "--checkpointing_steps", "1", "--resume_from_checkpoint", "latest"];
-    let output = with_room(command(&folder, &list, &out, &options), 64);
+    let output = with_room(command(&folder, &list, &out, &options), 350);
     let said = said(&output);
     assert!(!output.status.success() && said.contains("cannot write"), "{said}");
     assert!(said.contains("state_2") && said.contains("the training goes on"), "{said}");
@@ -223,8 +223,7 @@ fn what_cannot_be_trained_on_is_named() {
     fails(&good, &["--validation_dir", empty.to_str().unwrap()], "no pictures to validate by");
     fails(&good, &["--resolution", "72"], "multiples of 16");
     fails(&good, &["--adam_beta1", "1"], "below 1");
-    fails(&good, &["--pretrained_model_name_or_path", &fixture("qwen")], "transformer");
-    fails(&good, &["--resume_from_checkpoint", "latest"], "There is no state to go on from");
+    fails(&good, &["--pretrained_model_name_or_path", &fixture("qwen")], "qwen/text_encoder");
     fails(&good, &["--resume_from_checkpoint", &fixture("train/init.safetensors")], "is it a training's state?");
     let (steps, state) = (["--max_train_steps", "1"], folder.path("out/checkpoints_state/state_1.safetensors"));
     assert!(train(&folder, &good, &folder.path("out"), &steps).status.success());

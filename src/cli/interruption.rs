@@ -11,6 +11,7 @@ const BY_SIGNAL: i32 = 128;
 /// Numbers of signals, the same on every system.
 const SIGINT: i32 = 2;
 const SIGTERM: i32 = 15;
+const SIGHUP: i32 = 1;
 
 /// Whether somebody asked the command to stop; clones tell the same.
 #[derive(Clone)]
@@ -40,6 +41,11 @@ impl Interruption {
     }
 
     fn take(&self, signal: i32) {
+        // A closed terminal may say so twice.
+        if signal == SIGHUP {
+            _ = self.signal.compare_exchange(0, signal, Ordering::AcqRel, Ordering::Acquire);
+            return;
+        }
         let first = self.signal.swap(signal, Ordering::AcqRel);
         if first != 0 {
             // Who asks twice does not want to wait for the tile to end.
@@ -65,7 +71,7 @@ impl Interruption {
 /// Calls `take` with each signal, on a thread of its own.
 #[cfg(unix)]
 fn watch(ends_with_terminal: bool, take: impl Fn(i32) + Send + 'static) -> std::io::Result<()> {
-    use signal_hook::consts::{SIGHUP, SIGINT as INT, SIGTERM as TERM};
+    use signal_hook::consts::{SIGINT as INT, SIGTERM as TERM};
     let mut signals = signal_hook::iterator::Signals::new([INT, TERM])?;
     // `nohup` ignores it: then it stays ignored.
     if !is_ignored(SIGHUP) {

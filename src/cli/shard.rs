@@ -27,11 +27,15 @@ fn automatic(count: Option<usize>, variable: &dyn Fn(&str) -> Option<String>) ->
     let number = |name: &str| variable(name).and_then(|text| text.parse::<usize>().ok());
     for [index_name, count_name] in ARRAYS {
         let Some(index) = number(index_name) else { continue };
-        // An array may begin anywhere, and leave out some.
+        // An array may begin anywhere.
         let first = number("SLURM_ARRAY_TASK_MIN").filter(|_| index_name.starts_with("SLURM")).unwrap_or(0);
         let step = number("SLURM_ARRAY_TASK_STEP").filter(|_| index_name.starts_with("SLURM")).unwrap_or(1).max(1);
         let count = count.or_else(|| number(count_name));
         let count = count.ok_or_else(|| format!("{count_name} is not set: say how many there are, as auto/N"))?;
+        let last = number("SLURM_ARRAY_TASK_MAX").filter(|_| index_name.starts_with("SLURM"));
+        if last.is_some_and(|last| last != first + count.saturating_sub(1) * step) {
+            return Err("the job array leaves out some: give I/N yourself".into());
+        }
         return Ok((index.saturating_sub(first) / step + 1, count));
     }
     match Place::of(variable).map_err(|error| error.to_string())? {
@@ -58,8 +62,16 @@ mod tests {
             ("SLURM_ARRAY_TASK_COUNT", "3"),
             ("SLURM_ARRAY_TASK_MIN", "3"),
             ("SLURM_ARRAY_TASK_STEP", "2"),
+            ("SLURM_ARRAY_TASK_MAX", "7"),
             ("SLURM_JOB_ID", "1"),
         ];
+        let gaps: &[_] = &[
+            ("SLURM_ARRAY_TASK_ID", "7"),
+            ("SLURM_ARRAY_TASK_COUNT", "3"),
+            ("SLURM_ARRAY_TASK_MIN", "1"),
+            ("SLURM_ARRAY_TASK_MAX", "7"),
+        ];
+        assert!(in_array(gaps, "auto").is_err_and(|error| error.contains("leaves out some")));
         assert_eq!(in_array(array, "auto"), Ok((3, 3)));
         assert_eq!(in_array(&[("JOB_COMPLETION_INDEX", "0")], "auto/8"), Ok((1, 8)));
         assert_eq!(in_array(&[("JOB_COMPLETION_INDEX", "2"), ("JOB_COMPLETIONS", "3")], "auto"), Ok((3, 3)));

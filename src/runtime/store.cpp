@@ -4,6 +4,7 @@
 
 #include <c10/util/Flags.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstring>
 
@@ -14,6 +15,8 @@ C10_DECLARE_int(caffe2_log_level);
 namespace {
 // How long a wait lasts before it is asked whether somebody has failed.
 constexpr std::chrono::milliseconds POLL{500};
+// How long others may take to come where the program is asked to stop: launchers kill after 30 s.
+constexpr std::chrono::seconds GRACE{12};
 
 struct Store {
   c10::intrusive_ptr<c10d::TCPStore> store;
@@ -55,11 +58,13 @@ bool coz_store_set(void* store, const char* key, const uint8_t* bytes, size_t co
   });
 }
 
-// Waits for a value of `count` bytes; where somebody sets `failed` meanwhile, that is the error.
+// Waits for a value of `count` bytes; where somebody sets `failed` meanwhile, that is the error. Where `stops` says so it waits only
+// a little longer.
 bool coz_store_get(
     void* opened,
     const char* key,
     const char* failed,
+    bool (*stops)(),
     uint8_t* bytes,
     size_t count,
     char* error,
@@ -67,7 +72,8 @@ bool coz_store_get(
   return reported(error, length, [&] {
     auto& store = *static_cast<Store*>(opened)->store;
     const auto start = std::chrono::steady_clock::now();
-    for (;;) {
+    auto until = start + store.getTimeout();
+    for (bool is_stopped = false;;) {
       try {
         store.wait({key}, POLL);
         break;
@@ -77,8 +83,13 @@ bool coz_store_get(
           const auto reason = store.get(failed);
           TORCH_CHECK(false, std::string(reason.begin(), reason.end()));
         }
-        const auto waited = std::chrono::steady_clock::now() - start;
-        TORCH_CHECK(waited < store.getTimeout(), "nothing came for ", store.getTimeout().count() / 1000.0, " s");
+        const auto now = std::chrono::steady_clock::now();
+        if (!is_stopped && stops()) {
+          is_stopped = true;
+          until = std::min(until, now + GRACE);
+        }
+        const std::chrono::duration<double> waited = now - start;
+        TORCH_CHECK(now < until, "nothing came for ", waited.count(), " s");
       }
     }
     const auto value = store.get(key);

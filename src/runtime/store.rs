@@ -1,6 +1,7 @@
 //! c10d's `TCPStore`: how processes of one training find each other, wherever they run, and exchange bytes by keys.
 
 use std::ffi::{CString, c_char, c_void};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tch::TchError;
@@ -29,6 +30,7 @@ unsafe extern "C" {
         store: *mut c_void,
         key: *const c_char,
         failed: *const c_char,
+        stops: extern "C" fn() -> bool,
         bytes: *mut u8,
         count: usize,
         error: *mut c_char,
@@ -41,7 +43,23 @@ unsafe extern "C" {
 const FAILED: &str = "failed";
 
 /// A connection to the store; it ends with this.
-pub struct Store(*mut c_void);
+pub struct Store {
+    store: *mut c_void,
+    /// Before each key.
+    prefix: String,
+}
+
+/// Whoever waits for others is not to wait for long.
+static STOPS: AtomicBool = AtomicBool::new(false);
+
+/// The program is asked to stop: who waits for another process's bytes gives up soon.
+pub fn stop_waiting() {
+    STOPS.store(true, Ordering::Relaxed);
+}
+
+extern "C" fn stops() -> bool {
+    STOPS.load(Ordering::Relaxed)
+}
 
 // SAFETY: c10d's store guards itself.
 unsafe impl Send for Store {}
@@ -49,7 +67,7 @@ unsafe impl Send for Store {}
 impl Drop for Store {
     fn drop(&mut self) {
         // SAFETY: it was opened, and is closed once.
-        unsafe { coz_store_close(self.0) };
+        unsafe { coz_store_close(self.store) };
     }
 }
 
@@ -58,19 +76,25 @@ fn text(key: &str) -> Result<CString, TchError> {
 }
 
 impl Store {
+    fn key(&self, key: &str) -> Result<CString, TchError> {
+        text(&format!("{}/{key}", self.prefix))
+    }
+}
+
+impl Store {
     /// Connects to the one at `host`, which this process serves itself where `is_server` is set. For that, and for each answer, it
-    /// waits at most `timeout`.
+    /// waits at most `timeout`. Keys of others with another prefix are other keys.
     ///
     /// # Errors
     /// Where nobody answers, or the port is in use.
-    pub fn open(host: &str, port: u16, is_server: bool, timeout: Duration) -> Result<Self, TchError> {
+    pub fn open(host: &str, port: u16, is_server: bool, prefix: &str, timeout: Duration) -> Result<Self, TchError> {
         let (host, timeout) = (text(host)?, timeout.as_millis() as i64);
         let mut store = std::ptr::null_mut();
         let reason = reason(|error, length| {
             // SAFETY: the text ends with a zero.
             store = unsafe { coz_store_open(host.as_ptr(), port, is_server, timeout, error, length) };
         });
-        if store.is_null() { Err(TchError::Torch(reason)) } else { Ok(Self(store)) }
+        if store.is_null() { Err(TchError::Torch(reason)) } else { Ok(Self { store, prefix: prefix.into() }) }
     }
 
     /// Whoever waits for the key gets these bytes.
@@ -78,10 +102,10 @@ impl Store {
     /// # Errors
     /// Where the server is gone.
     pub fn set(&self, key: &str, bytes: &[u8]) -> Result<(), TchError> {
-        let key = text(key)?;
+        let key = self.key(key)?;
         // SAFETY: so many bytes are read.
         checked(|error, length| unsafe {
-            coz_store_set(self.0, key.as_ptr(), bytes.as_ptr(), bytes.len(), error, length)
+            coz_store_set(self.store, key.as_ptr(), bytes.as_ptr(), bytes.len(), error, length)
         })
     }
 
@@ -90,10 +114,19 @@ impl Store {
     /// # Errors
     /// Where they do not come in time, or are more or fewer; what somebody has said by [`Store::fail`].
     pub fn get(&self, key: &str, bytes: &mut [u8]) -> Result<(), TchError> {
-        let (key, failed) = (text(key)?, text(FAILED)?);
+        let (key, failed) = (self.key(key)?, self.key(FAILED)?);
         // SAFETY: as many bytes are written as there are.
         checked(|error, length| unsafe {
-            coz_store_get(self.0, key.as_ptr(), failed.as_ptr(), bytes.as_mut_ptr(), bytes.len(), error, length)
+            coz_store_get(
+                self.store,
+                key.as_ptr(),
+                failed.as_ptr(),
+                stops,
+                bytes.as_mut_ptr(),
+                bytes.len(),
+                error,
+                length,
+            )
         })
     }
 
@@ -110,9 +143,9 @@ impl Store {
     /// # Errors
     /// Where the server is gone.
     pub fn delete(&self, key: &str) -> Result<(), TchError> {
-        let key = text(key)?;
+        let key = self.key(key)?;
         // SAFETY: the text ends with a zero.
-        checked(|error, length| unsafe { coz_store_delete(self.0, key.as_ptr(), error, length) })
+        checked(|error, length| unsafe { coz_store_delete(self.store, key.as_ptr(), error, length) })
     }
 }
 
@@ -128,8 +161,8 @@ mod tests {
     #[test]
     fn bytes_go_from_one_to_another() {
         let (port, soon) = (free_port(), Duration::from_secs(20));
-        let server = Store::open("127.0.0.1", port, true, soon).unwrap();
-        let client = Store::open("127.0.0.1", port, false, soon).unwrap();
+        let server = Store::open("127.0.0.1", port, true, "test", soon).unwrap();
+        let client = Store::open("127.0.0.1", port, false, "test", soon).unwrap();
         let large: Vec<u8> = (0..3_000_000_u32).map(|i| (i % 251) as u8).collect();
         let waiting = std::thread::spawn({
             let count = large.len();
@@ -149,11 +182,9 @@ mod tests {
     #[test]
     fn what_does_not_come_is_an_error_in_time() {
         let (port, soon) = (free_port(), Duration::from_millis(500));
-        assert!(Store::open("127.0.0.1", port, false, soon).is_err());
-        let store = Store::open("127.0.0.1", port, true, soon).unwrap();
-        assert!(
-            store.get("nothing", &mut [0; 5]).is_err_and(|error| error.to_string().contains("nothing came for 0.5 s"))
-        );
+        assert!(Store::open("127.0.0.1", port, false, "test", soon).is_err());
+        let store = Store::open("127.0.0.1", port, true, "test", soon).unwrap();
+        assert!(store.get("nothing", &mut [0; 5]).is_err_and(|error| error.to_string().contains("nothing came for ")));
         store.set("something", &[1, 2]).unwrap();
         let mut bytes = [0; 2];
         store.get("something", &mut bytes).unwrap();

@@ -61,7 +61,7 @@ impl CsvLog {
     /// # Errors
     /// Where they cannot be read.
     pub(super) fn rows(&self) -> Result<Vec<Vec<f64>>, TrainError> {
-        let text = std::fs::read_to_string(&self.path).map_err(TrainError::io(&self.path))?;
+        let text = std::fs::read_to_string(&self.path).map_err(|error| TrainError::unwritten(&self.path, error))?;
         let cells = |line: &str| line.split(',').map(|cell| cell.parse().unwrap_or(f64::NAN)).collect();
         Ok(text.lines().skip(1).map(cells).collect())
     }

@@ -1,6 +1,7 @@
 //! Several processes that train together (data parallel): who they are, as launchers say it in the environment, and the mean of
 //! their gradients over c10d's TCPStore.
 
+use std::fmt::Display;
 use std::time::Duration;
 
 use tch::{Device, Kind, TchError, Tensor};
@@ -31,20 +32,22 @@ pub struct Place {
     is_server: bool,
 }
 
-/// Names of rank, size and local rank: torchrun's, Slurm's for a step, Open MPI's, and MPICH's.
-const LAUNCHERS: [[&str; 3]; 4] = [
+/// Names of rank, size and local rank: torchrun's, Open MPI's, and Hydra's (MPICH, Intel MPI), whose processes may see those of the
+/// Slurm step that started them; Slurm's for a step, and PMI's.
+const LAUNCHERS: [[&str; 3]; 5] = [
     ["RANK", "WORLD_SIZE", "LOCAL_RANK"],
-    ["SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"],
     ["OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"],
     ["PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID"],
+    ["SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"],
+    ["PMI_RANK", "PMI_SIZE", "PMI_LOCAL_RANK"],
 ];
 /// Slurm's for a job; within a job's script, which is no step, one process is alone.
 const SLURM_JOB: [&str; 3] = ["SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"];
 
 impl Place {
-    /// Whether this one writes files.
-    pub fn is_first(&self) -> bool {
-        self.rank == 0
+    /// Where they meet.
+    pub fn address(&self) -> String {
+        format!("{}:{}", self.host, self.port)
     }
 
     /// By variables as launchers set them; `None` for a process alone.
@@ -59,6 +62,9 @@ impl Place {
         let job = variable("SLURM_JOB_ID").is_none().then_some(SLURM_JOB);
         for [rank_name, size_name, local_name] in LAUNCHERS.into_iter().chain(job) {
             let (Some(rank), Some(size)) = (number(rank_name)?, number(size_name)?) else { continue };
+            if local_name == "MPI_LOCALRANKID" && variable(local_name).is_none() {
+                continue;
+            }
             if size <= 1 {
                 return Ok(None);
             }
@@ -91,30 +97,28 @@ pub struct World {
     nccl: Option<Communicator>,
     /// Means that were made.
     rounds: u64,
-    prefix: String,
 }
 
 impl World {
     /// One process.
     pub fn alone() -> Self {
-        Self { rank: 0, size: 1, store: None, nccl: None, rounds: 0, prefix: String::new() }
+        Self { rank: 0, size: 1, store: None, nccl: None, rounds: 0 }
     }
 
     /// Waits until all have met, and later for each of them, at most so long.
     ///
     /// # Errors
     /// Where one does not come.
-    pub fn meet(place: &Place, timeout: Duration) -> Result<Self, TrainError> {
+    pub fn connect(place: &Place, timeout: Duration) -> Result<Self, TrainError> {
         let Place { rank, size, host, port, is_server, .. } = place;
-        let store = Store::open(host, *port, *is_server, timeout);
+        // A launcher that starts all again keeps the store.
+        let again = std::env::var("TORCHELASTIC_RESTART_COUNT").unwrap_or_default();
+        let store = Store::open(host, *port, *is_server, &format!("coz{again}"), timeout);
         let store = store.map_err(|error| {
             TrainError::Processes(format!("rank {rank} of {size} finds no store at {host}:{port}: {error}"))
         })?;
-        // A launcher that starts all again keeps the store.
-        let again = std::env::var("TORCHELASTIC_RESTART_COUNT").unwrap_or_default();
-        let prefix = format!("coz{again}");
-        let mut world = Self { rank: *rank, size: *size, store: Some(store), nccl: None, rounds: 0, prefix };
-        world.mean(&mut [0.0])?;
+        let mut world = Self { rank: *rank, size: *size, store: Some(store), nccl: None, rounds: 0 };
+        world.all_reduce_mean(&mut [0.0])?;
         Ok(world)
     }
 
@@ -125,17 +129,38 @@ impl World {
     pub fn use_nccl(&mut self, device: Device) -> Result<(), TrainError> {
         let Some(store) = &self.store else { return Ok(()) };
         let failed = |error: TchError| TrainError::Processes(format!("rank {} and NCCL: {error}", self.rank));
+        if !device.is_cuda() {
+            return Err(failed(TchError::Torch("it works between CUDA devices alone".into())));
+        }
         let library = Nccl::load(None).map_err(failed)?;
-        let key = format!("{}/nccl", self.prefix);
+        let key = "nccl";
         let mut id = UniqueId([0; 128]);
         if self.is_first() {
             id = library.unique_id().map_err(failed)?;
-            store.set(&key, &id.0).map_err(failed)?;
+            store.set(key, &id.0).map_err(failed)?;
         } else {
-            store.get(&key, &mut id.0).map_err(failed)?;
+            store.get(key, &mut id.0).map_err(failed)?;
         }
         self.nccl = Some(library.join(id, self.rank, self.size, device).map_err(failed)?);
         Ok(())
+    }
+
+    /// All have the same number, by which what they were given can be compared.
+    ///
+    /// # Errors
+    /// Where this one's is another than the first one's.
+    pub fn check_same(&self, number: u64, what: &str) -> Result<(), TrainError> {
+        let Some(store) = &self.store else { return Ok(()) };
+        let failed = |error: TchError| TrainError::Processes(format!("rank {} could not compare: {error}", self.rank));
+        if self.is_first() {
+            return store.set("same", &number.to_le_bytes()).map_err(failed);
+        }
+        let mut first = [0; 8];
+        store.get("same", &mut first).map_err(failed)?;
+        match u64::from_le_bytes(first) == number {
+            true => Ok(()),
+            false => Err(TrainError::Processes(format!("rank {} has another {what} than rank 0", self.rank))),
+        }
     }
 
     /// This one's number.
@@ -157,9 +182,9 @@ impl World {
     ///
     /// # Errors
     /// Where one does not answer.
-    pub fn leave(&self) -> Result<(), TrainError> {
+    pub fn finish(&self) -> Result<(), TrainError> {
         let Some(store) = &self.store else { return Ok(()) };
-        let key = |rank: usize| format!("{}/end/{rank}", self.prefix);
+        let key = |rank: usize| format!("end/{rank}");
         let failed = |error| TrainError::Processes(format!("rank {} could not leave: {error}", self.rank));
         match self.rank {
             0 => (1..self.size).try_for_each(|rank| store.get(&key(rank), &mut [0]).map_err(failed)),
@@ -168,9 +193,9 @@ impl World {
     }
 
     /// The others stop too.
-    pub fn fail(&self, error: &TrainError) {
+    pub fn fail(&self, error: &dyn Display) {
         if let Some(store) = &self.store {
-            // Where it cannot be said any more they wait until their time is over.
+            // Where it cannot be said any more they wait until the timeout.
             _ = store.fail(&format!("rank {} has stopped: {error}", self.rank));
             if self.is_first() {
                 // The store ends with this process.
@@ -183,11 +208,11 @@ impl World {
     ///
     /// # Errors
     /// Where one does not answer.
-    pub fn mean(&mut self, numbers: &mut [f32]) -> Result<(), TrainError> {
+    pub fn all_reduce_mean(&mut self, numbers: &mut [f32]) -> Result<(), TrainError> {
         let Some(store) = &self.store else { return Ok(()) };
         let (rank, size, round) = (self.rank, self.size, self.rounds);
         self.rounds += 1;
-        let key = |round: u64, rank: usize| format!("{}/{round}/{rank}", self.prefix);
+        let key = |round: u64, rank: usize| format!("{round}/{rank}");
         let failed = |of: usize, error| TrainError::Processes(format!("rank {rank} waited for rank {of}: {error}"));
         if rank > 0 {
             store.set(&key(round, rank), bytemuck::cast_slice(numbers)).map_err(|error| failed(0, error))?;
@@ -213,7 +238,7 @@ impl World {
     ///
     /// # Errors
     /// As above; what libtorch says.
-    pub fn mean_of_tensors(&mut self, tensors: &mut [Tensor], beside: &mut [f64]) -> Result<(), TrainError> {
+    pub fn all_reduce_mean_tensors(&mut self, tensors: &mut [Tensor], beside: &mut [f64]) -> Result<(), TrainError> {
         if self.size == 1 {
             return Ok(());
         }
@@ -225,7 +250,7 @@ impl World {
         if self.nccl.is_none() {
             numbers.extend(Vec::<f32>::try_from(flat.f_to_device(Device::Cpu)?)?);
         }
-        self.mean(&mut numbers)?;
+        self.all_reduce_mean(&mut numbers)?;
         let (means, rest) = numbers.split_at(beside.len());
         beside.iter_mut().zip(means).for_each(|(number, &mean)| *number = mean.into());
         match &self.nccl {
@@ -286,17 +311,17 @@ mod tests {
         let work = move |rank: usize| {
             let host = "127.0.0.1".to_owned();
             let place = Place { rank, size: 3, local_rank: rank, host, port, is_server: rank == 0 };
-            let mut world = World::meet(&place, Duration::from_secs(20)).unwrap();
+            let mut world = World::connect(&place, Duration::from_secs(20)).unwrap();
             let means = (0..4).map(|round| {
                 let mut tensors =
                     [Tensor::from_slice(&[rank as f32, 1.0]).view([1, 2]), Tensor::from_slice(&[round as f32])];
                 let mut beside = [rank as f64 * 3.0];
-                world.mean_of_tensors(&mut tensors, &mut beside).unwrap();
+                world.all_reduce_mean_tensors(&mut tensors, &mut beside).unwrap();
                 assert_eq!(tensors[0].size(), [1, 2]);
                 (Vec::<f32>::try_from(tensors[0].view([-1])).unwrap(), tensors[1].double_value(&[0]), beside[0])
             });
             let means: Vec<_> = means.collect();
-            world.leave().unwrap();
+            world.finish().unwrap();
             means
         };
         let threads: Vec<_> = (0..3).map(|rank| std::thread::spawn(move || work(rank))).collect();

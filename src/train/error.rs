@@ -135,7 +135,7 @@ impl From<TrainError> for UserError {
                 ("A file is not what it should be", "Check that it is the one that was meant.")
             }
             TrainError::Photos(_) => {
-                ("Some photos cannot be trained on", "Mend the lists, or leave those photos out with --skip_bad.")
+                ("Some photos cannot be trained on", "Fix the lists, or leave those photos out with --skip_bad.")
             }
             TrainError::Misfit(_) => {
                 ("First values do not fit the model", "They are of another model, or of another rank.")

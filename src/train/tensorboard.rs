@@ -1,7 +1,7 @@
 //! Numbers for TensorBoard: its event files (`tensorboard/compat/proto/event.proto`), each record framed as in TFRecord files.
 
 use std::fs::File;
-use std::io::Write as _;
+use std::io::{Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -11,6 +11,8 @@ use super::TrainError;
 pub(super) struct EventFile {
     path: PathBuf,
     file: File,
+    /// Bytes of whole records.
+    length: u64,
 }
 
 fn seconds() -> f64 {
@@ -26,7 +28,7 @@ impl EventFile {
         let name = format!("events.out.tfevents.{:.0}.coz.{}", seconds(), std::process::id());
         let path = folder.join(name);
         let file = std::fs::create_dir_all(folder).and_then(|()| File::create(&path));
-        let mut events = Self { file: file.map_err(|error| TrainError::unwritten(&path, error))?, path };
+        let mut events = Self { file: file.map_err(|error| TrainError::unwritten(&path, error))?, path, length: 0 };
         let version = bytes_field(3, b"brain.Event:2");
         events.write(&[number_field(1, seconds()), version].concat())?;
         Ok(events)
@@ -52,7 +54,14 @@ impl EventFile {
     }
 
     fn write(&mut self, event: &[u8]) -> Result<(), TrainError> {
-        self.file.write_all(&record(event)).map_err(|error| TrainError::unwritten(&self.path, error))
+        let record = record(event);
+        let written = self.file.write_all(&record).inspect_err(|_| {
+            // Behind half a record nothing is read.
+            _ = self.file.set_len(self.length).and_then(|()| self.file.seek(SeekFrom::Start(self.length)));
+        });
+        written.map_err(|error| TrainError::unwritten(&self.path, error))?;
+        self.length += record.len() as u64;
+        Ok(())
     }
 }
 

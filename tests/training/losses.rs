@@ -4,6 +4,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::fixture;
 use chain_of_zoom::pipelines::sr::PromptEncoder;
+use chain_of_zoom::runtime::compute_alone;
 use chain_of_zoom::runtime::rng::randn;
 use chain_of_zoom::train::sr::losses::{Batch, Draws, Guidance, LossOptions, Losses, Outcome, micro_batch};
 use chain_of_zoom::train::sr::model::{Model, ModelFiles};
@@ -11,6 +12,8 @@ use chain_of_zoom::train::sr::model::{Model, ModelFiles};
 const ALL: Losses = Losses { l2: 1.0, lpips: 2.0, vsd: 1.0, diff: 1.0 };
 
 fn model(base_dtype: Kind) -> Model {
+    // Others compute beside it.
+    compute_alone();
     let path = |name: &str| fixture(name).into();
     let (sd3, lpips): (std::path::PathBuf, [std::path::PathBuf; 2]) =
         (path("sd3"), [path("train/vgg16.pth"), path("train/lpips.pth")]);

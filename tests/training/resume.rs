@@ -115,7 +115,7 @@ fn killed_twenty_times_it_comes_to_the_same() {
     let folder = Folder::new();
     let list = drawn(&folder, "scenes", 5, 1);
     let (steady, killed) = (folder.path("steady"), folder.path("killed"));
-    let more = ["--checkpointing_steps", "1"];
+    let more = ["--checkpointing_steps", "1", "--gradient_accumulation_steps", "1"];
     assert!(train(&folder, &list, &steady, &options("40", &more)).status.success());
     let mut rng = fastrand::Rng::with_seed(7);
     let mut kills = 0;

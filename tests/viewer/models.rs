@@ -5,11 +5,11 @@ use egui_kittest::kittest::{NodeT, Queryable};
 use super::{app, app_that_keeps, count, drag, idle, settings, until};
 use crate::samples::Folder;
 use chain_of_zoom::base::{BICUBIC, Backbone, BackboneSpec};
-use chain_of_zoom::hub::FoundBackbone;
 use chain_of_zoom::viewer::Persistence;
 use chain_of_zoom::viewer::actions::Action;
 use chain_of_zoom::viewer::commands::Command;
 use chain_of_zoom::viewer::settings::Settings;
+use chain_of_zoom::viewer::state::FoundBackbone;
 
 const OFFER: &str = "Sharper: get Real-ESRGAN, 45 MB";
 
@@ -61,9 +61,9 @@ fn a_lora_of_ones_own_is_chosen_beside_its_model() {
     let sd3 = BackboneSpec::named("sd3").unwrap();
     let model = Backbone::from(sd3).with("model", folder.path("sd3"));
     let mut harness = app(settings());
+    harness.state_mut().act(Command::ToggleModels);
     until(&mut harness, "models to be looked for", |viewer| !viewer.state.diffusion.is_empty());
     harness.state_mut().state.diffusion = vec![(sd3, FoundBackbone::Whole(model.clone()))];
-    harness.state_mut().act(Command::ToggleModels);
     harness.step();
     harness.step();
     let missing = harness.query_all_by_label("not found").count();

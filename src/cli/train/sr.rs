@@ -4,6 +4,7 @@ mod arguments;
 mod dry_run;
 mod progress;
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -18,6 +19,8 @@ use crate::hub;
 use crate::hub::ModelPaths;
 use crate::pipelines::PipelineError;
 use crate::pipelines::caption::tags::Tagger;
+use crate::runtime::device::Devices;
+use crate::runtime::store::stop_waiting;
 use crate::runtime::{accelerator, device};
 use crate::train::distributed::{Place, World};
 use crate::train::sr::adamw::AdamWConfig;
@@ -43,46 +46,71 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     }
     if let Some(count) = arguments.preview_data {
         let dataset = Dataset::open(&lists(arguments)?).map_err(UserError::from)?;
-        let sheet = preview(&dataset, arguments.seed, count as usize, &arguments.output).map_err(UserError::from)?;
+        // Captions only where the tagger is here: crops and degradations need no model.
+        let devices = device::resolve(arguments.device).map_err(PipelineError::from)?;
+        let mut tagger = if arguments.null_prompt { None } else { tagger(arguments, devices).ok() };
+        let sheet = preview(&dataset, arguments.seed, count as usize, &mut tagger, &arguments.output);
+        let sheet = sheet.map_err(UserError::from)?;
         eprintln!("wrote {}", sheet.display());
     }
     if arguments.replay_degradation.is_some() || arguments.replay.is_some() || arguments.preview_data.is_some() {
         return Ok(ExitCode::SUCCESS);
     }
     let place = Place::of(&|name| std::env::var(name).ok()).map_err(UserError::from)?;
-    let options = options(arguments, place.as_ref())?;
-    let tagger = (!arguments.null_prompt).then(|| tagger(arguments, &options)).transpose()?;
+    let devices = device::resolve(device_of(arguments.device, place.as_ref())).map_err(PipelineError::from)?;
+    let options = options(arguments, devices)?;
+    let tagger = (!arguments.null_prompt).then(|| tagger(arguments, devices)).transpose()?;
     accelerator::allow_tf32(arguments.allow_tf32);
     if arguments.dry_run {
         return dry_run::run(&options, tagger);
     }
+    // Who reads its lines may go; the training goes on.
+    #[cfg(unix)]
+    // SAFETY: the signal is ignored, as it is in every Rust program at first.
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_IGN);
+    }
     let interruption = Interruption::watch_to_the_end();
     let mut world = match &place {
-        Some(place) => World::meet(place, Duration::from_secs(arguments.ddp_timeout)).map_err(UserError::from)?,
+        Some(place) => {
+            say(&format!("rank {} of {} meets the others at {}", place.rank, place.size, place.address()));
+            World::connect(place, Duration::from_secs(arguments.ddp_timeout)).map_err(UserError::from)?
+        }
         None => World::alone(),
     };
-    if arguments.ddp_backend == "nccl" {
-        world.use_nccl(options.device).map_err(UserError::from)?;
-    }
     let is_first = world.is_first();
     let progress = Progress::new(&options, &world);
     let mut on_event = |event: Event| {
+        if let (Event::Begins(..), true) = (&event, is_first)
+            && let Err(problem) = config_file::save(arguments, &arguments.output.join("config.toml"))
+        {
+            say(&problem.to_string());
+        }
         progress.show(&event);
+        if interruption.is_requested() {
+            stop_waiting();
+        }
         !interruption.is_requested()
     };
     let work = || {
+        if arguments.ddp_backend == "nccl" {
+            world.use_nccl(options.device).map_err(UserError::from)?;
+        }
         let made = train(&options, &mut world, tagger, &mut on_event).map_err(UserError::from)?;
         progress.end(made);
         Ok(())
     };
-    match is_first {
-        true => alone(&arguments.output, || {
-            config_file::save(arguments, &arguments.output.join("config.toml"))?;
-            work()
-        })?,
-        false => work()?,
+    let done = if is_first { alone(&arguments.output, work) } else { work() };
+    if let Err(problem) = &done {
+        world.fail(problem);
     }
+    done?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// On a terminal that may be closed.
+fn say(text: &str) {
+    _ = writeln!(std::io::stderr(), "{text}");
 }
 
 /// The lists, and how often each enters an epoch.
@@ -106,7 +134,7 @@ fn device_of(choice: DeviceChoice, place: Option<&Place>) -> DeviceChoice {
     }
 }
 
-fn options(arguments: &Arguments, place: Option<&Place>) -> Result<Options, UserError> {
+fn options(arguments: &Arguments, devices: Devices) -> Result<Options, UserError> {
     let mut paths = ModelPaths::of_user();
     if let Some(folder) = &arguments.pretrained_model_name_or_path {
         paths.set("sd3", folder.clone());
@@ -122,13 +150,12 @@ fn options(arguments: &Arguments, place: Option<&Place>) -> Result<Options, User
         let hint = "Name their folder with --metrics_weights, or get them with `coz models download vgg16 lpips`.";
         return Err(UserError::new("LPIPS lacks its weights", names.join(" and "), hint));
     };
-    let device = device::resolve(device_of(arguments.device, place)).map_err(PipelineError::from)?.picture;
     Ok(Options {
         sd3,
         lpips: [vgg, lpips],
         lists: lists(arguments)?,
         output: arguments.output.clone(),
-        resume: resume(arguments)?,
+        resume: resume(arguments),
         batch: arguments.train_batch_size,
         accumulation: arguments.gradient_accumulation_steps,
         steps: arguments.max_train_steps,
@@ -162,28 +189,28 @@ fn options(arguments: &Arguments, place: Option<&Place>) -> Result<Options, User
         gradient_checkpointing: arguments.gradient_checkpointing,
         memory: arguments.memory,
         workers: arguments.dataloader_num_workers.max(1) as usize,
-        device,
+        device: devices.picture,
         validation: arguments.validation_dir.clone().map(|folder| (folder, arguments.validation_steps)),
         tensorboard: (arguments.report_to == "tensorboard").then(|| arguments.output.join(&arguments.logging_dir)),
     })
 }
 
 /// The state to go on from.
-fn resume(arguments: &Arguments) -> Result<Option<PathBuf>, UserError> {
+fn resume(arguments: &Arguments) -> Option<PathBuf> {
     match &arguments.resume_from_checkpoint {
-        Some(name) if name.as_os_str() == "latest" => match state::latest(&arguments.output) {
-            Some(file) => Ok(Some(file)),
-            None => {
-                let found = format!("{} has none", arguments.output.display());
-                Err(UserError::new("There is no state to go on from", found, "Leave --resume_from_checkpoint out."))
+        Some(name) if name.as_os_str() == "latest" => {
+            let latest = state::latest(&arguments.output);
+            if latest.is_none() {
+                say(&format!("{} has no state to go on from: a new training begins", arguments.output.display()));
             }
-        },
-        file => Ok(file.clone()),
+            latest
+        }
+        file => file.clone(),
     }
 }
 
 /// RAM, without DAPE: it sees sharp pictures.
-fn tagger(arguments: &Arguments, options: &Options) -> Result<Tagger, UserError> {
+fn tagger(arguments: &Arguments, devices: Devices) -> Result<Tagger, UserError> {
     let mut paths = ModelPaths::of_user();
     let files = [
         ("ram", &arguments.ram_path),
@@ -200,5 +227,5 @@ fn tagger(arguments: &Arguments, options: &Options) -> Result<Tagger, UserError>
     let files = found.files.iter().filter(|(role, _)| *role != "dape");
     let plain = PromptSource { precision: Precision::Fp32, ..spec.into() };
     let source = files.fold(plain, |source, (role, path)| source.with(role, path));
-    Ok(Tagger::open(&source, options.device)?)
+    Ok(Tagger::open(&source, devices.picture)?)
 }

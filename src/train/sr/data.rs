@@ -32,6 +32,8 @@ pub struct Dataset {
     skip_bad: bool,
     /// What was left out: list, line and why.
     pub left_out: Vec<String>,
+    /// The same for the same lines in the same order, wherever the lists lie.
+    pub fingerprint: u64,
 }
 
 /// A pair to learn from.
@@ -63,7 +65,7 @@ impl Dataset {
     /// # Errors
     /// A list that cannot be read, or names nothing; all photos that cannot be taken.
     pub fn open(lists: &Lists) -> Result<Self, TrainError> {
-        let (mut files, mut left_out) = (Vec::new(), Vec::new());
+        let (mut files, mut left_out, mut taken) = (Vec::new(), Vec::new(), Sha256::new());
         for (list, times) in &lists.files {
             let text = std::fs::read_to_string(list).map_err(TrainError::io(list))?;
             let lines = text.trim_start_matches('\u{feff}').lines().map(|line| line.trim().trim_matches('"'));
@@ -85,6 +87,9 @@ impl Dataset {
                     }
                 })
                 .collect();
+            for ((_, line), _) in lines.iter().zip(&checked).filter(|(_, file)| file.is_ok()) {
+                taken.update(format!("{times} {line}\n"));
+            }
             let (good, bad): (Vec<_>, Vec<_>) = checked.into_iter().partition(Result::is_ok);
             let good: Vec<PathBuf> = good.into_iter().flatten().collect();
             left_out.extend(bad.into_iter().filter_map(Result::err));
@@ -93,7 +98,10 @@ impl Dataset {
         if files.is_empty() || !(left_out.is_empty() || lists.skip_bad) {
             return Err(TrainError::Photos(left_out));
         }
-        Ok(Self { files, side: lists.side, skip_bad: lists.skip_bad, left_out })
+        let mut fingerprint = [0; 8];
+        fingerprint.copy_from_slice(&taken.finalize()[..8]);
+        let fingerprint = u64::from_le_bytes(fingerprint);
+        Ok(Self { files, side: lists.side, skip_bad: lists.skip_bad, left_out, fingerprint })
     }
 
     /// How many items an epoch has.
@@ -104,15 +112,6 @@ impl Dataset {
     /// Whether there is nothing to learn from.
     pub fn is_empty(&self) -> bool {
         self.files.is_empty()
-    }
-
-    /// The same for the same photos in the same order.
-    pub fn fingerprint(&self) -> u64 {
-        let names: Vec<u8> =
-            self.files.iter().flat_map(|file| file.as_os_str().as_encoded_bytes().iter().copied().chain([0])).collect();
-        let mut number = [0; 8];
-        number.copy_from_slice(&Sha256::digest(&names)[..8]);
-        u64::from_le_bytes(number)
     }
 
     /// The order of an epoch.

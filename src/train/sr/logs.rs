@@ -48,6 +48,8 @@ impl Logs {
     pub(super) fn step(&mut self, step: &Step, rate: f64) -> Result<(), TrainError> {
         let Losses { l2, lpips, vsd, diff } = step.losses;
         let losses = [l2, lpips, vsd, diff];
+        let seconds = (step.seconds * 1000.0).round() / 1000.0;
+        let written = self.steps.add(step.number, losses.into_iter().chain(step.norms).chain([rate, seconds]));
         if let Some(events) = &mut self.events {
             let losses = LOSSES.iter().map(|name| format!("loss/{name}")).zip(losses);
             let norms = NORMS.iter().map(|name| format!("gradient/{name}")).zip(step.norms);
@@ -55,8 +57,7 @@ impl Logs {
             let all: Vec<(&str, f64)> = all.iter().map(|(name, number)| (name.as_str(), *number)).collect();
             events.add(step.number, &all)?;
         }
-        let seconds = (step.seconds * 1000.0).round() / 1000.0;
-        self.steps.add(step.number, losses.into_iter().chain(step.norms).chain([rate, seconds]))
+        written
     }
 
     /// What validation pictures came to: mean squared error, LPIPS, PSNR, NIQE.
@@ -64,12 +65,13 @@ impl Logs {
     /// # Errors
     /// Where it cannot be written now.
     pub(super) fn validation(&mut self, step: usize, scores: [f64; 4]) -> Result<(), TrainError> {
+        let written = self.validation.as_mut().map_or(Ok(()), |log| log.add(step, scores));
         if let Some(events) = &mut self.events {
             let all: Vec<String> = SCORES.iter().map(|name| format!("validation/{name}")).collect();
             let all: Vec<(&str, f64)> = all.iter().map(String::as_str).zip(scores).collect();
             events.add(step, &all)?;
         }
-        self.validation.as_mut().map_or(Ok(()), |log| log.add(step, scores))
+        written
     }
 
     /// Draws `losses.svg` and `validation.svg`.

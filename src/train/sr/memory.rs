@@ -14,7 +14,7 @@ const TEXT_TOKENS: f64 = 589.0;
 
 /// What decides about it.
 #[derive(Clone, Copy, Debug)]
-pub struct Step {
+pub struct StepShape {
     /// Pictures of a micro-batch.
     pub batch: usize,
     /// Their side.
@@ -26,7 +26,7 @@ pub struct Step {
 }
 
 /// Bytes.
-pub fn step_bytes(mmdit: &mmdit::Config, vae: &vae::Config, step: &Step) -> u64 {
+pub fn step_bytes(mmdit: &mmdit::Config, vae: &vae::Config, step: &StepShape) -> u64 {
     let pixels = f64::from(step.side).powi(2);
     let first = vae.block_out_channels.first().copied().unwrap_or(0) as f64;
     let patches = pixels / 4f64.powi(vae.halvings() as i32) / mmdit.patch_size.pow(2) as f64;
@@ -64,7 +64,7 @@ mod tests {
             (256, 2, false, 3.54),
             (384, 2, false, 7.04),
         ] {
-            let step = Step { batch: 1, side, element_size, gradient_checkpointing };
+            let step = StepShape { batch: 1, side, element_size, gradient_checkpointing };
             let estimated = step_bytes(&mmdit, &vae, &step) as f64 / 1e9;
             assert!((estimated / counted - 1.0).abs() < 0.1, "{step:?}: {estimated}, {counted}");
         }

@@ -79,6 +79,8 @@ pub struct Step {
     pub is_skipped: bool,
     /// How long it took.
     pub seconds: f64,
+    /// Of that, until its items were there: photos, captions, prompt embeds.
+    pub prompt_seconds: f64,
     /// The most bytes of memory that were in use so far: the device's in tensors, or the processor's in all.
     pub peak_memory: Option<u64>,
 }

@@ -17,7 +17,7 @@ use crate::runtime::memory::free_memory;
 use crate::train::TrainError;
 
 /// Items whose prompt embeds are made together where the models take turns.
-const AHEAD: usize = 128;
+const PREFETCH: usize = 128;
 
 /// A pair to learn from, with its prompt; on the CPU where it has been made ahead.
 pub struct Item {
@@ -29,13 +29,24 @@ pub struct Item {
     pub embeds: [Tensor; 2],
 }
 
+/// What a tagger says of a picture; nothing without one.
+///
+/// # Errors
+/// What libtorch says.
+pub(super) fn caption(tagger: &mut Option<Tagger>, picture: &Picture) -> Result<String, TrainError> {
+    let Some(tagger) = tagger else { return Ok(String::new()) };
+    let picture = Arc::new(picture.clone());
+    let input = CaptionInput { parent: picture.clone(), enlarged: picture, request: CaptionRequest::default() };
+    Ok(tagger.caption(&input, &mut Progress::new(&mut |_, _| true), &mut |_| ())?)
+}
+
 /// The tagger and the text encoders.
 pub struct Prompts {
     encoder: PromptEncoder,
     tagger: Option<Tagger>,
     device: Device,
     plan: MemoryPlan,
-    ready: VecDeque<Item>,
+    prefetched: VecDeque<Item>,
     /// The last caption and its embeds: without a tagger, the only one.
     last: Option<(String, [Tensor; 2])>,
 }
@@ -47,7 +58,7 @@ impl Prompts {
     /// What is missing, or of another model.
     pub fn open(model: &Path, device: Device, dtype: Kind, tagger: Option<Tagger>) -> Result<Self, TrainError> {
         let encoder = PromptEncoder::open(model, device, dtype)?;
-        Ok(Self { encoder, tagger, device, plan: MemoryPlan::Resident, ready: VecDeque::new(), last: None })
+        Ok(Self { encoder, tagger, device, plan: MemoryPlan::Resident, prefetched: VecDeque::new(), last: None })
     }
 
     /// Follows a plan from now on: `resident` keeps tagger and text encoders beside the trainer, `staged` lets them take turns,
@@ -64,12 +75,17 @@ impl Prompts {
         };
         let taggers = if self.plan == MemoryPlan::Resident { MemoryPlan::Resident } else { MemoryPlan::Staged };
         self.tagger.iter_mut().for_each(|tagger| tagger.set_plan(taggers));
-        self.leave();
+        self.offload();
         self.plan
     }
 
-    /// What is not to stay goes.
-    pub fn leave(&mut self) {
+    /// Several prompts follow: the text encoders are read once for all of them, unless there is no room.
+    pub fn load(&mut self) {
+        self.encoder.set_keep(self.plan != MemoryPlan::Streamed && self.tagger.is_some());
+    }
+
+    /// What is not to stay leaves memory.
+    pub fn offload(&mut self) {
         // Without a tagger there is one prompt, and nothing of what encoded it is needed again.
         self.encoder.set_keep(self.plan == MemoryPlan::Resident && self.tagger.is_some());
         self.tagger.iter_mut().for_each(|tagger| tagger.offload(u64::MAX));
@@ -80,10 +96,7 @@ impl Prompts {
     /// # Errors
     /// What libtorch says.
     pub fn caption(&mut self, picture: &Picture) -> Result<String, TrainError> {
-        let Some(tagger) = &mut self.tagger else { return Ok(String::new()) };
-        let picture = Arc::new(picture.clone());
-        let input = CaptionInput { parent: picture.clone(), enlarged: picture, request: CaptionRequest::default() };
-        Ok(tagger.caption(&input, &mut Progress::new(&mut |_, _| true), &mut |_| ())?)
+        caption(&mut self.tagger, picture)
     }
 
     /// A prompt's embeds, always computed by itself: they do not depend on what else is encoded.
@@ -107,20 +120,19 @@ impl Prompts {
     /// # Errors
     /// A photo that cannot be read; what libtorch says.
     pub fn next(&mut self, samples: &mut Samples, count: usize, all: usize) -> Result<Vec<Item>, TrainError> {
-        if self.ready.len() < count {
+        if self.prefetched.len() < count {
             let is_alone = self.plan == MemoryPlan::Resident || self.tagger.is_none();
-            let ahead = if is_alone { count } else { AHEAD.max(count).min(all) };
-            let samples = samples.take(ahead - self.ready.len()).collect::<Result<Vec<_>, _>>()?;
+            let ahead = if is_alone { count } else { PREFETCH.max(count).min(all) };
+            let samples = samples.take(ahead - self.prefetched.len()).collect::<Result<Vec<_>, _>>()?;
             let captions = samples.iter().map(|sample| self.caption(&sample.picture)).collect::<Result<Vec<_>, _>>()?;
             self.tagger.iter_mut().for_each(|tagger| tagger.offload(u64::MAX));
-            // Read once for all of them.
-            self.encoder.set_keep(self.plan != MemoryPlan::Streamed && self.tagger.is_some());
+            self.load();
             for (sample, caption) in samples.into_iter().zip(captions) {
                 let embeds = self.embeds(caption)?;
-                self.ready.push_back(Item { lq: sample.lq, gt: sample.gt, embeds });
+                self.prefetched.push_back(Item { lq: sample.lq, gt: sample.gt, embeds });
             }
-            self.leave();
+            self.offload();
         }
-        Ok(self.ready.drain(..count.min(self.ready.len())).collect())
+        Ok(self.prefetched.drain(..count.min(self.prefetched.len())).collect())
     }
 }

@@ -34,7 +34,7 @@ const RETRY: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// Photos that cannot be read, weights of another model, files that cannot be written to the end, gradients that stay infinite.
-/// What was reached is saved before.
+/// What was reached is saved before, unless it has diverged. The other processes are not told.
 pub fn train(
     options: &Options,
     world: &mut World,
@@ -42,19 +42,17 @@ pub fn train(
     on_event: &mut dyn FnMut(Event) -> bool,
 ) -> Result<usize, TrainError> {
     let trained = Training::open(options, world, tagger, on_event).and_then(|mut training| {
-        training.run(on_event).inspect_err(|_| {
-            // The step that failed has moved nothing.
-            let is_new = training.position.step > training.saved;
+        training.run(on_event).inspect_err(|error| {
+            // What has diverged is not to take the place of what was saved before.
+            let is_new = training.position.step > training.saved && !matches!(error, TrainError::Infinite(_));
             if is_new && let Err(unsaved) = training.save() {
                 on_event(Event::Warning(&unsaved));
             }
         })
     });
-    match &trained {
-        Ok(_) => world.leave()?,
-        Err(error) => world.fail(error),
-    }
-    trained
+    let trained = trained?;
+    world.finish()?;
+    Ok(trained)
 }
 
 struct Training<'a> {
@@ -113,7 +111,7 @@ impl<'a> Training<'a> {
             ("seed", options.seed),
             ("resolution", options.lists.side.into()),
             ("shift_as_inference", (!options.subtract_shift).into()),
-            ("dataset_txt_paths_list", dataset.fingerprint()),
+            ("dataset_txt_paths_list", dataset.fingerprint),
         ];
         let position = match &options.resume {
             Some(file) => state::load(&mut model, &fixed, file)?,
@@ -122,14 +120,18 @@ impl<'a> Training<'a> {
         if is_first {
             state::check_unused(out, position.step)?;
         }
-        let step = memory::Step {
+        let numbers = [position.step as u64, position.items, options.steps as u64, options.accumulation as u64];
+        let numbers = numbers.into_iter().chain([options.batch as u64]).chain(fixed.iter().map(|(_, value)| *value));
+        let number = derived_seed("processes", &numbers.collect::<Vec<_>>());
+        world.check_same(number, "state, lists, seed, batch or number of steps")?;
+        let step = memory::StepShape {
             batch: options.batch,
             side: options.lists.side,
             element_size: base_dtype.elt_size_in_bytes(),
             gradient_checkpointing: options.gradient_checkpointing,
         };
         let plan = prompts.set_plan(options.memory, step_bytes(&model.mmdit_config, &model.vae_config, &step));
-        on_event(Event::Begins(position.step, plan));
+        let is_stopped = !on_event(Event::Begins(position.step, plan));
         let guidance = match &options.guidance {
             Some((scale, prompt)) => {
                 let negative = prompts.embeds(prompt.clone())?;
@@ -143,7 +145,7 @@ impl<'a> Training<'a> {
             (Some((_, steps)), Some(files)) => Some((Validation::open(&files, side, &model, &mut prompts)?, *steps)),
             _ => None,
         };
-        prompts.leave();
+        prompts.offload();
         let losses = LossOptions {
             weights: options.weights,
             accumulation: options.accumulation,
@@ -162,7 +164,7 @@ impl<'a> Training<'a> {
         Ok(Self {
             options,
             world,
-            is_stopped: false,
+            is_stopped,
             all_stop: false,
             model,
             prompts,
@@ -186,6 +188,9 @@ impl<'a> Training<'a> {
             self.validate(false, on_event)?;
         }
         while self.position.step < options.steps {
+            if self.is_stopped && self.world.size() == 1 {
+                break;
+            }
             let step = self.step()?;
             self.is_stopped |= !on_event(Event::Step(&step));
             skipped = if step.is_skipped { skipped + 1 } else { 0 };
@@ -195,6 +200,7 @@ impl<'a> Training<'a> {
             // Several processes stop together, one step after one of them was asked to.
             let stops = if self.world.size() == 1 { self.is_stopped } else { self.all_stop };
             let is_last = step.number == options.steps || stops;
+            self.validate(is_last && !stops, on_event)?;
             let every = options.checkpointing_steps;
             // What could not be saved is tried again: a disk that is full may be cleared.
             let is_retried = self.unsaved_since.is_some_and(|since| since.elapsed() >= RETRY);
@@ -204,9 +210,6 @@ impl<'a> Training<'a> {
                 let saved = self.save();
                 self.unsaved_since = saved.is_err().then(Instant::now);
                 self.warn_if_unwritten(saved)?;
-            }
-            if !stops {
-                self.validate(is_last, on_event)?;
             }
             for warning in self.new_warnings() {
                 self.is_stopped |= !on_event(Event::Warning(&warning));
@@ -223,11 +226,13 @@ impl<'a> Training<'a> {
         let options = self.options;
         let Position { step, items } = self.position;
         let of_micro_batch = options.batch * self.world.size();
-        let mut losses = Vec::new();
+        let (mut losses, mut prompt_seconds) = (Vec::new(), 0.0);
         for micro in 0..options.accumulation {
             let first = items + (micro * of_micro_batch) as u64;
             let rest = (options.steps - step) * options.accumulation - micro;
+            let start = Instant::now();
             let items = self.prompts.next(&mut self.samples, options.batch, rest * options.batch)?;
+            prompt_seconds += start.elapsed().as_secs_f64();
             let batch = self.batch(&items)?;
             let draws = self.draws(&batch, first)?;
             let outcome = micro_batch(&self.model, &batch, &draws, &self.losses)?;
@@ -242,7 +247,7 @@ impl<'a> Training<'a> {
         let mut gradients = self.model.take_gradients()?;
         let Losses { l2, lpips, vsd, diff } = Losses::mean(&losses);
         let mut beside = [l2, lpips, vsd, diff, f64::from(u8::from(self.is_stopped))];
-        self.world.mean_of_tensors(&mut gradients, &mut beside)?;
+        self.world.all_reduce_mean_tensors(&mut gradients, &mut beside)?;
         let [l2, lpips, vsd, diff, stopped] = beside;
         self.all_stop = stopped > 0.0;
         let gradients = self.model.by_group(&gradients);
@@ -260,7 +265,7 @@ impl<'a> Training<'a> {
             Some(memory) => Some(memory.peak),
             None => crate::base::memory::peak_resident(),
         };
-        let step = Step { number: step + 1, losses, norms, is_skipped, seconds, peak_memory };
+        let step = Step { number: step + 1, losses, norms, is_skipped, seconds, prompt_seconds, peak_memory };
         if let Some(logs) = &mut self.logs {
             let written = logs.step(&step, rate);
             self.warn_if_unwritten(written)?;

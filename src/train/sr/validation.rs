@@ -55,6 +55,7 @@ impl Validation {
     pub fn open(files: &[PathBuf], side: u32, model: &Model, prompts: &mut Prompts) -> Result<Self, TrainError> {
         let pictures = files.iter().map(|file| crop(file, side, None)).collect::<Result<Vec<_>, _>>()?;
         let captions = pictures.iter().map(|picture| prompts.caption(picture)).collect::<Result<Vec<_>, _>>()?;
+        prompts.load();
         let side = i64::from(side) / model.reduction;
         let shape = [1, model.latent_channels, side, side];
         let mut items = Vec::new();

@@ -36,8 +36,8 @@ fn beta(text: &str) -> Result<f64, String> {
                   validation.svg and validation/. docs/training.md leads through it."
 )]
 pub(in crate::cli::train) struct Arguments {
-    /// TOML file with options by their snake_case names, e.g. `learning_rate = 5e-5`. Those given here win. OUTPUT/config.toml is
-    /// one: it holds all options of a run
+    /// TOML file with options by their snake_case names, e.g. `learning_rate = 5e-5`. Those given here win; a flag that is true
+    /// there stays so. OUTPUT/config.toml is one: it holds all options of a run
     #[arg(long, alias = "config_file", value_name = "TOML")]
     #[serde(skip)]
     config_file: Option<PathBuf>,
@@ -100,7 +100,8 @@ pub(in crate::cli::train) struct Arguments {
     /// Keep so many checkpoints, the newest [default: all]
     #[arg(long, alias = "checkpoints_total_limit", value_name = "N", value_parser = positive)]
     pub(super) checkpoints_total_limit: Option<usize>,
-    /// Go on from this file of OUTPUT/checkpoints_state, or from the `latest`
+    /// Go on from the `latest` state in OUTPUT/checkpoints_state, where there is one; or from this file of one, into another OUTPUT
+    /// where later ones are there
     #[arg(long, alias = "resume_from_checkpoint", value_name = "FILE")]
     #[serde(skip)]
     pub(super) resume_from_checkpoint: Option<PathBuf>,
@@ -128,7 +129,7 @@ pub(in crate::cli::train) struct Arguments {
     /// Dtype of the frozen transformer and the text encoders; LoRAs, losses, optimizers and the VAE are float32
     #[arg(long, alias = "mixed_precision", value_enum, default_value_t = MixedPrecision::No)]
     pub(super) mixed_precision: MixedPrecision,
-    /// Let CUDA devices round float32 to TF32 in products
+    /// Let CUDA devices round float32 to TF32 in convolutions
     #[arg(long, alias = "allow_tf32")]
     pub(super) allow_tf32: bool,
     /// AdamW's beta1
@@ -176,7 +177,7 @@ pub(in crate::cli::train) struct Arguments {
     /// Steps between two validations
     #[arg(long, alias = "validation_steps", default_value_t = 500, value_parser = positive)]
     pub(super) validation_steps: usize,
-    /// Keep only what is between the blocks of the networks, and compute the rest again for the gradients: a third of the memory
+    /// Keep only what is between the blocks of the networks, and compute the rest again for the gradients: less memory, more time
     #[arg(long, alias = "gradient_checkpointing")]
     pub(super) gradient_checkpointing: bool,
     /// Seconds that processes which train together wait for each other. They are started by torchrun, Slurm or MPI
@@ -194,7 +195,8 @@ pub(in crate::cli::train) struct Arguments {
     /// Folder in OUTPUT for those
     #[arg(long, alias = "logging_dir", value_name = "DIR", default_value = "logs")]
     pub(super) logging_dir: PathBuf,
-    /// Only show the first N items: crops, what the degradation leaves of them, and how. Writes OUTPUT/preview.png and preview/
+    /// Only show the first N items: crops, what the degradation leaves of them and how, and captions where the tagger is here.
+    /// Writes OUTPUT/preview.png and preview/
     #[arg(long, alias = "preview_data", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
     #[serde(skip)]
     pub(super) preview_data: Option<u32>,

@@ -2,17 +2,17 @@
 
 use std::process::ExitCode;
 
-use crate::base::{UserError, bytes_label, free_space, secs_label};
+use crate::base::{MemoryPlan, UserError, bytes_label, free_space, secs_label};
 use crate::pipelines::caption::tags::Tagger;
 use crate::runtime::{accelerator, memory};
 use crate::train::TrainError;
 use crate::train::distributed::World;
 use crate::train::sr::data::Dataset;
-use crate::train::sr::options::{Event, Options};
+use crate::train::sr::options::{Event, Options, Step};
 use crate::train::sr::state;
 use crate::train::sr::trainer::train;
 
-/// Steps, fewer where they take long: the first one warms up.
+/// Steps, two where they take long.
 const STEPS: usize = 3;
 const LONG: f64 = 10.0;
 
@@ -32,17 +32,26 @@ pub(super) fn run(options: &Options, tagger: Option<Tagger>) -> anyhow::Result<E
     let (steps, side) = (options.steps, options.lists.side);
     let epochs = (steps * images) as f64 / items as f64;
     println!("data     {items} items an epoch, {side} x {side}; {steps} steps are {epochs:.1} epochs");
-    let (mut seconds, mut memory_plan) = (0.0, String::new());
+    let (mut all_steps, mut memory_plan) = (Vec::new(), MemoryPlan::Auto);
     let mut on_event = |event: Event| {
         match event {
-            Event::Step(step) => seconds = step.seconds,
-            Event::Begins(_, plan) => memory_plan = plan.to_string(),
+            Event::Step(step) => all_steps.push(*step),
+            Event::Begins(_, plan) => memory_plan = plan,
             _ => (),
         }
-        seconds < LONG
+        all_steps.len() < 2 || all_steps.iter().all(|step| step.seconds < LONG)
     };
+    let has_tagger = tagger.is_some();
     let (result, counted) = memory::peak_of(|| train(&trial, &mut World::alone(), tagger, &mut on_event));
     let made = result.map_err(UserError::from)?;
+    // The first step warms up. Where prompts are made ahead, those of all steps are made in it.
+    let prompts = |step: &Step| step.prompt_seconds;
+    let last = all_steps.last().map_or(0.0, |step| step.seconds - step.prompt_seconds);
+    let of_prompts = match has_tagger && memory_plan != MemoryPlan::Resident {
+        true => all_steps.iter().map(prompts).sum::<f64>() / all_steps.len().max(1) as f64,
+        false => all_steps.last().map_or(0.0, prompts),
+    };
+    let seconds = last + of_prompts;
     let all = secs_label(seconds * steps as f64);
     println!("time     {} a step of {images} images: {steps} steps take {all}", secs_label(seconds));
     let peak = accelerator::memory(options.device).map_or(counted, |memory| memory.peak);

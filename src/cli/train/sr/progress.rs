@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::say;
 use crate::base::{bytes_label, secs_label};
 use crate::train::distributed::World;
 use crate::train::sr::losses::Losses;
@@ -69,7 +70,7 @@ impl Progress {
         if self.is_shown && self.bar.is_hidden() && is_time {
             self.last_line.set(Some(Instant::now()));
             let left = secs_label(self.bar.eta().as_secs_f64());
-            eprintln!("step {}/{}: {text}, {left} left", step.number, self.bar.length().unwrap_or_default());
+            say(&format!("step {}/{}: {text}, {left} left", step.number, self.bar.length().unwrap_or_default()));
         }
     }
 
@@ -85,7 +86,7 @@ impl Progress {
 
     fn say(&self, text: &str) {
         if self.is_shown {
-            self.bar.suspend(|| eprintln!("{text}"));
+            self.bar.suspend(|| say(text));
         }
     }
 }
