@@ -38,12 +38,19 @@ pub fn write<W: Write + Seek>(
     numbers: &mut dyn FnMut(usize) -> Vec<u8>,
 ) -> std::io::Result<()> {
     let mut zip = ZipWriter::new(out);
-    put(&mut zip, "data.pkl", &pickle(container, entries))?;
-    put(&mut zip, "byteorder", b"little")?;
-    for i in 0..entries.len() {
-        put(&mut zip, &format!("data/{i}"), &numbers(i))?;
+    let mut fill = || {
+        put(&mut zip, "data.pkl", &pickle(container, entries))?;
+        put(&mut zip, "byteorder", b"little")?;
+        for i in 0..entries.len() {
+            put(&mut zip, &format!("data/{i}"), &numbers(i))?;
+        }
+        put(&mut zip, "version", b"3\n")
+    };
+    if let Err(error) = fill() {
+        // It would try to finish the archive, and say on stderr that it cannot.
+        std::mem::forget(zip);
+        return Err(error);
     }
-    put(&mut zip, "version", b"3\n")?;
     zip.finish()?;
     Ok(())
 }

@@ -68,8 +68,11 @@ fn a_lora_of_ones_own_is_chosen_beside_its_model() {
     harness.step();
     let missing = harness.query_all_by_label("not found").count();
     assert!(missing >= 2, "LoRA and encoder");
-    let trained = model.with("lora", folder.path("run/checkpoints/model_5001.pkl"));
+    let trained = model.clone().with("lora", folder.path("run/checkpoints/model_5001.pkl"));
     harness.state_mut().act(Action::UseBackbone(trained.clone()));
+    harness.step();
+    // They are looked for again then.
+    harness.state_mut().state.diffusion = vec![(sd3, FoundBackbone::Whole(model))];
     harness.step();
     harness.step();
     assert_eq!(harness.query_all_by_label("model_5001.pkl").count(), 1);
