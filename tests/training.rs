@@ -46,13 +46,21 @@ fn train(folder: &Folder, list: &Path, out: &Path, more: &[&str]) -> Output {
 }
 
 fn command(folder: &Folder, list: &Path, out: &Path, more: &[&str]) -> Command {
+    let mut command = command_with_prompts(folder, list, out);
+    command.arg("--null_prompt").args(more);
+    command
+}
+
+fn command_with_prompts(folder: &Folder, list: &Path, out: &Path) -> Command {
     let (sd3, weights) = (fixture("sd3"), weights(folder));
     let mut command =
         coz(["train", "sr", "--dataset_txt_paths_list", list.to_str().unwrap(), "--output_dir", out.to_str().unwrap()]);
-    command
-        .args(["--pretrained_model_name_or_path", &sd3, "--metrics_weights", weights.to_str().unwrap()])
-        .args(["--resolution", SIDE, "--null_prompt", "--device", "cpu"])
-        .args(more);
+    command.args(["--pretrained_model_name_or_path", &sd3, "--metrics_weights", weights.to_str().unwrap()]).args([
+        "--resolution",
+        SIDE,
+        "--device",
+        "cpu",
+    ]);
     command
 }
 
@@ -118,6 +126,34 @@ fn it_learns() {
         println!("{text}");
         assert!(last < 0.8 * first, "seed {seed}: l2 + lpips was {first}, is {last}");
     }
+}
+
+#[test]
+fn captions_are_learned_with_the_same_wherever_the_text_encoders_are() {
+    let folder = Folder::new();
+    let list = drawn(&folder, "scenes", 3, 1);
+    let run = |name: &str, more: &[&str]| {
+        let out = folder.path(name);
+        let ram = fixture("ram/small/ram_swin_large_14m.pth");
+        let output = command_with_prompts(&folder, &list, &out)
+            .args(["--ram_path", &ram, "--max_train_steps", "2", "--train_batch_size", "1"])
+            .args(more)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{name}: {}", said(&output));
+        assert!(said(&output).contains(&format!("memory plan: {name}")), "{}", said(&output));
+        out
+    };
+    let resident = run("resident", &["--memory", "resident"]);
+    for plan in ["staged", "streamed"] {
+        assert_same(&resident, &run(plan, &["--memory", plan]), 2);
+    }
+    let output = command_with_prompts(&folder, &list, &folder.path("null"))
+        .args(["--null_prompt", "--max_train_steps", "2", "--train_batch_size", "1"])
+        .output()
+        .unwrap();
+    assert!(output.status.success());
+    assert_ne!(losses(&resident), losses(&folder.path("null")), "captions count");
 }
 
 #[test]

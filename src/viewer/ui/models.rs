@@ -22,6 +22,8 @@ use crate::viewer::{Viewer, network_facts, theme};
 const NETWORKS_HEIGHT: f32 = 220.0;
 /// What else stands in the window, in points.
 const REST_HEIGHT: f32 = 640.0;
+/// Around the window, in points: its title, and what is behind it.
+const MARGIN: f32 = 112.0;
 /// Missing files that are named.
 const NAMED: usize = 4;
 
@@ -30,34 +32,40 @@ pub(super) fn show(viewer: &mut Viewer, ui: &egui::Ui) {
     let window = Window::new("Models and memory").open(&mut open).collapsible(false).resizable(false);
     window.anchor(Align2::CENTER_CENTER, egui::Vec2::ZERO).show(ui.ctx(), |ui| {
         ui.set_width(480.0);
-        let best = viewer
-            .state
-            .backbones
-            .first()
-            .map_or("Best on this machine".into(), |backbone| format!("Best on this machine: {}", backbone.name()));
-        if ui.radio(viewer.state.uses_best(), RichText::new(best).strong()).clicked() {
-            viewer.actions.push(Command::UseBestBackbone.into());
-        }
-        super::top_bar::get_realesrgan(viewer, ui);
-        ui.separator();
-        group(ui, BackboneKind::SingleImage);
-        networks(viewer, ui);
-        ui.separator();
-        group(ui, BackboneKind::Diffusion);
-        for spec in BACKBONES.into_iter().filter(|spec| spec.is_diffusion()) {
-            diffusion(viewer, ui, spec);
-        }
-        ui.horizontal(|ui| {
-            button(viewer, ui, Command::ToggleDownloads);
-            button(viewer, ui, Command::LookForModels);
-        });
-        ui.separator();
-        prompt_sources(viewer, ui);
-        ui.separator();
-        picture_memory(viewer, ui);
+        // Where the window is lower than what there is to choose.
+        let height = ui.ctx().content_rect().height() - MARGIN;
+        ScrollArea::vertical().max_height(height).show(ui, |ui| content(viewer, ui));
     });
     // The buttons inside close it too.
     viewer.state.models &= open;
+}
+
+fn content(viewer: &mut Viewer, ui: &mut egui::Ui) {
+    let best = viewer
+        .state
+        .backbones
+        .first()
+        .map_or("Best on this machine".into(), |backbone| format!("Best on this machine: {}", backbone.name()));
+    if ui.radio(viewer.state.uses_best(), RichText::new(best).strong()).clicked() {
+        viewer.actions.push(Command::UseBestBackbone.into());
+    }
+    super::top_bar::get_realesrgan(viewer, ui);
+    ui.separator();
+    group(ui, BackboneKind::SingleImage);
+    networks(viewer, ui);
+    ui.separator();
+    group(ui, BackboneKind::Diffusion);
+    for spec in BACKBONES.into_iter().filter(|spec| spec.is_diffusion()) {
+        diffusion(viewer, ui, spec);
+    }
+    ui.horizontal(|ui| {
+        button(viewer, ui, Command::ToggleDownloads);
+        button(viewer, ui, Command::LookForModels);
+    });
+    ui.separator();
+    prompt_sources(viewer, ui);
+    ui.separator();
+    picture_memory(viewer, ui);
 }
 
 /// The heading of models of one kind.
@@ -239,12 +247,13 @@ fn whole(viewer: &mut Viewer, ui: &mut egui::Ui, backbone: Backbone) {
     let is_chosen = chosen.spec == backbone.spec && chosen.main_file() == backbone.main_file();
     let backbone = if is_chosen { chosen.clone() } else { backbone };
     let line = |file: &FileSpec| match backbone.files.get(file.role) {
-        Some(path) if file.is_required => path.display().to_string(),
-        Some(path) => format!("{}: {}", file.label, path.display()),
-        None => format!("{}: not found, and without it the model is no good at this", file.label),
+        Some(path) if file.is_required => Some(path.display().to_string()),
+        None => Some(format!("{}: not found, and without it the model is no good at this", file.label)),
+        // In a row of its own.
+        Some(_) => None,
     };
     let licence = ModelAsset::of(&backbone).map(|asset| format!("Licence: {}", asset.licence));
-    let about: Vec<String> = backbone.spec.files.iter().map(line).chain(licence).collect();
+    let about: Vec<String> = backbone.spec.files.iter().filter_map(line).chain(licence).collect();
     entry(viewer, ui, backbone.clone(), &about.join("\n"));
     Grid::new(backbone.spec.id).num_columns(2).spacing([16.0, 8.0]).show(ui, |ui| {
         for file in backbone.spec.files.iter().filter(|file| !file.is_required) {
