@@ -34,7 +34,8 @@ pub(super) fn show(viewer: &mut Viewer, ui: &egui::Ui) {
         ui.set_width(480.0);
         // Where the window is lower than what there is to choose.
         let height = ui.ctx().content_rect().height() - MARGIN;
-        ScrollArea::vertical().max_height(height).show(ui, |ui| content(viewer, ui));
+        let area = ScrollArea::vertical().max_height(height).min_scrolled_height(height);
+        area.show(ui, |ui| content(viewer, ui));
     });
     // The buttons inside close it too.
     viewer.state.models &= open;
