@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use crate::base;
+use crate::runtime::store::stop_waiting;
 
 /// What a shell adds to the number of the signal that ended a program.
 const BY_SIGNAL: i32 = 128;
@@ -41,6 +42,8 @@ impl Interruption {
     }
 
     fn take(&self, signal: i32) {
+        // Also while it waits for another process.
+        stop_waiting();
         // A closed terminal may say so twice.
         if signal == SIGHUP {
             _ = self.signal.compare_exchange(0, signal, Ordering::AcqRel, Ordering::Acquire);

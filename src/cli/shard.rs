@@ -1,4 +1,4 @@
-//! `--shard`: which of many pictures a run takes, as it is told or as a batch system says in the environment.
+//! `--shard`: which of many pictures a run takes, by numbers or as a batch system says in the environment.
 
 use crate::train::distributed::Place;
 

@@ -33,7 +33,7 @@ void* coz_store_open(
     char* error,
     size_t length) {
   return reported(error, length, [&]() -> void* {
-    // Only what is fatal: what fails is told by what is thrown, and its words on stderr are long.
+    // Only what is fatal: an exception says what fails, and c10d's own words on stderr are long.
     FLAGS_caffe2_log_level = 3;
     c10d::TCPStoreOptions options;
     options.port = port;

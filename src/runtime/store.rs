@@ -130,7 +130,7 @@ impl Store {
         })
     }
 
-    /// Whoever waits is told that it is in vain.
+    /// Whoever waits gets this reason as an error.
     ///
     /// # Errors
     /// Where the server is gone.

@@ -20,7 +20,6 @@ use crate::hub::ModelPaths;
 use crate::pipelines::PipelineError;
 use crate::pipelines::caption::tags::Tagger;
 use crate::runtime::device::Devices;
-use crate::runtime::store::stop_waiting;
 use crate::runtime::{accelerator, device};
 use crate::train::distributed::{Place, World};
 use crate::train::sr::adamw::AdamWConfig;
@@ -87,9 +86,6 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             say(&problem.to_string());
         }
         progress.show(&event);
-        if interruption.is_requested() {
-            stop_waiting();
-        }
         !interruption.is_requested()
     };
     let work = || {

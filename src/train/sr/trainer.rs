@@ -34,7 +34,7 @@ const RETRY: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// Photos that cannot be read, weights of another model, files that cannot be written to the end, gradients that stay infinite.
-/// What was reached is saved before, unless it has diverged. The other processes are not told.
+/// What was reached is saved before, unless it has diverged. [`World::fail`] says it to the other processes.
 pub fn train(
     options: &Options,
     world: &mut World,
