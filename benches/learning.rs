@@ -10,14 +10,14 @@ use std::time::Instant;
 
 use chain_of_zoom::base::{MemoryPlan, Precision};
 use chain_of_zoom::imaging::codec;
+use chain_of_zoom::train::adamw::AdamWConfig;
 use chain_of_zoom::train::distributed::World;
 use chain_of_zoom::train::plot::{Curve, Scale, svg};
 use chain_of_zoom::train::scenes;
-use chain_of_zoom::train::sr::adamw::AdamWConfig;
+use chain_of_zoom::train::schedule::{LrSchedule, LrScheduler};
 use chain_of_zoom::train::sr::data::Lists;
 use chain_of_zoom::train::sr::losses::Losses;
 use chain_of_zoom::train::sr::options::Options;
-use chain_of_zoom::train::sr::schedule::{LrSchedule, LrScheduler};
 use chain_of_zoom::train::sr::trainer::train;
 use tch::Device;
 

@@ -134,6 +134,14 @@ pub enum PipelineError {
         /// A side of the result with which it would.
         side: Option<u32>,
     },
+    /// A server of models does not answer as it should.
+    #[error("{address}: {details}")]
+    Server {
+        /// Its address.
+        address: String,
+        /// What it, or the network, said.
+        details: String,
+    },
     /// The picture to start from had left memory, and could not be reread.
     #[error(transparent)]
     Source(#[from] ImageError),
@@ -290,6 +298,10 @@ impl From<PipelineError> for UserError {
             PipelineError::Source(_) => (
                 "The picture could not be reread",
                 "Its file in the data folder is gone or damaged: go on from another state.",
+            ),
+            PipelineError::Server { .. } => (
+                "The server does not answer as it should",
+                "Check that it runs, that its address ends with /v1, and OPENAI_API_KEY where it needs a key.",
             ),
             PipelineError::Internal(_) => {
                 ("Something broke inside", "Nothing is lost. Please report it with `coz doctor`.")

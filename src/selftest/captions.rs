@@ -79,7 +79,7 @@ impl Model {
         let features = self.features(context, case)?.f_unsqueeze(0)?;
         let embedded = language.embed(&on_device)?.f_index_copy(1, &places, &features)?;
         let mut cache = language.cache(ids.len() as i64 + TOKENS)?;
-        let logits = language.forward(&embedded, &positions, &mut cache, &mut quiet)?;
+        let logits = language.forward(&embedded, &positions, &mut cache, &mut quiet)?.f_get(0)?;
         Ok(Read { ids, logits, cache, delta })
     }
 }
@@ -132,7 +132,7 @@ pub(super) fn tokens(context: &Context) -> Value {
             let next = sampler.sample(&logits.f_index_fill(0, &ends, f64::NEG_INFINITY)?)?;
             wrong += i32::from(next.f_int64_value(&[])? != theirs);
             let position = Tensor::f_from_slice(&[ids.len() as i64 + step as i64 + delta; 3])?.f_view([3, 1])?;
-            logits = language.forward(&language.embed(&next)?, &position, &mut cache, &mut quiet)?;
+            logits = language.forward(&language.embed(&next)?, &position, &mut cache, &mut quiet)?.f_get(0)?;
         }
     }
     Ok(Some(wrong.into()))

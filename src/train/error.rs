@@ -70,6 +70,17 @@ pub enum TrainError {
     /// Processes that train together.
     #[error("{0}")]
     Processes(String),
+    /// The policy has left the reference behind.
+    #[error("the mean KL from the reference is {kl:.3}, more than {limit}")]
+    Collapsed {
+        /// Of a step.
+        kl: f64,
+        /// The most it may be.
+        limit: f64,
+    },
+    /// Ratings that are no numbers.
+    #[error("no group had two completions that the critic rated with a number, {0} steps in a row")]
+    Unrated(usize),
     /// It cannot go on.
     #[error("{0}")]
     Stopped(String),
@@ -152,6 +163,14 @@ impl From<TrainError> for UserError {
             TrainError::Infinite(_) => (
                 "The training diverges",
                 "Go on from the last checkpoint with a lower --learning_rate, or with --mixed_precision bf16 or no.",
+            ),
+            TrainError::Collapsed { .. } => (
+                "The training has collapsed",
+                "Go on from an earlier checkpoint with a lower --learning_rate or a higher --beta; --max_kl is the limit.",
+            ),
+            TrainError::Unrated(_) => (
+                "The critic gives no ratings",
+                "Try another critic, or --critic_score expected; --dry_run shows what it says.",
             ),
             TrainError::Stopped(_) => ("The training stopped", "What was saved before is kept."),
             TrainError::Write(_) => ("A file cannot be written", "What was saved before is kept."),

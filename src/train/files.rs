@@ -1,4 +1,4 @@
-//! Tensors into files that appear whole or not at all: safetensors, and what `torch.load` reads.
+//! Tensors into files that appear whole or not at all: safetensors, and what `torch.load` reads. Photos from files.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,6 +10,9 @@ use tch::{Device, Kind, TchError, Tensor};
 use super::TrainError;
 use crate::base::write_atomic;
 use crate::checkpoint::torch_writer::{Container, Entry, write};
+use crate::imaging::Picture;
+use crate::imaging::codec::{Alpha, Opening, open_watched};
+use crate::runtime::weights::Weights;
 
 /// A tensor's numbers as they lie in files.
 fn bytes(tensor: &Tensor) -> Result<(Dtype, Vec<usize>, Vec<u8>), TchError> {
@@ -73,4 +76,36 @@ fn write_torch<'a>(
         numbers.push(bytes);
     }
     Ok(write_atomic(file, |out| write(out, container, &entries, &mut |i| std::mem::take(&mut numbers[i])))?)
+}
+
+/// A photo without its transparency.
+///
+/// # Errors
+/// Where it cannot be read, or is damaged.
+pub(super) fn open_picture(file: &Path) -> Result<Picture, TrainError> {
+    let opening = Opening { alpha: Alpha::Drop, ..Opening::default() };
+    match open_watched(file, &opening, &mut |_| true) {
+        Ok(decoded) => Ok(decoded.picture),
+        Err(error) => Err(TrainError::format(file, error)),
+    }
+}
+
+/// Weights in one dtype, read once: networks that are loaded from them share their memory.
+///
+/// # Errors
+/// What cannot be read.
+pub(super) fn shared(
+    weights: &Weights,
+    prefix: &str,
+    device: Device,
+    kind: Kind,
+) -> Result<BTreeMap<String, Tensor>, TrainError> {
+    let mut tensors = BTreeMap::new();
+    for name in weights.shapes().into_keys().filter(|name| name.starts_with(prefix)) {
+        if let Some(tensor) = weights.tensor(name).transpose()? {
+            let tensor = tensor.f_to_device(device)?.f_to_kind(kind)?;
+            tensors.insert(name[prefix.len()..].to_owned(), tensor);
+        }
+    }
+    Ok(tensors)
 }

@@ -9,6 +9,9 @@ use crate::evaluate::plot::COLOURS;
 
 const SIZE: (u32, u32) = (720, 420);
 
+/// Points of a curve, each the mean of as many steps as it takes.
+const MOST_POINTS: usize = 400;
+
 /// A name, and values by steps.
 pub struct Curve {
     /// In the legend.
@@ -24,6 +27,17 @@ pub enum Scale {
     Linear,
     /// By their logarithms; only those above zero are drawn.
     Logarithmic,
+}
+
+/// Means of neighbours where there are too many points.
+pub(super) fn thinned(points: impl Iterator<Item = (f64, f64)>) -> Vec<(f64, f64)> {
+    let points: Vec<(f64, f64)> = points.filter(|(_, value)| value.is_finite()).collect();
+    let each = points.len().div_ceil(MOST_POINTS).max(1);
+    let mean = |chunk: &[(f64, f64)]| {
+        let sum = chunk.iter().fold((0.0, 0.0), |sum, point| (sum.0 + point.0, sum.1 + point.1));
+        (sum.0 / chunk.len() as f64, sum.1 / chunk.len() as f64)
+    };
+    points.chunks(each).map(mean).collect()
 }
 
 /// `None` where no curve has two points.

@@ -3,6 +3,7 @@
 mod chain;
 mod colour;
 mod full;
+mod grpo;
 mod jpeg;
 pub mod metrics;
 mod ncnn;

@@ -84,7 +84,7 @@ fn images_are_encoded_and_tokens_follow_as_in_the_reference() {
             let mut cache = language.cache(length + 32).unwrap();
             let positions = Tensor::from_slice(&positions.concat()).view([3, -1]);
             let mut read = |embedded: &Tensor, positions: &Tensor| {
-                language.forward::<WeightsError>(embedded, positions, &mut cache, &mut |_| Ok(())).unwrap()
+                language.forward::<WeightsError>(embedded, positions, &mut cache, &mut |_| Ok(())).unwrap().get(0)
             };
             let mut logits = read(&embedded, &positions);
             same(&format!("{name} {i}: logits"), &logits, case("logits"));
@@ -131,7 +131,8 @@ fn half_precision_holds_sums_that_leave_its_range() {
         let positions = Tensor::arange(ids.numel() as i64, (Kind::Int64, Device::Cpu)).expand([3, -1], false);
         let mut cache = language.cache(ids.numel() as i64).unwrap();
         let embedded = language.embed(ids).unwrap();
-        let logits = language.forward::<WeightsError>(&embedded, &positions, &mut cache, &mut |_| Ok(())).unwrap();
+        let logits =
+            language.forward::<WeightsError>(&embedded, &positions, &mut cache, &mut |_| Ok(())).unwrap().get(0);
         [features, logits].map(|x| x.to_kind(Kind::Float))
     };
     let norm = |x: &Tensor| x.square().sum(Kind::Float).sqrt().double_value(&[]);
@@ -160,7 +161,7 @@ fn an_adapter_changes_the_language_model_as_in_peft() {
         let positions = Tensor::arange(ids.numel() as i64, (Kind::Int64, Device::Cpu)).expand([3, -1], false);
         let mut cache = language.cache(ids.numel() as i64).unwrap();
         let embedded = language.embed(ids).unwrap();
-        language.forward::<WeightsError>(&embedded, &positions, &mut cache, &mut |_| Ok(())).unwrap()
+        language.forward::<WeightsError>(&embedded, &positions, &mut cache, &mut |_| Ok(())).unwrap().get(0)
     };
     // The same numbers under the names of newer libraries, and under the older ones.
     let old = Folder::new();

@@ -1,9 +1,14 @@
 //! `coz train`: the trainers. One file a trainer.
 
+mod bar;
 mod builtin;
 mod config_file;
+mod processes;
+mod shared;
 mod sr;
+mod vlm;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
@@ -27,6 +32,8 @@ enum Trainer {
     Builtin(builtin::Arguments),
     /// The LoRAs of Chain-of-Zoom's own model, Stable Diffusion 3
     Sr(Box<sr::Arguments>),
+    /// The LoRA of the prompt extractor, Qwen2.5-VL: by a critic, with GRPO
+    Vlm(Box<vlm::Arguments>),
 }
 
 /// Runs the command.
@@ -35,5 +42,11 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         None => builtin::run(&arguments.builtin),
         Some(Trainer::Builtin(builtin)) => builtin::run(builtin),
         Some(Trainer::Sr(sr)) => sr::run(sr),
+        Some(Trainer::Vlm(vlm)) => vlm::run(vlm),
     }
+}
+
+/// On a terminal that may be closed.
+fn say(text: &str) {
+    _ = writeln!(std::io::stderr(), "{text}");
 }

@@ -15,7 +15,7 @@ pub struct Linear {
     weight: Tensor,
     bias: Option<Tensor>,
     /// What is not merged into the weight.
-    lora: Option<LoraDelta>,
+    lora: Option<Box<LoraDelta>>,
 }
 
 impl Linear {
@@ -40,7 +40,7 @@ impl Linear {
         let shape = [outputs, inputs];
         let weight = loader.tensor_merged(&format!("{name}.weight"), &shape, lora)?;
         let bias = has_bias.then(|| loader.tensor(&format!("{name}.bias"), &[outputs])).transpose()?;
-        Ok(Self { weight, bias, lora: loader.unmerged_lora(name, &shape) })
+        Ok(Self { weight, bias, lora: loader.unmerged_lora(name, &shape).map(Box::new) })
     }
 
     /// Merges the LoRA that was kept beside the weight, if there is one, into a weight of its own.
@@ -76,7 +76,7 @@ pub struct Conv2d {
     padding: i64,
     groups: i64,
     /// What is not merged into the weight.
-    lora: Option<LoraDelta>,
+    lora: Option<Box<LoraDelta>>,
 }
 
 impl Conv2d {
@@ -92,7 +92,7 @@ impl Conv2d {
         let shape = [outputs, inputs, kernel, kernel];
         let weight = loader.tensor(&format!("{name}.weight"), &shape)?;
         let bias = Some(loader.tensor(&format!("{name}.bias"), &[outputs])?);
-        Ok(Self { weight, bias, stride, padding, groups: 1, lora: loader.unmerged_lora(name, &shape) })
+        Ok(Self { weight, bias, stride, padding, groups: 1, lora: loader.unmerged_lora(name, &shape).map(Box::new) })
     }
 
     /// One that keeps height and width.
@@ -123,7 +123,14 @@ impl Conv2d {
         let shape = [outputs, inputs, 3, 3];
         let weight = loader.tensor_as(Kind::Float, &format!("{name}.weight"), &shape)?;
         let bias = Some(loader.tensor_as(Kind::Float, &format!("{name}.bias"), &[outputs])?);
-        Ok(Self { weight, bias, stride: 1, padding: 1, groups: 1, lora: loader.unmerged_lora(name, &shape) })
+        Ok(Self {
+            weight,
+            bias,
+            stride: 1,
+            padding: 1,
+            groups: 1,
+            lora: loader.unmerged_lora(name, &shape).map(Box::new),
+        })
     }
 
     /// Merges the LoRA that was kept beside the weight, if there is one, into a weight of its own.
@@ -147,7 +154,7 @@ impl Conv2d {
     }
 }
 
-fn merge(weight: &mut Tensor, lora: &mut Option<LoraDelta>) -> Result<(), TchError> {
+fn merge(weight: &mut Tensor, lora: &mut Option<Box<LoraDelta>>) -> Result<(), TchError> {
     if let Some(delta) = lora {
         *weight = tch::no_grad(|| delta.merge(weight)?.f_to_kind(weight.kind()))?;
         *lora = None;
@@ -289,7 +296,7 @@ mod tests {
     }
 
     fn pair(up: &[i64], down: &[i64]) -> LoraDelta {
-        LoraDelta { up: noise(up), down: noise(down), scale: 0.75 }
+        LoraDelta { up: noise(up), down: noise(down), scale: 0.75, dropout: None }
     }
 
     fn loader(weights: &Weights, lora: LoraDelta) -> Loader<'static> {

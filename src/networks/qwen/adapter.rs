@@ -37,6 +37,14 @@ pub struct Adapter {
     read: Option<(LoraFile, Config)>,
 }
 
+/// A layer's pair, and the keys of down and up in its file.
+pub struct NamedPair {
+    /// Down, up.
+    pub keys: [String; 2],
+    /// The pair.
+    pub delta: LoraDelta,
+}
+
 /// `layers.0.self_attn.q_proj` of a key, whatever is before it.
 fn layer(key: &str) -> Option<(String, Half)> {
     let (name, half) = peft_half(key, "default")?;
@@ -70,6 +78,23 @@ impl Adapter {
             return Err(WeightsError::Mismatch { file, network: "the language model's adapter", problems });
         }
         Ok(Self { read: Some((LoraFile::new(&weights, layer), config)) })
+    }
+
+    /// All pairs by the layers they change, for training.
+    ///
+    /// # Errors
+    /// What cannot be read.
+    pub fn pairs(&self) -> Result<BTreeMap<String, NamedPair>, WeightsError> {
+        let Some((pairs, config)) = &self.read else { return Ok(BTreeMap::new()) };
+        let mut named = BTreeMap::new();
+        for name in pairs.layers() {
+            let ([Some(up), Some(down)], Some([_, shape])) = (pairs.keys(name), pairs.shapes(name)) else { continue };
+            let scale = config.scale(name, shape.first().copied().unwrap_or(1));
+            if let Some(delta) = pairs.read(name, scale)? {
+                named.insert(name.to_owned(), NamedPair { keys: [down.to_owned(), up.to_owned()], delta });
+            }
+        }
+        Ok(named)
     }
 
     /// A linear layer called `name`, as its own file has it at `key`, with its LoRA merged in.

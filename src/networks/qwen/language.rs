@@ -1,5 +1,6 @@
-//! The language model (`Qwen2_5_VLTextModel` with its output layer): grouped-query attention, positions in three axes, a
-//! cache of keys and values that is allocated once.
+//! The language model (`Qwen2_5_VLTextModel` with its output layer): grouped-query attention, positions in three axes. It reads
+//! token after token into a cache of keys and values that is allocated once; or, to be trained, a whole sequence at once, layer
+//! by layer, so that gradients can go back.
 
 use tch::{Device, Kind, TchError, Tensor};
 
@@ -8,7 +9,7 @@ use super::config::Language;
 use super::{GatedMlp, LANGUAGE, prefix, rotated};
 use crate::networks::layers::{Linear, RmsNorm, join_heads, residual_kind, split_heads};
 use crate::runtime::Layers;
-use crate::runtime::weights::{Loader, WeightsError};
+use crate::runtime::weights::{Loader, Weights, WeightsError};
 
 /// The linear layers of a layer, which an adapter may change.
 const LAYERS: [&str; 7] = [
@@ -37,7 +38,7 @@ struct Turns {
     sin: Tensor,
 }
 
-/// One layer's keys and values, `[1, kv_heads, room, head_dim]` each.
+/// One layer's keys and values, `[B, kv_heads, room, head_dim]` each.
 struct Memory {
     keys: Tensor,
     values: Tensor,
@@ -54,6 +55,19 @@ impl Cache {
     /// Tokens read so far.
     pub fn filled(&self) -> i64 {
         self.filled
+    }
+
+    /// The same for so many texts that begin alike, with room for so many tokens in all.
+    pub fn copies(&self, count: i64, room: i64) -> Result<Self, TchError> {
+        let copied = |memory: &Tensor| -> Result<Tensor, TchError> {
+            let (_, heads, _, head_dim) = memory.size4()?;
+            let copies = Tensor::f_zeros([count, heads, room, head_dim], (memory.kind(), memory.device()))?;
+            copies.f_narrow(2, 0, self.filled)?.f_copy_(&memory.f_narrow(2, 0, self.filled)?)?;
+            Ok(copies)
+        };
+        let layers = self.layers.iter();
+        let layers = layers.map(|layer| Ok(Memory { keys: copied(&layer.keys)?, values: copied(&layer.values)? }));
+        Ok(Self { layers: layers.collect::<Result<_, TchError>>()?, filled: self.filled, room })
     }
 }
 
@@ -82,45 +96,43 @@ impl Layer {
         })
     }
 
-    /// `[1, N, D] -> [1, wanted, D]`, N tokens after the `filled` ones in memory; what becomes of the last `wanted` ones, all
-    /// or one.
+    /// `[B, N, D] -> [B, wanted, D]`: what becomes of the last `wanted` tokens. `attend` has their queries, and the keys and
+    /// values of all tokens, `[B, heads, ..., head_dim]`.
     fn forward(
         &self,
         x: &Tensor,
         turns: &Turns,
-        memory: &Memory,
-        filled: i64,
         wanted: i64,
         config: &Language,
+        attend: impl FnOnce(&Tensor, &Tensor, &Tensor) -> Result<Tensor, TchError>,
     ) -> Result<Tensor, TchError> {
         let (heads, shared) = (config.num_attention_heads, config.num_key_value_heads);
         let h = self.norm1.forward_narrowed(x)?;
         let length = h.size()[1];
         let wanted_of = |x: &Tensor, axis: i64| x.f_narrow(axis, length - wanted, wanted);
+        // What a LoRA adds comes in float32.
+        let narrowed = |layer: &Linear, h: &Tensor| layer.forward(h)?.f_to_kind(h.kind());
         let (cos, sin) = (wanted_of(&turns.cos, 0)?, wanted_of(&turns.sin, 0)?);
-        let q = rotated(&split_heads(&self.q.forward(&wanted_of(&h, 1)?)?, heads)?, &cos, &sin)?;
-        let k = rotated(&split_heads(&self.k.forward(&h)?, shared)?, &turns.cos, &turns.sin)?;
-        let v = split_heads(&self.v.forward(&h)?, shared)?;
-        let remember = |memory: &Tensor, new: &Tensor| -> Result<Tensor, TchError> {
-            memory.f_narrow(2, filled, length)?.f_copy_(new)?;
-            memory.f_narrow(2, 0, filled + length)
-        };
-        let (keys, values) = (remember(&memory.keys, &k)?, remember(&memory.values, &v)?);
-        // One token may look at all before it; several at once only at those before each.
-        let causal = wanted > 1;
-        let attended = Tensor::f_scaled_dot_product_attention(
-            &q,
-            &keys,
-            &values,
-            None::<&Tensor>,
-            0.0,
-            causal,
-            None,
-            heads != shared,
-        )?;
-        let x = wanted_of(x, 1)?.f_add(&self.out.forward(&join_heads(&attended)?)?)?;
+        let q = rotated(&split_heads(&narrowed(&self.q, &wanted_of(&h, 1)?)?, heads)?, &cos, &sin)?;
+        let k = rotated(&split_heads(&narrowed(&self.k, &h)?, shared)?, &turns.cos, &turns.sin)?;
+        let v = split_heads(&narrowed(&self.v, &h)?, shared)?;
+        let attended = join_heads(&attend(&q, &k, &v)?)?;
+        let x = wanted_of(x, 1)?.f_add(&narrowed(&self.out, &attended)?)?;
         x.f_add(&self.mlp.forward(&self.norm2.forward_narrowed(&x)?, x.kind())?)
     }
+}
+
+/// `softmax(q k^T / sqrt(head_dim)) v`; `mask`: true where a query (row) sees a key.
+fn attention(q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&Tensor>, causal: bool) -> Result<Tensor, TchError> {
+    let is_grouped = q.size()[1] != k.size()[1];
+    Tensor::f_scaled_dot_product_attention(q, k, v, mask, 0.0, causal, None, is_grouped)
+}
+
+/// A sequence that is read at once: where its tokens are, and which they see.
+pub struct Sequence {
+    turns: Turns,
+    /// `[N, N]`, true where a token (row) sees another.
+    mask: Tensor,
 }
 
 /// The whole model.
@@ -134,6 +146,24 @@ pub struct LanguageModel {
 }
 
 impl LanguageModel {
+    /// The layers that a LoRA may change: as an adapter names them (`layers.0.self_attn.q_proj`), and their keys in these weights.
+    pub fn adaptable_layers(weights: &Weights, config: &Language) -> Vec<(String, String)> {
+        let is_there = |start: &&str| weights.shape(&format!("{start}embed_tokens.weight")).is_some();
+        let start = LANGUAGE.into_iter().find(is_there).unwrap_or(LANGUAGE[0]);
+        let names = (0..config.num_hidden_layers).flat_map(|i| LAYERS.map(|part| format!("layers.{i}.{part}")));
+        names.map(|name| (name.clone(), format!("{start}{name}"))).collect()
+    }
+
+    /// Where it is.
+    pub fn device(&self) -> Device {
+        self.tokens.device()
+    }
+
+    /// The dtype in which the layers' outputs are added up.
+    pub fn residual_kind(&self) -> Kind {
+        residual_kind(self.tokens.kind())
+    }
+
     /// Reads the model from a file that also holds the vision tower, which is left alone; the adapter is merged in float32.
     pub fn load(loader: &mut Loader, config: &Language, adapter: &Adapter) -> Result<Self, WeightsError> {
         let start = prefix(loader, LANGUAGE, "embed_tokens.weight");
@@ -161,7 +191,7 @@ impl LanguageModel {
         Ok(Self { tokens, layers, norm, output, config: config.clone() })
     }
 
-    /// An empty cache for up to `room` tokens.
+    /// An empty cache for up to `room` tokens of one text.
     pub fn cache(&self, room: i64) -> Result<Cache, TchError> {
         let config = &self.config;
         let shape = [1, config.num_key_value_heads, room, config.head_dim()];
@@ -170,13 +200,14 @@ impl LanguageModel {
         Ok(Cache { layers: layers.collect::<Result<_, TchError>>()?, filled: 0, room })
     }
 
-    /// Token ids `[N]` -> `[1, N, D]`.
+    /// Token ids `[N]` -> `[1, N, D]`; of several texts `[B, N]` -> `[B, N, D]`.
     pub fn embed(&self, ids: &Tensor) -> Result<Tensor, TchError> {
-        Tensor::f_embedding(&self.tokens, ids, -1, false, false)?.f_unsqueeze(0)
+        let embedded = Tensor::f_embedding(&self.tokens, ids, -1, false, false)?;
+        if ids.dim() == 1 { embedded.f_unsqueeze(0) } else { Ok(embedded) }
     }
 
-    /// Reads tokens, `[1, N, D]` at the positions `[3, N]` (time, row, column; on the CPU), after what is in the cache -> the logits of
-    /// what follows the last one, `[vocabulary]` in float32.
+    /// Reads tokens, `[B, N, D]` at the positions `[3, N]` (time, row, column; on the CPU), after what is in the cache of B texts ->
+    /// the logits of what follows the last one, `[B, vocabulary]` in float32.
     pub fn forward<E: From<TchError> + From<WeightsError>>(
         &self,
         embedded: &Tensor,
@@ -184,31 +215,73 @@ impl LanguageModel {
         cache: &mut Cache,
         on_progress: &mut dyn FnMut(f32) -> Result<(), E>,
     ) -> Result<Tensor, E> {
-        let length = embedded.size()[1];
-        if cache.filled + length > cache.room {
-            let text = format!("{} tokens after {} do not fit a cache for {}", length, cache.filled, cache.room);
+        let (length, filled) = (embedded.size()[1], cache.filled);
+        if filled + length > cache.room {
+            let text = format!("{length} tokens after {filled} do not fit a cache for {}", cache.room);
             return Err(TchError::Shape(text).into());
         }
-        if cache.filled > 0 && length > 1 {
-            return Err(TchError::Shape("after the prompt tokens come one by one".into()).into());
-        }
         let turns = self.turns(positions)?;
+        // Several tokens behind others: each sees those, and of its own those before it.
+        let mask = match filled > 0 && length > 1 {
+            true => {
+                let all = Tensor::f_ones([length, filled + length], (Kind::Bool, embedded.device()))?;
+                Some(all.f_tril(filled)?)
+            }
+            false => None,
+        };
         let mut x = embedded.f_to_kind(residual_kind(self.tokens.kind()))?;
         let layers = self.config.num_hidden_layers;
         self.layers.each(|i, layer| {
             on_progress(i as f32 / layers as f32)?;
             // Nobody asks what becomes of the others in the end.
             let wanted = if i + 1 == layers { 1 } else { length };
-            x = layer.forward(&x, &turns, &cache.layers[i as usize], cache.filled, wanted, &self.config)?;
+            let memory = &cache.layers[i as usize];
+            x = layer.forward(&x, &turns, wanted, &self.config, |q, k, v| {
+                let remember = |memory: &Tensor, new: &Tensor| -> Result<Tensor, TchError> {
+                    memory.f_narrow(2, filled, length)?.f_copy_(new)?;
+                    memory.f_narrow(2, 0, filled + length)
+                };
+                let (keys, values) = (remember(&memory.keys, k)?, remember(&memory.values, v)?);
+                // One token may look at all before it; several at once only at those before each.
+                let causal = wanted > 1 && mask.is_none();
+                attention(q, &keys, &values, mask.as_ref().filter(|_| wanted > 1), causal)
+            })?;
             Ok::<(), E>(())
         })?;
         cache.filled += length;
-        let last = self.norm.forward_narrowed(&x)?;
+        Ok(self.logits(&x)?.f_select(1, 0)?)
+    }
+
+    /// How many layers there are.
+    pub fn layer_count(&self) -> usize {
+        self.layers.count()
+    }
+
+    /// A sequence for [`LanguageModel::layer`]: positions `[3, N]` on the CPU, and the mask `[N, N]` of which tokens (rows) see
+    /// which.
+    pub fn sequence(&self, positions: &Tensor, mask: Tensor) -> Result<Sequence, TchError> {
+        Ok(Sequence { turns: self.turns(positions)?, mask })
+    }
+
+    /// What a layer makes of a sequence, `[1, N, D] -> [1, N, D]`, by operations that gradients go back through. The first one
+    /// takes embedded tokens in the dtype of [`residual_kind`].
+    pub fn layer(&self, i: usize, x: &Tensor, sequence: &Sequence) -> Result<Tensor, TchError> {
+        let missing = || TchError::Shape(format!("layer {i} is not in memory"));
+        let layer = self.layers.get(i).ok_or_else(missing)?;
+        let length = x.size()[1];
+        layer.forward(x, &sequence.turns, length, &self.config, |q, k, v| {
+            attention(q, k, v, Some(&sequence.mask), false)
+        })
+    }
+
+    /// What the layers' output says of the tokens that follow, `[B, N, D] -> [B, N, vocabulary]` in float32.
+    pub fn logits(&self, x: &Tensor) -> Result<Tensor, TchError> {
+        let last = self.norm.forward_narrowed(x)?;
         let logits = match &self.output {
             Some(output) => output.forward(&last)?,
             None => last.f_linear(&self.tokens, None::<&Tensor>)?,
         };
-        Ok(logits.f_view([-1])?.f_to_kind(Kind::Float)?)
+        logits.f_to_kind(Kind::Float)
     }
 
     /// Each section of a head's channels turns with its own axis. Computed on the CPU: so little costs more to begin on a

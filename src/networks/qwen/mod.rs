@@ -67,9 +67,15 @@ impl GatedMlp {
     /// In the dtype of the sum that the result is added to: in half precision the product and what is made of it leave the
     /// range (as in T5).
     fn forward(&self, x: &Tensor, sum: Kind) -> Result<Tensor, tch::TchError> {
-        // In place: these are the widest tensors, and only needed here.
-        let inner = self.gate.forward(x)?.f_silu_()?.f_to_kind(sum)?.f_mul_(&self.up.forward(x)?)?;
-        self.down.forward_as(&inner, sum)
+        // What a LoRA adds comes in float32.
+        let narrowed = |layer: &Linear| layer.forward(x)?.f_to_kind(x.kind());
+        let (mut gate, up) = (narrowed(&self.gate)?, narrowed(&self.up)?);
+        let inner = match gate.requires_grad() {
+            true => gate.f_silu()?.f_to_kind(sum)?.f_mul(&up)?,
+            // In place: these are the widest tensors, and only needed here.
+            false => gate.f_silu_()?.f_to_kind(sum)?.f_mul_(&up)?,
+        };
+        self.down.forward_as(&inner, sum)?.f_to_kind(sum)
     }
 }
 

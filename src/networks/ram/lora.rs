@@ -85,12 +85,14 @@ impl RamLora {
         if loader.load_mode() == LoadMode::ShapesOnly {
             return Ok(None);
         }
-        let Some(LoraDelta { up, down, scale }) = pairs.read(name, 1.0 / rank as f64)? else { return Ok(None) };
+        let Some(LoraDelta { up, down, scale, dropout }) = pairs.read(name, 1.0 / rank as f64)? else {
+            return Ok(None);
+        };
         let (queries, values) = (up.f_narrow(0, 0, width)?, up.f_narrow(0, width, width)?);
         let zeros = queries.f_zeros_like()?;
         let row = |left: &Tensor, right: &Tensor| Tensor::f_cat(&[left, right], 1);
         let rows = [row(&queries, &zeros)?, row(&zeros, &zeros)?, row(&zeros, &values)?];
-        Ok(Some(LoraDelta { up: Tensor::f_cat(&rows, 0)?, down, scale }))
+        Ok(Some(LoraDelta { up: Tensor::f_cat(&rows, 0)?, down, scale, dropout }))
     }
 
     /// Notes the pairs that no layer has taken.

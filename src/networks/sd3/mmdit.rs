@@ -467,7 +467,7 @@ mod tests {
     fn only_merged_loras_round_the_modulation() {
         let tensors = [("norm.weight".into(), noise(&[48, 8])), ("norm.bias".into(), noise(&[48]))];
         let weights = Weights::from_tensors(tensors.into());
-        let lora = LoraDelta { up: noise(&[48, 4]), down: noise(&[4, 8]), scale: 1.0 };
+        let lora = LoraDelta { up: noise(&[48, 4]), down: noise(&[4, 8]), scale: 1.0, dropout: None };
         let emb = noise(&[1, 8]);
         let parts = |kind: Kind, lora: Option<&LoraDelta>| {
             let mut loader = Loader::new(&weights, "", Device::Cpu, kind);

@@ -1,6 +1,7 @@
 //! Captioners: models that write the prompt for a step. A new one is a file here, a line in `REGISTRY` and a row of
 //! [`PROMPT_SOURCES`](crate::base::PROMPT_SOURCES).
 
+pub mod server;
 pub mod tags;
 pub mod vlm;
 

@@ -5,10 +5,13 @@
 //! [`Loader::unmerged`] has layers keep their pairs beside the weights.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tch::{Device, Kind, TchError, Tensor};
 
 use super::{LoadMode, Loader, Weights, WeightsError};
+use crate::runtime::rng;
 
 /// W' = W + scale * up @ down.
 #[derive(Debug)]
@@ -19,6 +22,28 @@ pub struct LoraDelta {
     pub down: Tensor,
     /// alpha / r, as a rule.
     pub scale: f64,
+    /// While it is trained.
+    pub dropout: Option<LoraDropout>,
+}
+
+/// What the input of a LoRA loses by chance (PEFT's `lora_dropout`), the same whenever the same pass is computed.
+#[derive(Clone, Debug)]
+pub struct LoraDropout {
+    /// Share of the numbers that become 0; the others grow by as much.
+    pub probability: f64,
+    /// Of this LoRA.
+    pub seed: u64,
+    /// The number of the pass that is computed, of all LoRAs together; 0: nothing is lost.
+    pub pass: Arc<AtomicU64>,
+}
+
+impl LoraDropout {
+    fn apply(&self, x: &Tensor) -> Result<Tensor, TchError> {
+        match self.pass.load(Ordering::Relaxed) {
+            0 => Ok(x.shallow_clone()),
+            pass => rng::seeded(pass ^ self.seed, || x.f_dropout(self.probability, true)),
+        }
+    }
 }
 
 impl LoraDelta {
@@ -36,7 +61,7 @@ impl LoraDelta {
         let wide = |half: &Tensor| half.f_to_kind(Kind::Float);
         let ups: Result<Vec<_>, _> = parts.iter().map(|part| wide(&part.up)?.f_mul_scalar(part.scale)).collect();
         let downs: Result<Vec<_>, _> = parts.iter().map(|part| wide(&part.down)).collect();
-        Ok(Self { up: Tensor::f_cat(&ups?, 1)?, down: Tensor::f_cat(&downs?, 0)?, scale: 1.0 })
+        Ok(Self { up: Tensor::f_cat(&ups?, 1)?, down: Tensor::f_cat(&downs?, 0)?, scale: 1.0, dropout: None })
     }
 
     /// The weight with the change in it, in float32 where the weight is.
@@ -56,7 +81,9 @@ impl LoraDelta {
         down: impl FnOnce(&Tensor, &Tensor) -> Result<Tensor, TchError>,
         up: impl FnOnce(&Tensor, &Tensor) -> Result<Tensor, TchError>,
     ) -> Result<Tensor, TchError> {
-        let inner = down(&x.f_to_kind(self.down.kind())?, &self.down)?;
+        let x = x.f_to_kind(self.down.kind())?;
+        let x = self.dropout.as_ref().map_or(Ok(x.shallow_clone()), |dropout| dropout.apply(&x))?;
+        let inner = down(&x, &self.down)?;
         y.f_to_kind(inner.kind())?.f_add(&up(&inner, &self.up)?.f_mul_scalar(self.scale)?)
     }
 
@@ -66,12 +93,17 @@ impl LoraDelta {
         let own = |half: &Tensor| {
             half.f_detach()?.f_to_device_(device, Kind::Float, false, true)?.f_contiguous()?.f_set_requires_grad(true)
         };
-        Ok(Self { up: own(&self.up)?, down: own(&self.down)?, scale: self.scale })
+        Ok(Self { up: own(&self.up)?, down: own(&self.down)?, scale: self.scale, dropout: self.dropout.clone() })
     }
 
     /// The same halves: what is optimised through one is seen through the other.
     pub fn shallow_clone(&self) -> Self {
-        Self { up: self.up.shallow_clone(), down: self.down.shallow_clone(), scale: self.scale }
+        Self {
+            up: self.up.shallow_clone(),
+            down: self.down.shallow_clone(),
+            scale: self.scale,
+            dropout: self.dropout.clone(),
+        }
     }
 }
 
@@ -132,7 +164,7 @@ impl LoraFile {
     pub fn read(&self, layer: &str, scale: f64) -> Result<Option<LoraDelta>, TchError> {
         let tensor = |key: Option<&str>| key.and_then(|key| self.weights.tensor(key)).transpose();
         let [up, down] = self.keys(layer).map(tensor);
-        Ok(up?.zip(down?).map(|(up, down)| LoraDelta { up, down, scale }))
+        Ok(up?.zip(down?).map(|(up, down)| LoraDelta { up, down, scale, dropout: None }))
     }
 
     /// The pair of `layer`, whose weight has the shape `weight`, with a scale by its rank. `None` without a pair, where
@@ -202,7 +234,7 @@ mod tests {
         let number =
             |tensor: &Tensor, at: &[i64]| at.iter().fold(tensor.shallow_clone(), |t, &i| t.get(i)).double_value(&[]);
         let (weight, up, down) = (noise(&[3, 2, 3, 3]), noise(&[3, 4, 1, 1]), noise(&[4, 2, 3, 3]));
-        let delta = LoraDelta { up, down, scale: 2.5 };
+        let delta = LoraDelta { up, down, scale: 2.5, dropout: None };
         let merged = delta.merge(&weight).unwrap();
         assert_eq!(merged.size(), weight.size());
         for at in [[0, 0, 0, 0], [2, 1, 0, 2], [1, 1, 2, 1]] {
@@ -244,7 +276,7 @@ mod tests {
         let again = view(&mut loader, "layer.lora_B.weight", &[6, 2]);
         assert_eq!(again.data_ptr(), b.data_ptr(), "it lends the file's own memory");
 
-        let lent = LoraDelta { up: b, down: a, scale: 1.0 };
+        let lent = LoraDelta { up: b, down: a, scale: 1.0, dropout: None };
         let pairs =
             LoraFile::new(&weights, |key| peft_half(key, "default").map(|(layer, half)| (layer.to_owned(), half)));
         let read = pairs.read("layer", 1.0).unwrap().unwrap();

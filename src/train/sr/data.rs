@@ -10,9 +10,11 @@ use tch::{Kind, TchError, Tensor};
 
 use super::degradation::{Op, degraded, draw, seeded_noise};
 use crate::imaging::Picture;
-use crate::imaging::codec::{Alpha, Opening, dimensions, open_watched};
+use crate::imaging::codec::dimensions;
 use crate::runtime::tensor::levels_from_picture;
 use crate::train::TrainError;
+use crate::train::files::open_picture;
+use crate::train::seed::derived_seed;
 
 /// Where photos are listed, and what of them is taken.
 #[derive(Clone, Debug)]
@@ -48,15 +50,6 @@ pub struct Sample {
     pub lq: Tensor,
     /// How.
     pub ops: Vec<Op>,
-}
-
-/// A seed for one thing among many, by what it is for and all of these numbers.
-pub fn derived_seed(what: &str, parts: &[u64]) -> u64 {
-    let numbers = parts.iter().flat_map(|part| part.to_le_bytes());
-    let bytes: Vec<u8> = what.bytes().chain([0]).chain(numbers).collect();
-    let mut seed = [0; 8];
-    seed.copy_from_slice(&Sha256::digest(&bytes)[..8]);
-    u64::from_le_bytes(seed)
 }
 
 impl Dataset {
@@ -166,7 +159,7 @@ fn photo(line: &str, list: &Path) -> PathBuf {
 /// # Errors
 /// A photo that cannot be read, or is smaller.
 pub(super) fn crop(file: &Path, side: u32, rng: Option<&mut Rng>) -> Result<Picture, TrainError> {
-    let photo = open(file)?;
+    let photo = open_picture(file)?;
     let (width, height) = (photo.width(), photo.height());
     if photo.short_side() < side {
         return Err(TrainError::Photos(vec![too_small(file, [width, height], side)]));
@@ -203,14 +196,6 @@ pub(super) fn degraded_by(gt: &Tensor, ops: &[Op]) -> Result<Tensor, TchError> {
 /// What libtorch says.
 pub(super) fn signed(levels: &Tensor) -> Result<Tensor, TchError> {
     levels.f_div_scalar(255.0)?.f_sub_scalar(0.5)?.f_div_scalar(0.5)
-}
-
-fn open(file: &Path) -> Result<Picture, TrainError> {
-    let opening = Opening { alpha: Alpha::Drop, ..Opening::default() };
-    match open_watched(file, &opening, &mut |_| true) {
-        Ok(decoded) => Ok(decoded.picture),
-        Err(error) => Err(TrainError::format(file, error)),
-    }
 }
 
 #[cfg(test)]

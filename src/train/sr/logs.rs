@@ -7,15 +7,12 @@ use super::options::{Options, Step};
 use crate::base::write_atomic;
 use crate::train::TrainError;
 use crate::train::csv_log::CsvLog;
-use crate::train::plot::{Curve, Scale, svg};
+use crate::train::plot::{Curve, Scale, svg, thinned};
 use crate::train::tensorboard::EventFile;
 
 const LOSSES: [&str; 4] = ["l2", "lpips", "vsd", "diff"];
 const NORMS: [&str; 3] = ["norm_gen", "norm_vae", "norm_reg"];
 const SCORES: [&str; 4] = ["l2", "lpips", "psnr", "niqe"];
-
-/// Points of a curve, each the mean of as many steps as it takes.
-const MOST_POINTS: usize = 400;
 
 /// All of them.
 pub(super) struct Logs {
@@ -97,15 +94,4 @@ impl Logs {
         }
         Ok(())
     }
-}
-
-/// Means of neighbours where there are too many points.
-fn thinned(points: impl Iterator<Item = (f64, f64)>) -> Vec<(f64, f64)> {
-    let points: Vec<(f64, f64)> = points.filter(|(_, value)| value.is_finite()).collect();
-    let each = points.len().div_ceil(MOST_POINTS).max(1);
-    let mean = |chunk: &[(f64, f64)]| {
-        let sum = chunk.iter().fold((0.0, 0.0), |sum, point| (sum.0 + point.0, sum.1 + point.1));
-        (sum.0 / chunk.len() as f64, sum.1 / chunk.len() as f64)
-    };
-    points.chunks(each).map(mean).collect()
 }

@@ -3,9 +3,9 @@
 use tch::{Kind, TchError, Tensor};
 
 use super::model::{Conditioned, GEN, Model, REG};
-use super::tape;
-use super::tape::Tape;
 use crate::networks::sd3::vae::moments;
+use crate::train::tape;
+use crate::train::tape::Tape;
 
 /// Pictures and prompts.
 pub struct Batch {

@@ -1,6 +1,5 @@
 //! Training of the restoring model (OSEDiff on Stable Diffusion 3), with the mathematics of the reference.
 
-pub mod adamw;
 pub mod data;
 pub mod degradation;
 mod logs;
@@ -12,9 +11,7 @@ pub mod preview;
 mod prompts;
 pub mod replay;
 pub mod samples;
-pub mod schedule;
 pub mod state;
-pub mod tape;
 pub mod trainer;
 pub mod validation;
 pub mod visualization;

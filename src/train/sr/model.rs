@@ -7,9 +7,6 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use tch::{Device, Kind, TchError, Tensor};
 
-use super::adamw::{AdamWConfig, Group};
-use super::data::derived_seed;
-use super::tape::Segments;
 use crate::evaluate::metrics::Lpips;
 use crate::networks::sd3::lora::ENCODER;
 use crate::networks::sd3::mmdit::Mmdit;
@@ -17,7 +14,10 @@ use crate::networks::sd3::vae::{Decoder, Encoder, Ops};
 use crate::networks::sd3::{mmdit, vae};
 use crate::runtime::weights::{Loader, LoraDelta, LoraMap, Weights};
 use crate::train::TrainError;
-use crate::train::files::{write_torch_dictionary, write_torch_list};
+use crate::train::adamw::{AdamWConfig, Group};
+use crate::train::files::{shared, write_torch_dictionary, write_torch_list};
+use crate::train::seed::derived_seed;
+use crate::train::tape::Segments;
 
 /// alpha of the encoder's LoRA; its scale is that by the rank.
 const ENCODER_ALPHA: f64 = 8.0;
@@ -75,18 +75,6 @@ fn config<C: DeserializeOwned>(folder: &Path) -> Result<C, TrainError> {
     serde_json::from_slice(&text).map_err(|error| TrainError::format(&file, error))
 }
 
-/// Weights in one dtype, read once: networks that are loaded from them share their memory.
-fn shared(weights: &Weights, prefix: &str, device: Device, kind: Kind) -> Result<BTreeMap<String, Tensor>, TrainError> {
-    let mut tensors = BTreeMap::new();
-    for name in weights.shapes().into_keys().filter(|name| name.starts_with(prefix)) {
-        if let Some(tensor) = weights.tensor(name).transpose()? {
-            let tensor = tensor.f_to_device(device)?.f_to_kind(kind)?;
-            tensors.insert(name[prefix.len()..].to_owned(), tensor);
-        }
-    }
-    Ok(tensors)
-}
-
 /// Pairs of LoRA halves with the values of `initial`; without that down is drawn and up is zero.
 struct Pairs<'a> {
     initial: Option<&'a Initial>,
@@ -132,7 +120,7 @@ impl Pairs<'_> {
             return Err(TrainError::Misfit(format!("{layer}: {down:?} and {up:?} do not fit a weight of {weight:?}")));
         }
         let scale = scale(down.size()[0]);
-        let pair = LoraDelta { up, down, scale }.trainable(self.device)?;
+        let pair = LoraDelta { up, down, scale, dropout: None }.trainable(self.device)?;
         let parameters = [(down_name, pair.down.shallow_clone()), (up_name, pair.up.shallow_clone())];
         Ok((pair, parameters))
     }

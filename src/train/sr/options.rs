@@ -4,12 +4,12 @@ use std::path::PathBuf;
 
 use tch::Device;
 
-use super::adamw::AdamWConfig;
 use super::data::Lists;
 use super::losses::Losses;
-use super::schedule::LrSchedule;
 use crate::base::{MemoryPlan, Precision};
 use crate::train::TrainError;
+use crate::train::adamw::AdamWConfig;
+use crate::train::schedule::LrSchedule;
 
 /// What to train, on what, and for how long.
 #[derive(Clone, Debug)]

@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use tch::{Device, Kind, Tensor};
 
-use super::adamw::{AdamWConfig, norm};
 use super::data::signed;
 use super::losses::{Batch, Draws, LossOptions, Losses, micro_batch};
 use super::model::{GEN, Initial, Model, ModelFiles, REG, VAE};
@@ -16,6 +15,7 @@ use crate::base::write_atomic;
 use crate::pipelines::sr::PromptEncoder;
 use crate::runtime::weights::Weights;
 use crate::train::TrainError;
+use crate::train::adamw::{AdamWConfig, norm};
 use crate::train::files::write_safetensors;
 
 /// A case; paths are relative to its file.

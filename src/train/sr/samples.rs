@@ -8,29 +8,10 @@ use crossbeam_channel::{Receiver, bounded};
 use super::data::{Dataset, Sample};
 use crate::runtime::compute_alone;
 use crate::train::TrainError;
+use crate::train::distributed::Share;
 
 /// Samples that each worker has ready.
 const PREFETCH: usize = 2;
-
-/// Which items a process takes: of each `size * batch` in a row the `rank`-th batch.
-#[derive(Clone, Copy, Debug)]
-pub struct Share {
-    /// Where the row begins.
-    pub first: u64,
-    /// Items of a micro-batch.
-    pub batch: u64,
-    /// This process.
-    pub rank: u64,
-    /// All of them.
-    pub size: u64,
-}
-
-impl Share {
-    /// The number of the `i`-th item of this process.
-    pub fn item(&self, i: u64) -> u64 {
-        self.first + i / self.batch * self.batch * self.size + self.rank * self.batch + i % self.batch
-    }
-}
 
 type Worker = (Receiver<Result<Sample, TrainError>>, JoinHandle<()>);
 
@@ -88,17 +69,5 @@ impl Drop for Samples {
             // What panicked there was reported where its samples did not come.
             _ = thread.join();
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn processes_share_what_one_would_take() {
-        let share = |rank: u64| Share { first: 100, batch: 2, rank, size: 3 };
-        let of = |rank: u64| (0..4).map(|i| share(rank).item(i)).collect::<Vec<_>>();
-        assert_eq!([of(0), of(1), of(2)], [[100, 101, 106, 107], [102, 103, 108, 109], [104, 105, 110, 111]]);
     }
 }

@@ -2,33 +2,33 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tch::Tensor;
 
-use super::adamw::norm;
-use super::data::{Dataset, derived_seed};
+use super::data::Dataset;
 use super::logs::Logs;
 use super::losses::{Batch, Draws, Guidance, LossOptions, Losses, micro_batch};
 use super::memory::step_bytes;
 use super::model::{Model, ModelFiles};
 use super::options::{Event, Options, Step};
 use super::prompts::{Item, Prompts};
-use super::samples::{Samples, Share};
-use super::state::Position;
+use super::samples::Samples;
 use super::validation::Validation;
 use super::{memory, state, visualization};
 use crate::pipelines::caption::tags::Tagger;
 use crate::runtime::{accelerator, precision, rng};
 use crate::train::TrainError;
-use crate::train::distributed::World;
+use crate::train::adamw::norm;
+use crate::train::distributed::{Share, World};
+use crate::train::seed::derived_seed;
+use crate::train::state::Position;
+use crate::train::warnings::{RETRY, Warnings};
 
 /// Steps in a row whose gradients are not finite, after which it ends.
 const MOST_SKIPPED: usize = 20;
 /// Steps between the pictures of `visualization/`.
 const VISUALIZATION_STEPS: usize = 100;
-/// Between two tries to save what could not be saved.
-const RETRY: Duration = Duration::from_secs(10);
 
 /// Trains; `on_event` answers whether to go on. What there is then is saved in any case. Returns the number of steps.
 ///
@@ -74,9 +74,8 @@ struct Training<'a> {
     /// The first process's alone.
     logs: Option<Logs>,
     validation: Option<(Validation, usize)>,
-    /// What could not be written now, and the last that was said of that.
-    warnings: Vec<TrainError>,
-    last_warning: String,
+    /// What could not be written now.
+    warnings: Warnings,
 }
 
 impl<'a> Training<'a> {
@@ -114,7 +113,7 @@ impl<'a> Training<'a> {
             ("dataset_txt_paths_list", dataset.fingerprint),
         ];
         let position = match &options.resume {
-            Some(file) => state::load(&mut model, &fixed, file)?,
+            Some(file) => crate::train::state::load(&mut model.groups, &fixed, file)?,
             None => Position::default(),
         };
         if is_first {
@@ -157,10 +156,10 @@ impl<'a> Training<'a> {
         let share = Share { first: position.items, batch, rank, size };
         let samples = Samples::start(&dataset, options.seed, share, options.workers)
             .map_err(|error| TrainError::Stopped(format!("no thread could be started: {error}")))?;
-        let warnings = match dataset.left_out.is_empty() {
-            true => Vec::new(),
-            false => vec![TrainError::Photos(dataset.left_out.clone())],
-        };
+        let mut warnings = Warnings::default();
+        if !dataset.left_out.is_empty() {
+            warnings.add(TrainError::Photos(dataset.left_out.clone()));
+        }
         Ok(Self {
             options,
             world,
@@ -177,7 +176,6 @@ impl<'a> Training<'a> {
             logs,
             validation,
             warnings,
-            last_warning: String::new(),
         })
     }
 
@@ -209,9 +207,9 @@ impl<'a> Training<'a> {
             } else if step.number % every == 1 % every || is_retried {
                 let saved = self.save();
                 self.unsaved_since = saved.is_err().then(Instant::now);
-                self.warn_if_unwritten(saved)?;
+                self.warnings.unless_written(saved)?;
             }
-            for warning in self.new_warnings() {
+            for warning in self.warnings.new_ones() {
                 self.is_stopped |= !on_event(Event::Warning(&warning));
             }
             if is_last {
@@ -241,7 +239,7 @@ impl<'a> Training<'a> {
             if is_shown && self.world.is_first() {
                 let out = options.output.join("visualization");
                 let written = visualization::write(&self.model, &batch, &draws, &outcome, &out, step + 1);
-                self.warn_if_unwritten(written)?;
+                self.warnings.unless_written(written)?;
             }
         }
         let mut gradients = self.model.take_gradients()?;
@@ -268,7 +266,7 @@ impl<'a> Training<'a> {
         let step = Step { number: step + 1, losses, norms, is_skipped, seconds, prompt_seconds, peak_memory };
         if let Some(logs) = &mut self.logs {
             let written = logs.step(&step, rate);
-            self.warn_if_unwritten(written)?;
+            self.warnings.unless_written(written)?;
         }
         Ok(step)
     }
@@ -308,32 +306,6 @@ impl<'a> Training<'a> {
         })
     }
 
-    /// A training goes on where a file cannot be written; that is said later.
-    fn warn_if_unwritten(&mut self, result: Result<(), TrainError>) -> Result<(), TrainError> {
-        match result {
-            Err(error @ TrainError::Write(_)) => {
-                self.warnings.push(error);
-                Ok(())
-            }
-            other => other,
-        }
-    }
-
-    /// The same of the same folder again and again is said once.
-    fn new_warnings(&mut self) -> Vec<TrainError> {
-        let mut warnings = std::mem::take(&mut self.warnings);
-        warnings.retain(|warning| {
-            let what = match warning {
-                TrainError::Write(error) => error.details.clone(),
-                other => other.to_string(),
-            };
-            let is_new = what != self.last_warning;
-            self.last_warning = what;
-            is_new
-        });
-        warnings
-    }
-
     /// All files of this step, or none.
     fn save(&mut self) -> Result<(), TrainError> {
         let (out, step): (&Path, usize) = (&self.options.output, self.position.step);
@@ -347,9 +319,9 @@ impl<'a> Training<'a> {
         })?;
         self.saved = step;
         let pruned = self.options.checkpoints_total_limit.map_or(Ok(()), |limit| state::prune(out, limit));
-        self.warn_if_unwritten(pruned)?;
+        self.warnings.unless_written(pruned)?;
         let drawn = self.logs.as_ref().map_or(Ok(()), Logs::draw);
-        self.warn_if_unwritten(drawn)
+        self.warnings.unless_written(drawn)
     }
 
     /// Where it is time for that.
@@ -360,10 +332,10 @@ impl<'a> Training<'a> {
         }
         let sheet = self.options.output.join(format!("validation/{step}.png"));
         let (scores, written) = validation.run(&self.model, &sheet)?;
-        self.warn_if_unwritten(written)?;
+        self.warnings.unless_written(written)?;
         if let Some(logs) = &mut self.logs {
             let written = logs.validation(step, scores);
-            self.warn_if_unwritten(written)?;
+            self.warnings.unless_written(written)?;
         }
         self.is_stopped |= !on_event(Event::Validation(step, scores));
         Ok(())

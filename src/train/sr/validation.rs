@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use tch::{Kind, TchError, Tensor};
 
-use super::data::{crop, degraded_by, degraded_pair, derived_seed, signed};
+use super::data::{crop, degraded_by, degraded_pair, signed};
 use super::degradation::{Op, Resize};
 use super::losses::predict;
 use super::model::Model;
@@ -16,6 +16,7 @@ use crate::imaging::metrics::Niqe;
 use crate::runtime::rng;
 use crate::runtime::tensor::{levels_from_picture, picture_from_tensor};
 use crate::train::TrainError;
+use crate::train::seed::derived_seed;
 
 /// What the degradations and the noise are drawn by, whatever the training's seed.
 const SEED: u64 = 20_001;

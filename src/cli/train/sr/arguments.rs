@@ -2,29 +2,11 @@
 
 use std::path::PathBuf;
 
-use clap::builder::PossibleValuesParser;
 use clap::{ArgAction, Args, ValueEnum};
 use serde::Serialize;
-use strum::VariantNames;
 
-use crate::base::{DeviceChoice, MemoryPlan, Precision};
-use crate::train::sr::schedule::LrScheduler;
-
-/// A number above zero.
-fn positive(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|&number| number > 0).ok_or_else(|| "expected a whole number above 0".into())
-}
-
-/// A rate, a weight or the like.
-fn not_negative(text: &str) -> Result<f64, String> {
-    let number = text.parse().ok().filter(|number: &f64| number.is_finite() && *number >= 0.0);
-    number.ok_or_else(|| "expected a number that is not below 0".into())
-}
-
-/// Of AdamW.
-fn beta(text: &str) -> Result<f64, String> {
-    not_negative(text).ok().filter(|beta| *beta < 1.0).ok_or_else(|| "expected a number from 0 to below 1".into())
-}
+use crate::base::{MemoryPlan, Precision};
+use crate::cli::train::shared::{Shared, beta, not_negative, positive};
 
 /// Options of `coz train sr`.
 #[derive(Args, Serialize)]
@@ -36,14 +18,9 @@ fn beta(text: &str) -> Result<f64, String> {
                   validation.svg and validation/. docs/training.md leads through it."
 )]
 pub(in crate::cli::train) struct Arguments {
-    /// TOML file with options by their snake_case names, e.g. `learning_rate = 5e-5`. Those given here win; a flag that is true
-    /// there stays so. OUTPUT/config.toml is one: it holds all options of a run
-    #[arg(long, alias = "config_file", value_name = "TOML")]
-    #[serde(skip)]
-    config_file: Option<PathBuf>,
-    /// Folder for the results
-    #[arg(short, long, alias = "output_dir")]
-    pub(super) output: PathBuf,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub(super) shared: Shared,
     /// Folder in the layout of stabilityai/stable-diffusion-3-medium-diffusers, or a name on Hugging Face
     #[arg(long, alias = "pretrained_model_name_or_path", value_name = "DIR")]
     pub(super) pretrained_model_name_or_path: Option<PathBuf>,
@@ -54,9 +31,6 @@ pub(in crate::cli::train) struct Arguments {
     #[arg(long, alias = "dataset_prob_paths_list", value_delimiter = ',', action = ArgAction::Set, value_name = "NUMBERS")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) dataset_prob_paths_list: Vec<usize>,
-    /// Leave out photos that cannot be read or are too small, rather than stop
-    #[arg(long, alias = "skip_bad")]
-    pub(super) skip_bad: bool,
     /// Folder with vgg16.pth and lpips_vgg.pth, before the usual places
     #[arg(long, alias = "metrics_weights", value_name = "DIR")]
     pub(super) metrics_weights: Option<PathBuf>,
@@ -72,16 +46,10 @@ pub(in crate::cli::train) struct Arguments {
     /// Train without prompts
     #[arg(long, alias = "null_prompt")]
     pub(super) null_prompt: bool,
-    /// Where it runs: auto, cpu, cuda or cuda:NUMBER
-    #[arg(long, default_value_t = DeviceChoice::Auto)]
-    pub(super) device: DeviceChoice,
     /// What stays in memory beside the trainer: text encoders and tagger (resident); or they take turns with it, for the prompts of
     /// many items together (staged), there layer by layer (streamed); or one of these by the free memory (auto)
     #[arg(long, default_value_t = MemoryPlan::Auto)]
     pub(super) memory: MemoryPlan,
-    /// Seed of everything that is drawn
-    #[arg(long, default_value_t = 123, value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
-    pub(super) seed: u64,
     /// Side of the pictures
     #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(32..=4096))]
     pub(super) resolution: u32,
@@ -97,14 +65,6 @@ pub(in crate::cli::train) struct Arguments {
     /// Save a checkpoint after the first of so many steps, as the reference does: 1, 5001, 10001, ...; and at the end
     #[arg(long, alias = "checkpointing_steps", default_value_t = 5000, value_parser = positive)]
     pub(super) checkpointing_steps: usize,
-    /// Keep so many checkpoints, the newest [default: all]
-    #[arg(long, alias = "checkpoints_total_limit", value_name = "N", value_parser = positive)]
-    pub(super) checkpoints_total_limit: Option<usize>,
-    /// Go on from the `latest` state in OUTPUT/checkpoints_state, where there is one; or from this file of one, into another OUTPUT
-    /// where later ones are there
-    #[arg(long, alias = "resume_from_checkpoint", value_name = "FILE")]
-    #[serde(skip)]
-    pub(super) resume_from_checkpoint: Option<PathBuf>,
     /// Rank of the LoRAs
     #[arg(long, alias = "lora_rank", default_value_t = 4, value_parser = clap::value_parser!(i64).range(1..=1024))]
     pub(super) lora_rank: i64,
@@ -114,39 +74,15 @@ pub(in crate::cli::train) struct Arguments {
     /// Learning rate of the VAE encoder's LoRA [default: the same]
     #[arg(long, alias = "learning_rate_vae", value_parser = not_negative)]
     pub(super) learning_rate_vae: Option<f64>,
-    /// How the learning rates change: constant, constant_with_warmup, linear, cosine, cosine_with_restarts or polynomial
-    #[arg(long, alias = "lr_scheduler", default_value = "constant", value_parser = PossibleValuesParser::new(LrScheduler::VARIANTS), hide_possible_values = true)]
-    pub(super) lr_scheduler: String,
-    /// Steps of warm-up; `constant` has none
-    #[arg(long, alias = "lr_warmup_steps", default_value_t = 500)]
-    pub(super) lr_warmup_steps: usize,
-    /// Hard restarts of cosine_with_restarts
-    #[arg(long, alias = "lr_num_cycles", default_value_t = 1, value_parser = positive)]
-    pub(super) lr_num_cycles: usize,
-    /// Power of the polynomial scheduler
-    #[arg(long, alias = "lr_power", default_value_t = 1.0, value_parser = not_negative)]
-    pub(super) lr_power: f64,
     /// Dtype of the frozen transformer and the text encoders; LoRAs, losses, optimizers and the VAE are float32
     #[arg(long, alias = "mixed_precision", value_enum, default_value_t = MixedPrecision::No)]
     pub(super) mixed_precision: MixedPrecision,
-    /// Let CUDA devices round float32 to TF32 in convolutions
-    #[arg(long, alias = "allow_tf32")]
-    pub(super) allow_tf32: bool,
-    /// AdamW's beta1
-    #[arg(long, alias = "adam_beta1", default_value_t = 0.9, value_parser = beta)]
-    pub(super) adam_beta1: f64,
     /// AdamW's beta2
     #[arg(long, alias = "adam_beta2", default_value_t = 0.999, value_parser = beta)]
     pub(super) adam_beta2: f64,
-    /// AdamW's epsilon
-    #[arg(long, alias = "adam_epsilon", default_value_t = 1e-8, value_parser = not_negative)]
-    pub(super) adam_epsilon: f64,
     /// AdamW's weight decay
     #[arg(long, alias = "adam_weight_decay", default_value_t = 1e-2, value_parser = not_negative)]
     pub(super) adam_weight_decay: f64,
-    /// Clip the gradients to this norm, those of generator, encoder and regulariser each by themselves
-    #[arg(long, alias = "max_grad_norm", default_value_t = 1.0, value_parser = not_negative)]
-    pub(super) max_grad_norm: f64,
     /// Weight of the mean squared error
     #[arg(long, alias = "lambda_l2", default_value_t = 1.0, value_parser = not_negative)]
     pub(super) lambda_l2: f64,
@@ -177,24 +113,9 @@ pub(in crate::cli::train) struct Arguments {
     /// Steps between two validations
     #[arg(long, alias = "validation_steps", default_value_t = 500, value_parser = positive)]
     pub(super) validation_steps: usize,
-    /// Keep only what is between the blocks of the networks, and compute the rest again for the gradients: less memory, more time
-    #[arg(long, alias = "gradient_checkpointing")]
-    pub(super) gradient_checkpointing: bool,
-    /// Seconds that processes which train together wait for each other. They are started by torchrun, Slurm or MPI
-    #[arg(long, alias = "ddp_timeout", default_value_t = 1800, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
-    pub(super) ddp_timeout: u64,
-    /// How gradients go between processes: over their store (store), or between CUDA devices by NVIDIA's library (nccl)
-    #[arg(long, alias = "ddp_backend", default_value = "store", value_parser = ["store", "nccl"], hide_possible_values = true)]
-    pub(super) ddp_backend: String,
     /// Threads that read and degrade photos
     #[arg(long, alias = "dataloader_num_workers", default_value_t = 2, value_parser = clap::value_parser!(u32).range(0..=64))]
     pub(super) dataloader_num_workers: u32,
-    /// Also write events for TensorBoard
-    #[arg(long, alias = "report_to", default_value = "none", value_parser = ["none", "tensorboard"])]
-    pub(super) report_to: String,
-    /// Folder in OUTPUT for those
-    #[arg(long, alias = "logging_dir", value_name = "DIR", default_value = "logs")]
-    pub(super) logging_dir: PathBuf,
     /// Only show the first N items: crops, what the degradation leaves of them and how, and captions where the tagger is here.
     /// Writes OUTPUT/preview.png and preview/
     #[arg(long, alias = "preview_data", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]

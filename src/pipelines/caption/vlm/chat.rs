@@ -1,4 +1,4 @@
-//! A question to Qwen2.5-VL as token ids, and its answer as text: the chat template, the tokenizer and the rules of
+//! A chat with Qwen2.5-VL as token ids, and its answer as text: the chat template, the tokenizer and the rules of
 //! generation that lie in the model's folder.
 
 use std::collections::BTreeMap;
@@ -8,7 +8,7 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{Environment, Error, ErrorKind};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokenizers::Tokenizer;
 
 use crate::pipelines::PipelineError;
@@ -85,28 +85,25 @@ impl Chat {
         Ok(Self { tokenizer, template, file, names, ends, penalty })
     }
 
-    /// The question as the template has it: `message` from the system, so many images from the user, and the start of the
-    /// answer.
-    fn rendered(&self, message: &str, images: usize) -> Result<String, Error> {
+    /// A chat as the template has it, and the start of the answer.
+    fn rendered(&self, chat: &Value) -> Result<String, Error> {
         let mut environment = Environment::new();
         environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_function("raise_exception", |text: String| -> Result<(), Error> {
             Err(Error::new(ErrorKind::InvalidOperation, text))
         });
-        let images = vec![json!({ "type": "image" }); images];
-        let messages = json!([{ "role": "system", "content": message }, { "role": "user", "content": images }]);
         let mut about = self.names.clone();
-        about.insert("messages".into(), messages);
+        about.insert("messages".into(), chat.clone());
         about.insert("add_generation_prompt".into(), true.into());
         environment.template_from_str(&self.template)?.render(minijinja::Value::from(Serde(&about)))
     }
 
-    /// The question's token ids; the image token of each image stands as often as `counts` says.
+    /// A chat's token ids; the image token of each image stands as often as `counts` says.
     ///
     /// # Errors
     /// Where the template fails, or names other images than there are.
-    pub(super) fn ids(&self, message: &str, image_token: i64, counts: &[i64]) -> Result<Vec<i64>, PipelineError> {
+    pub(super) fn ids(&self, chat: &Value, image_token: i64, counts: &[i64]) -> Result<Vec<i64>, PipelineError> {
         let failed = |error: Error| {
             let mut text = error.to_string();
             let mut cause: Option<&dyn std::error::Error> = std::error::Error::source(&error);
@@ -116,7 +113,7 @@ impl Chat {
             }
             wrong(&self.file, format_args!("its chat template fails: {text}"))
         };
-        let text = self.rendered(message, counts.len()).map_err(failed)?;
+        let text = self.rendered(chat).map_err(failed)?;
         let encoding = self.tokenizer.encode(text, true).map_err(|error| wrong(&self.file, error))?;
         let asked = encoding.get_ids().iter().filter(|&&id| i64::from(id) == image_token).count();
         if asked != counts.len() {
@@ -131,6 +128,15 @@ impl Chat {
             ids.extend(std::iter::repeat_n(id, count as usize));
         }
         Ok(ids)
+    }
+
+    /// The token of a text that is one.
+    pub(super) fn token(&self, text: &str) -> Option<i64> {
+        let encoding = self.tokenizer.encode(text, false).ok()?;
+        match encoding.get_ids() {
+            [id] => Some((*id).into()),
+            _ => None,
+        }
     }
 
     /// What the answer's ids say, without special tokens; not stripped.

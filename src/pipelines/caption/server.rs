@@ -1,0 +1,155 @@
+//! A client of servers that speak OpenAI's chat completions with images: vLLM, llama.cpp, Ollama, LM Studio, OpenAI itself.
+
+use std::io::Cursor;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use image::{ExtendedColorType, ImageEncoder, codecs::png::PngEncoder};
+use serde_json::{Value, json};
+use ureq::Agent;
+
+use crate::imaging::Picture;
+use crate::pipelines::PipelineError;
+
+/// An answer may take that long: large models on slow machines.
+const TIMEOUT: Duration = Duration::from_secs(300);
+/// Tries where a server does not answer or is busy, and the pause after the first one; twice as long after each.
+const TRIES: u32 = 5;
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// A server, and the model that is asked there.
+pub struct ChatServer {
+    /// Without a slash at its end.
+    address: String,
+    model: String,
+    /// `OPENAI_API_KEY`.
+    key: Option<String>,
+    agent: Agent,
+}
+
+/// A part of a message from the user.
+pub enum Part<'a> {
+    /// Words.
+    Text(String),
+    /// A picture.
+    Image(&'a Picture),
+}
+
+impl ChatServer {
+    /// `address`: up to and with `/v1`. Without a name the model is the first that the server has.
+    ///
+    /// # Errors
+    /// A server that does not answer, or has no model.
+    pub fn open(address: &str, model: Option<&str>) -> Result<Self, PipelineError> {
+        let key = std::env::var("OPENAI_API_KEY").ok().filter(|key| !key.trim().is_empty());
+        let config = Agent::config_builder().timeout_global(Some(TIMEOUT)).http_status_as_error(false).build();
+        let address = address.trim_end_matches('/').to_owned();
+        let mut server = Self { address, model: String::new(), key, agent: config.into() };
+        server.model = match model {
+            Some(model) => model.to_owned(),
+            None => {
+                let models = server.request("models", None)?;
+                let first = models.get("data").and_then(|models| models.get(0)?.get("id")?.as_str());
+                first.ok_or_else(|| server.wrong(format!("it names no model: {models}")))?.to_owned()
+            }
+        };
+        Ok(server)
+    }
+
+    /// The model's name there.
+    pub fn model(&self) -> &str {
+        &self.model
+    }
+
+    /// What it answers to a message from the user.
+    ///
+    /// # Errors
+    /// A server that does not answer, or answers something else.
+    pub fn answer(&self, parts: &[Part], max_tokens: usize, temperature: f64) -> Result<String, PipelineError> {
+        let content = parts.iter().map(|part| match part {
+            Part::Text(text) => Ok(json!({ "type": "text", "text": text })),
+            Part::Image(picture) => {
+                let url = format!("data:image/png;base64,{}", STANDARD.encode(self.png(picture)?));
+                Ok(json!({ "type": "image_url", "image_url": { "url": url } }))
+            }
+        });
+        let content = content.collect::<Result<Vec<_>, PipelineError>>()?;
+        let body = json!({
+            "model": self.model,
+            "messages": [{ "role": "user", "content": content }],
+            "max_tokens": max_tokens,
+            "temperature": temperature,
+        });
+        let found = self.request("chat/completions", Some(&body))?;
+        let text = found.get("choices").and_then(|choices| choices.get(0)?.get("message")?.get("content")?.as_str());
+        text.map(str::to_owned).ok_or_else(|| self.wrong(format!("it answers without a message: {found}")))
+    }
+
+    fn png(&self, picture: &Picture) -> Result<Vec<u8>, PipelineError> {
+        let mut bytes = Cursor::new(Vec::new());
+        let written = PngEncoder::new(&mut bytes).write_image(
+            picture.rgb(),
+            picture.width(),
+            picture.height(),
+            ExtendedColorType::Rgb8,
+        );
+        written.map_err(|error| self.wrong(error.to_string()))?;
+        Ok(bytes.into_inner())
+    }
+
+    fn request(&self, path: &str, body: Option<&Value>) -> Result<Value, PipelineError> {
+        let mut pause = PAUSE;
+        for attempt in 1.. {
+            let (found, is_final) = self.request_once(path, body);
+            match found {
+                Err(error) if !is_final && attempt < TRIES => {
+                    tracing::warn!("{error}; asking again");
+                    std::thread::sleep(pause);
+                    pause *= 2;
+                }
+                found => return found,
+            }
+        }
+        Err(self.wrong("it does not answer".into()))
+    }
+
+    /// And whether there is no use in asking again.
+    fn request_once(&self, path: &str, body: Option<&Value>) -> (Result<Value, PipelineError>, bool) {
+        let url = format!("{}/{path}", self.address);
+        let key = self.key.as_ref().map(|key| format!("Bearer {key}"));
+        let answer = match body {
+            Some(body) => {
+                let request = self.agent.post(&url);
+                let request = match &key {
+                    Some(key) => request.header("Authorization", key),
+                    None => request,
+                };
+                request.send_json(body)
+            }
+            None => {
+                let request = self.agent.get(&url);
+                match &key {
+                    Some(key) => request.header("Authorization", key).call(),
+                    None => request.call(),
+                }
+            }
+        };
+        let mut answer = match answer {
+            Ok(answer) => answer,
+            Err(error) => return (Err(self.wrong(error.to_string())), false),
+        };
+        let status = answer.status();
+        let is_final = !(status.is_server_error() || status.as_u16() == 429 || status.as_u16() == 408);
+        if !status.is_success() {
+            let text = answer.body_mut().read_to_string().unwrap_or_default();
+            let text: String = text.chars().take(300).collect();
+            return (Err(self.wrong(format!("{status}: {}", text.trim()))), is_final);
+        }
+        (answer.body_mut().read_json().map_err(|error| self.wrong(error.to_string())), false)
+    }
+
+    fn wrong(&self, details: String) -> PipelineError {
+        PipelineError::Server { address: self.address.clone(), details }
+    }
+}

@@ -1,0 +1,15 @@
+//! Training of the prompt extractor: GRPO fine-tuning of Qwen2.5-VL's LoRA by a critic (Chain-of-Zoom, section 3.3).
+
+pub mod adapter;
+pub mod checkpoint;
+mod logs;
+pub mod loss;
+pub mod memory;
+pub mod options;
+pub mod pairs;
+pub mod policy;
+pub mod preview;
+pub mod replay;
+pub mod rewards;
+pub mod rollout;
+pub mod trainer;

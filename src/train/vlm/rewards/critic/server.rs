@@ -1,0 +1,36 @@
+//! A critic behind an address: a server that speaks OpenAI's chat completions.
+
+use super::{ANSWER_TOKENS, Critic, CriticOptions, question, rating};
+use crate::imaging::Picture;
+use crate::pipelines::caption::server::{ChatServer, Part};
+use crate::train::TrainError;
+
+pub(super) struct Server(ChatServer);
+
+impl Server {
+    pub(super) fn open(options: &CriticOptions) -> Result<Self, TrainError> {
+        if options.is_expected {
+            let found = "the expected score needs the probabilities of all answers, which servers do not tell".into();
+            return Err(TrainError::Misfit(found));
+        }
+        Ok(Self(ChatServer::open(&options.name, options.model.as_deref())?))
+    }
+}
+
+impl Critic for Server {
+    fn rate(
+        &mut self,
+        [first, second]: &[Picture; 2],
+        descriptions: &[String],
+        attempt: u64,
+    ) -> Result<Vec<Option<f64>>, TrainError> {
+        let rate = |description: &String| {
+            let [before, between, behind] = question(description);
+            let parts =
+                [Part::Text(before), Part::Image(first), Part::Text(between), Part::Image(second), Part::Text(behind)];
+            // Who has given no number may give one in another mood.
+            Ok(rating(&self.0.answer(&parts, ANSWER_TOKENS, attempt as f64)?))
+        };
+        descriptions.iter().map(rate).collect()
+    }
+}
