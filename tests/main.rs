@@ -17,6 +17,7 @@ mod engine;
 mod evaluate;
 mod film;
 mod full_image;
+mod grpo;
 mod hub;
 mod linking;
 mod parity;

@@ -71,9 +71,9 @@ pub enum TrainError {
     #[error("{0}")]
     Processes(String),
     /// The policy has left the reference behind.
-    #[error("the mean KL from the reference is {kl:.3}, more than {limit}")]
+    #[error("the mean KL from the reference was {kl:.3} in the last steps, more than {limit}")]
     Collapsed {
-        /// Of a step.
+        /// Mean over the last steps.
         kl: f64,
         /// The most it may be.
         limit: f64,

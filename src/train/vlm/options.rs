@@ -68,7 +68,7 @@ pub struct Options {
     pub rewards: RewardOptions,
     /// So many steps in a row without a difference within any group end it.
     pub early_stopping_steps: usize,
-    /// A mean KL above this ends it.
+    /// A mean KL above this, over some steps, ends it.
     pub max_kl: f64,
     /// Of the frozen weights.
     pub precision: Precision,

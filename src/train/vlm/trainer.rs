@@ -1,6 +1,7 @@
 //! The trainer's loop: pairs to groups of completions, ratings to advantages, groups to steps, and the files of some of them
 //! (Chain-of-Zoom, algorithm 2; TRL's `GRPOTrainer`).
 
+use std::collections::VecDeque;
 use std::path::Path;
 use std::time::Instant;
 
@@ -30,6 +31,8 @@ use crate::train::warnings::{RETRY, Warnings};
 
 /// Steps in a row whose gradients are not finite, or without any rating, after which it ends.
 const MOST_SKIPPED: usize = 20;
+/// The KL of one step may be far off by one unlikely token: so many are looked at together.
+const KL_STEPS: usize = 10;
 
 /// Trains; `on_event` answers whether to go on. What there is then is saved in any case. Returns the number of steps.
 ///
@@ -220,7 +223,7 @@ impl<'a> Training<'a> {
 
     fn run(&mut self, on_event: &mut dyn FnMut(Event) -> bool) -> Result<usize, TrainError> {
         let options = self.options;
-        let (mut infinite, mut unrated, mut without_difference) = (0, 0, 0);
+        let (mut infinite, mut unrated, mut without_difference, mut recent) = (0, 0, 0, VecDeque::new());
         if self.position.step == 0 {
             self.validate(false, on_event)?;
         }
@@ -240,8 +243,13 @@ impl<'a> Training<'a> {
             if unrated >= MOST_SKIPPED {
                 return Err(TrainError::Unrated(unrated));
             }
-            if step.kl > options.max_kl {
-                return Err(TrainError::Collapsed { kl: step.kl, limit: options.max_kl });
+            if recent.len() == KL_STEPS {
+                recent.pop_front();
+            }
+            recent.push_back(step.kl);
+            let kl = recent.iter().sum::<f64>() / recent.len() as f64;
+            if recent.len() == KL_STEPS && kl > options.max_kl {
+                return Err(TrainError::Collapsed { kl, limit: options.max_kl });
             }
             let is_flat = without_difference >= options.early_stopping_steps;
             if is_flat {

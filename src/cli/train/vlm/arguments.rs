@@ -156,7 +156,7 @@ pub(in crate::cli::train) struct Arguments {
     /// End where all rewards of each group were equal in so many steps in a row
     #[arg(long, alias = "early_stopping_steps", default_value_t = 50, value_parser = positive)]
     pub(super) early_stopping_steps: usize,
-    /// End where the mean KL of a step is above this
+    /// End where the mean KL of ten steps is above this
     #[arg(long, alias = "max_kl", default_value_t = 10.0, value_parser = not_negative)]
     pub(super) max_kl: f64,
     /// Steps between two validations, at step 0 first; 0: none
