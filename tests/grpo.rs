@@ -82,29 +82,21 @@ fn it_learns() {
     photos(&folder, 4);
     let learns = |name: &str, options: &[&str]| {
         let out = folder.path(name);
-        let all = [
-            "--max_train_steps",
-            "60",
-            "--num_generations",
-            "16",
-            "--learning_rate",
-            "0.002",
-            "--validation_steps",
-            "0",
-        ];
+        let all = ["--num_generations", "16", "--validation_steps", "0"];
         let output = train(&folder, &out, &[&all[..], options].concat());
         assert!(output.status.success(), "{}", said(&output));
         let (rewards, kl) = (column(&out, "reward"), column(&out, "kl"));
-        let (first, last) = (rewards[0], mean(&rewards[50..]));
-        println!("{name}: {first:.3} to {last:.3}, KL {:.2}", mean(&kl[50..]));
+        let last = |numbers: &[f64]| mean(&numbers[numbers.len() - 10..]);
+        println!("{name}: {:.3} to {:.3}, KL {:.2}", rewards[0], last(&rewards), last(&kl));
         // It may be 1.5: all letters liked, no phrase, nothing again.
-        assert!(last > first + 0.5 * (1.5 - first), "{name}: {first} {last}");
-        assert!(mean(&kl[50..]) < 8.0, "{name}: {kl:?}");
+        assert!(last(&rewards) > rewards[0] + 0.5 * (1.5 - rewards[0]), "{name}: {rewards:?}");
+        assert!(last(&kl) < 8.0, "{name}: {kl:?}");
     };
     for seed in ["1", "2", "3"] {
-        learns(seed, &["--seed", seed, "--beta", "0.1"]);
+        learns(seed, &["--seed", seed, "--learning_rate", "0.002", "--beta", "0.1", "--max_train_steps", "60"]);
     }
-    learns("free", &["--beta", "0", "--scale_rewards", "none", "--max_kl", "1000"]);
+    let free = ["--beta", "0", "--scale_rewards", "none", "--max_kl", "1000"];
+    learns("free", &[&free[..], &["--learning_rate", "0.004", "--max_train_steps", "40"]].concat());
 }
 
 #[test]
@@ -112,8 +104,16 @@ fn equal_rewards_change_nothing_but_by_kl() {
     let folder = Folder::new();
     photos(&folder, 2);
     // Nobody likes this: all rewards are equal.
-    let options =
-        ["--critic", "words:#", "--max_train_steps", "3", "--validation_steps", "0", "--reward_weights", "1,0,0"];
+    let options = [
+        "--critic",
+        "words:unlikely-word",
+        "--max_train_steps",
+        "3",
+        "--validation_steps",
+        "0",
+        "--reward_weights",
+        "1,0,0",
+    ];
     let adapter = |out: &Path, step: usize| {
         let weights = Weights::open(&checkpoint(out, step).join("adapter_model.safetensors")).unwrap();
         let names: Vec<String> = weights.shapes().into_keys().map(str::to_owned).collect();
@@ -232,8 +232,16 @@ fn the_options_of_a_run_lead_to_the_same_run() {
 fn it_ends_where_there_is_nothing_more_to_learn_or_all_is_lost() {
     let folder = Folder::new();
     photos(&folder, 2);
-    let flat =
-        ["--critic", "words:#", "--early_stopping_steps", "3", "--max_train_steps", "100", "--reward_weights", "1,0,0"];
+    let flat = [
+        "--critic",
+        "words:unlikely-word",
+        "--early_stopping_steps",
+        "3",
+        "--max_train_steps",
+        "100",
+        "--reward_weights",
+        "1,0,0",
+    ];
     let output = train(&folder, &folder.path("flat"), &flat);
     assert!(
         output.status.success() && said(&output).contains("all rewards of each group were equal"),
@@ -290,6 +298,7 @@ fn what_cannot_be_trained_on_is_named() {
     fails(&["--vlm_path", empty.to_str().unwrap()], "empty");
     fails(&["--reward_weights", "1,2"], "Three weights");
     fails(&["--temperature", "0"], "above 0");
+    fails(&["--memory", "streamed"], "staged");
     fails(&["--num_generations", "1"], "num");
     fails(&["--loss_type", "ppo"], "ppo");
     let other = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/parity/qwen/adapter");
@@ -305,5 +314,5 @@ fn what_cannot_be_trained_on_is_named() {
     let resume = ["--resume_from_checkpoint", "latest", "--max_train_steps", "2"];
     fails(&[&resume[..], &["--seed", "5"]].concat(), "its seed is another one");
     fails(&[&resume[..], &["--num_generations", "2"]].concat(), "its num_generations is another one");
-    fails(&[&resume[..], &["--lora_rank", "2"]].concat(), "this model has");
+    fails(&[&resume[..], &["--deeper_share", "0"]].concat(), "its data is another one");
 }

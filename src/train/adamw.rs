@@ -11,7 +11,7 @@ pub struct AdamWConfig {
     pub epsilon: f64,
     /// Of the parameters, decoupled from the gradients.
     pub weight_decay: f64,
-    /// Longer gradients are shortened to this, all of the group together.
+    /// Longer gradients are shortened to this, all of the group together; 0: none are.
     pub max_grad_norm: f64,
 }
 
@@ -63,7 +63,10 @@ impl Group {
     pub fn step(&mut self, rate: f64, gradients: &[Tensor], norm: f64, settings: &AdamWConfig) -> Result<(), TchError> {
         self.steps += 1;
         let [first, second] = settings.betas;
-        let factor = (settings.max_grad_norm / (norm + 1e-6)).min(1.0);
+        let factor = match settings.max_grad_norm {
+            0.0 => 1.0,
+            most => (most / (norm + 1e-6)).min(1.0),
+        };
         let correction = |beta: f64| 1.0 - beta.powf(self.steps as f64);
         let (step, root) = (rate / correction(first), correction(second).sqrt());
         tch::no_grad(|| {

@@ -78,6 +78,9 @@ pub enum TrainError {
         /// The most it may be.
         limit: f64,
     },
+    /// A critic that is missing, or cannot be used so.
+    #[error("{0}")]
+    Critic(String),
     /// Ratings that are no numbers.
     #[error("no group had two completions that the critic rated with a number, {0} steps in a row")]
     Unrated(usize),
@@ -136,8 +139,8 @@ impl From<TrainError> for UserError {
         let (title, hint) = match error {
             TrainError::Network(error) if error.is_out_of_memory() => (
                 "There is too little memory",
-                "Try --gradient_checkpointing, --mixed_precision bf16, --memory staged or a smaller --train_batch_size; \
-                 --dry_run tells what a step takes.",
+                "Try --gradient_checkpointing, --mixed_precision bf16, --memory staged, a smaller --train_batch_size or fewer \
+                 --num_generations; --dry_run tells what a step takes.",
             ),
             TrainError::Network(error) => return error.into(),
             TrainError::Metric(error) => return error.into(),
@@ -146,7 +149,7 @@ impl From<TrainError> for UserError {
                 ("A file is not what it should be", "Check that it is the one that was meant.")
             }
             TrainError::Photos(_) => {
-                ("Some photos cannot be trained on", "Fix the lists, or leave those photos out with --skip_bad.")
+                ("Some photos cannot be trained on", "Fix them or their lists, or leave them out with --skip_bad.")
             }
             TrainError::Misfit(_) => {
                 ("First values do not fit the model", "They are of another model, or of another rank.")
@@ -168,9 +171,12 @@ impl From<TrainError> for UserError {
                 "The training has collapsed",
                 "Go on from an earlier checkpoint with a lower --learning_rate or a higher --beta; --max_kl is the limit.",
             ),
+            TrainError::Critic(_) => {
+                ("The critic cannot be used so", "`coz train vlm --help` lists what --critic takes.")
+            }
             TrainError::Unrated(_) => (
                 "The critic gives no ratings",
-                "Try another critic, or --critic_score expected; --dry_run shows what it says.",
+                "Try another critic, or --critic_score expected. What was reached is saved.",
             ),
             TrainError::Stopped(_) => ("The training stopped", "What was saved before is kept."),
             TrainError::Write(_) => ("A file cannot be written", "What was saved before is kept."),

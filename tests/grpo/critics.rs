@@ -80,9 +80,9 @@ fn the_expected_rating_is_the_mean_of_all_answers() {
     let mut critic = critic::open(&options(true)).unwrap();
     // A model that knows nothing begins with a digit more often than once in a hundred answers.
     let texts = ["fur, whiskers", "a stone", "fur, whiskers and eyes", "fur"].map(String::from);
-    let together = critic::ratings(&mut *critic, &pictures(), &texts).unwrap();
+    let together = critic::ratings(&mut *critic, &pictures(), &texts, &mut || true).unwrap();
     for (text, rating) in texts.iter().zip(&together) {
-        let alone = critic::ratings(&mut *critic, &pictures(), std::slice::from_ref(text)).unwrap()[0];
+        let alone = critic::ratings(&mut *critic, &pictures(), std::slice::from_ref(text), &mut || true).unwrap()[0];
         let (rating, alone, expected) = (rating.unwrap(), alone.unwrap(), expected(text));
         assert!(
             (rating - expected).abs() < 1e-5 && (alone - expected).abs() < 1e-5,
@@ -90,7 +90,7 @@ fn the_expected_rating_is_the_mean_of_all_answers() {
         );
     }
     critic.unload();
-    assert_eq!(critic::ratings(&mut *critic, &pictures(), &texts).unwrap(), together, "it is read again");
+    assert_eq!(critic::ratings(&mut *critic, &pictures(), &texts, &mut || true).unwrap(), together, "it is read again");
 }
 
 #[test]
@@ -167,7 +167,7 @@ fn servers_are_asked_with_both_pictures_and_patience() {
     });
     let options = CriticOptions { name: address, ..options(false) };
     let mut critic = critic::open(&options).unwrap();
-    let ratings = critic::ratings(&mut *critic, &pictures(), &["fur".to_owned()]).unwrap();
+    let ratings = critic::ratings(&mut *critic, &pictures(), &["fur".to_owned()], &mut || true).unwrap();
     assert_eq!(ratings, [Some(0.8)]);
     let bodies = bodies.lock().unwrap();
     let asked = bodies.last().unwrap();

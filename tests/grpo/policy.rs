@@ -4,11 +4,12 @@ use tch::{Device, Kind, Tensor};
 
 use super::model;
 use crate::samples::photo;
+use chain_of_zoom::pipelines::caption::vlm::generate::SamplingOptions;
 use chain_of_zoom::pipelines::caption::vlm::processor::EncodedPrompt;
 use chain_of_zoom::runtime::compute_alone;
 use chain_of_zoom::runtime::rng::randn;
 use chain_of_zoom::train::vlm::adapter::{LoraConfig, LoraInit};
-use chain_of_zoom::train::vlm::policy::{Policy, PolicyFiles, SamplingOptions};
+use chain_of_zoom::train::vlm::policy::{Policy, PolicyFiles};
 
 /// A LoRA that changes something: what is up is zero at first.
 fn policy(base_dtype: Kind, dropout: f64) -> Policy {
@@ -26,7 +27,7 @@ fn policy(base_dtype: Kind, dropout: f64) -> Policy {
 }
 
 fn prompt(policy: &Policy) -> EncodedPrompt {
-    policy.encode(&[photo(64, 60), photo(50, 70)]).unwrap().0
+    policy.encode(&[photo(64, 60), photo(50, 70)]).unwrap()
 }
 
 const COMPLETIONS: [&[i64]; 3] = [&[5, 80, 200, 7], &[9], &[300, 2, 2]];
@@ -59,6 +60,8 @@ fn gradients(policy: &mut Policy, pass: u64, checkpoints: bool) -> Vec<Tensor> {
     let prompt = prompt(policy);
     policy
         .backward(&prompt, &completions(), 1.0, (pass, checkpoints), |found| {
+            // Somebody else computes meanwhile.
+            policy.log_probs(&prompt, &completions(), 1.0, None)?;
             Ok(Tensor::arange(found.log_probs.size1()?, (Kind::Float, Device::Cpu)) - 2.5)
         })
         .unwrap();

@@ -52,8 +52,8 @@ pub(super) struct Shared {
     /// Keep so many checkpoints, the newest [default: all]
     #[arg(long, alias = "checkpoints_total_limit", value_name = "N", value_parser = positive)]
     pub(in crate::cli::train) checkpoints_total_limit: Option<usize>,
-    /// Go on from the `latest` state in OUTPUT/checkpoints_state, where there is one; or from this file of one, into another OUTPUT
-    /// where later ones are there
+    /// Go on from the `latest` checkpoint in OUTPUT, where there is one; or from this one, into another OUTPUT where later ones are there:
+    /// of `sr` a file of checkpoints_state, of `vlm` a folder checkpoint-S
     #[arg(long, alias = "resume_from_checkpoint", value_name = "FILE")]
     #[serde(skip)]
     pub(in crate::cli::train) resume_from_checkpoint: Option<PathBuf>,
@@ -78,7 +78,7 @@ pub(super) struct Shared {
     /// AdamW's epsilon
     #[arg(long, alias = "adam_epsilon", default_value_t = 1e-8, value_parser = not_negative)]
     pub(in crate::cli::train) adam_epsilon: f64,
-    /// Clip the gradients to this norm, those of several networks each by themselves
+    /// Clip the gradients to this norm, those of several networks each by themselves; 0: do not
     #[arg(long, alias = "max_grad_norm", default_value_t = 1.0, value_parser = not_negative)]
     pub(in crate::cli::train) max_grad_norm: f64,
     /// Keep only what is between the blocks of the networks, and compute the rest again for the gradients: less memory, more time

@@ -4,22 +4,23 @@ mod arguments;
 mod dry_run;
 mod progress;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 pub(in crate::cli::train) use arguments::Arguments;
 
 use super::processes;
-use crate::base::{CaptionRequest, PromptSourceSpec, UserError};
+use crate::base::{CaptionRequest, MemoryPlan, Precision, PromptSourceSpec, UserError};
 use crate::hub;
 use crate::hub::ModelPaths;
 use crate::pipelines::PipelineError;
+use crate::pipelines::caption::vlm::generate::SamplingOptions;
 use crate::runtime::device;
 use crate::runtime::device::Devices;
 use crate::train::vlm::adapter::LoraConfig;
 use crate::train::vlm::loss::{LossOptions, LossType};
 use crate::train::vlm::options::{Event, Options};
 use crate::train::vlm::pairs::{PairOptions, Pairs};
-use crate::train::vlm::policy::SamplingOptions;
 use crate::train::vlm::preview::preview;
 use crate::train::vlm::rewards::RewardOptions;
 use crate::train::vlm::rewards::critic::CriticOptions;
@@ -89,6 +90,22 @@ fn rewards(arguments: &Arguments) -> Result<RewardOptions, UserError> {
     })
 }
 
+/// The model's own folder for `self`; a name on Hugging Face that is here by its folder.
+fn critic(name: &str, model: &Path) -> String {
+    if name == "self" {
+        return model.display().to_string();
+    }
+    let is_model = !name.contains(':') && !Path::new(name).exists();
+    let spec = PromptSourceSpec::named("vlm_base").filter(|_| is_model);
+    let found = spec.and_then(|spec| {
+        let mut paths = ModelPaths::of_user();
+        paths.set("vlm", name.into());
+        hub::prompt_source(spec, &paths, Precision::Auto).ok()
+    });
+    let folder = found.and_then(|source| Some(source.files.get("model")?.display().to_string()));
+    folder.unwrap_or_else(|| name.to_owned())
+}
+
 fn options(arguments: &Arguments, devices: Devices) -> Result<Options, UserError> {
     let shared = &arguments.shared;
     let mut paths = ModelPaths::of_user();
@@ -103,18 +120,36 @@ fn options(arguments: &Arguments, devices: Devices) -> Result<Options, UserError
         Some(choice) => device::resolve(choice).map_err(PipelineError::from)?.picture,
         None => devices.picture,
     };
-    let temperature = f64::from(arguments.temperature);
-    if !(temperature.is_finite() && temperature > 0.0) {
-        let details = format!("--temperature is {temperature}");
-        return Err(UserError::new("Completions must be sampled", details, "Choose a temperature above 0, such as 1."));
+    let rewards = rewards(arguments)?;
+    let critic = match &arguments.critic {
+        Some(name) => critic(name, &model),
+        None if rewards.needs_critic() => {
+            let details = "its rating weighs the most of a prompt's reward".to_owned();
+            return Err(UserError::new(
+                "No critic is named",
+                details,
+                "Name one with --critic, such as --critic self.",
+            ));
+        }
+        None => String::new(),
+    };
+    if arguments.memory == MemoryPlan::Streamed {
+        let details = "gradients need all layers of the policy in memory".to_owned();
+        return Err(UserError::new("The policy cannot be streamed", details, "Choose --memory staged."));
     }
+    // Somebody may name the state within.
+    let resume = shared.resume(checkpoint::latest);
+    let resume = resume.map(|place| match place.is_file() {
+        true => place.parent().unwrap_or(&place).to_owned(),
+        false => place,
+    });
     Ok(Options {
         model,
         adapter: arguments.vlm_lora_path.clone(),
         lora: LoraConfig { rank: arguments.lora_rank, alpha: arguments.lora_alpha, dropout: arguments.lora_dropout },
         message: arguments.prompt_message.clone().unwrap_or_else(|| CaptionRequest::default_message(true).into()),
         critic: CriticOptions {
-            name: arguments.critic.clone().unwrap_or_default(),
+            name: critic,
             is_expected: arguments.critic_score == "expected",
             model: arguments.critic_model.clone(),
             device: critic_device,
@@ -122,7 +157,7 @@ fn options(arguments: &Arguments, devices: Devices) -> Result<Options, UserError
         },
         pairs: pairs(arguments),
         output: shared.output.clone(),
-        resume: shared.resume(checkpoint::latest),
+        resume,
         batch: arguments.train_batch_size,
         num_generations: arguments.num_generations as usize,
         accumulation: arguments.gradient_accumulation_steps,
@@ -142,9 +177,12 @@ fn options(arguments: &Arguments, devices: Devices) -> Result<Options, UserError
             epsilon_low: arguments.epsilon,
             epsilon_high: arguments.epsilon_high.unwrap_or(arguments.epsilon),
         },
-        sampling: SamplingOptions { temperature, max_completion_length: arguments.max_completion_length },
+        sampling: SamplingOptions {
+            temperature: arguments.temperature,
+            max_completion_length: arguments.max_completion_length,
+        },
         mask_truncated: arguments.mask_truncated_completions,
-        rewards: rewards(arguments)?,
+        rewards,
         early_stopping_steps: arguments.early_stopping_steps,
         max_kl: arguments.max_kl,
         precision: arguments.mixed_precision,

@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use indexmap::IndexMap;
+use regex::Regex;
 use serde::Deserialize;
 
 use crate::checkpoint::CheckpointError;
@@ -15,17 +17,23 @@ use crate::runtime::weights::{Loader, LoraDelta, LoraFile, Weights, WeightsError
 #[derive(Clone, Debug, Deserialize)]
 struct Config {
     lora_alpha: f64,
-    /// Other values for some layers, by the end of their names.
+    /// Other values for some layers, by regular expressions of the ends of their names; the first that matches counts.
     #[serde(default)]
-    alpha_pattern: BTreeMap<String, f64>,
+    alpha_pattern: IndexMap<String, f64>,
     /// Divide by the root of the rank instead of the rank.
     #[serde(default)]
     use_rslora: bool,
 }
 
 impl Config {
+    /// As `get_pattern_key` of PEFT matches `alpha_pattern`, whatever a library calls the language model.
     fn scale(&self, name: &str, rank: i64) -> f64 {
-        let is_for = |pattern: &str| name == pattern || name.ends_with(&format!(".{pattern}"));
+        let full = ["", "model.", "model.language_model."].map(|start| format!("{start}{name}"));
+        let is_for = |pattern: &str| {
+            let rule = Regex::new(&format!(r"^(.*\.)?({pattern})$"));
+            // What is no expression for us may still be a name.
+            rule.map_or(full.iter().any(|full| full == pattern), |rule| full.iter().any(|full| rule.is_match(full)))
+        };
         let alpha = self.alpha_pattern.iter().find(|(pattern, _)| is_for(pattern)).map_or(self.lora_alpha, |(_, a)| *a);
         alpha / if self.use_rslora { (rank as f64).sqrt() } else { rank as f64 }
     }
@@ -37,6 +45,10 @@ pub struct Adapter {
     read: Option<(LoraFile, Config)>,
 }
 
+fn half_of(name: &str) -> String {
+    format!("{name} has only half of its change")
+}
+
 /// A layer's pair, and the keys of down and up in its file.
 pub struct NamedPair {
     /// Down, up.
@@ -45,8 +57,8 @@ pub struct NamedPair {
     pub delta: LoraDelta,
 }
 
-/// `layers.0.self_attn.q_proj` of a key, whatever is before it.
-fn layer(key: &str) -> Option<(String, Half)> {
+/// `layers.0.self_attn.q_proj` of PEFT's key, whatever is before it, and which half that holds.
+pub fn layer(key: &str) -> Option<(String, Half)> {
     let (name, half) = peft_half(key, "default")?;
     let start =
         ["model.language_model.", "model.model."].iter().find_map(|start| name.rfind(start).map(|at| at + start.len()));
@@ -83,18 +95,27 @@ impl Adapter {
     /// All pairs by the layers they change, for training.
     ///
     /// # Errors
-    /// What cannot be read.
+    /// What cannot be read; half pairs.
     pub fn pairs(&self) -> Result<BTreeMap<String, NamedPair>, WeightsError> {
         let Some((pairs, config)) = &self.read else { return Ok(BTreeMap::new()) };
-        let mut named = BTreeMap::new();
+        let (mut named, mut problems) = (BTreeMap::new(), Vec::new());
         for name in pairs.layers() {
-            let ([Some(up), Some(down)], Some([_, shape])) = (pairs.keys(name), pairs.shapes(name)) else { continue };
+            let ([Some(up), Some(down)], Some([_, shape])) = (pairs.keys(name), pairs.shapes(name)) else {
+                problems.push(half_of(name));
+                continue;
+            };
             let scale = config.scale(name, shape.first().copied().unwrap_or(1));
             if let Some(delta) = pairs.read(name, scale)? {
                 named.insert(name.to_owned(), NamedPair { keys: [down.to_owned(), up.to_owned()], delta });
             }
         }
-        Ok(named)
+        match problems.is_empty() {
+            true => Ok(named),
+            false => {
+                let file = pairs.file().to_string().into();
+                Err(WeightsError::Mismatch { file, network: "the language model's adapter", problems })
+            }
+        }
     }
 
     /// A linear layer called `name`, as its own file has it at `key`, with its LoRA merged in.
@@ -117,7 +138,7 @@ impl Adapter {
     ) -> Result<Option<LoraDelta>, WeightsError> {
         let Some((pairs, config)) = &self.read else { return Ok(None) };
         if let [Some(_), None] | [None, Some(_)] = pairs.keys(name) {
-            loader.report(format!("{}: {name} has only half of its change", pairs.file()));
+            loader.report(format!("{}: {}", pairs.file(), half_of(name)));
         }
         let misfit =
             |up: &[i64], down: &[i64]| format!("{name} is changed by {up:?} and {down:?}; it is [{outputs}, {inputs}]");

@@ -1,7 +1,7 @@
 //! A client of servers that speak OpenAI's chat completions with images: vLLM, llama.cpp, Ollama, LM Studio, OpenAI itself.
 
 use std::io::Cursor;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -13,10 +13,12 @@ use crate::imaging::Picture;
 use crate::pipelines::PipelineError;
 
 /// An answer may take that long: large models on slow machines.
-const TIMEOUT: Duration = Duration::from_secs(300);
-/// Tries where a server does not answer or is busy, and the pause after the first one; twice as long after each.
-const TRIES: u32 = 5;
+const TIMEOUT: Duration = Duration::from_secs(120);
+/// Tries where a server does not answer or is busy, and the pause after the first one; twice as long after each, up to the longest.
+/// A server that is started again has about four minutes.
+const TRIES: u32 = 11;
 const PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(32);
 
 /// A server, and the model that is asked there.
 pub struct ChatServer {
@@ -32,8 +34,8 @@ pub struct ChatServer {
 pub enum Part<'a> {
     /// Words.
     Text(String),
-    /// A picture.
-    Image(&'a Picture),
+    /// A picture, by [`ChatServer::image`].
+    Image(&'a str),
 }
 
 impl ChatServer {
@@ -49,7 +51,7 @@ impl ChatServer {
         server.model = match model {
             Some(model) => model.to_owned(),
             None => {
-                let models = server.request("models", None)?;
+                let models = server.request("models", None, &mut || true)?;
                 let first = models.get("data").and_then(|models| models.get(0)?.get("id")?.as_str());
                 first.ok_or_else(|| server.wrong(format!("it names no model: {models}")))?.to_owned()
             }
@@ -57,36 +59,38 @@ impl ChatServer {
         Ok(server)
     }
 
-    /// The model's name there.
-    pub fn model(&self) -> &str {
-        &self.model
-    }
-
-    /// What it answers to a message from the user.
+    /// What it answers to a message from the user; nothing where it has only thought. `goes_on` is asked between tries.
     ///
     /// # Errors
     /// A server that does not answer, or answers something else.
-    pub fn answer(&self, parts: &[Part], max_tokens: usize, temperature: f64) -> Result<String, PipelineError> {
+    pub fn answer(
+        &self,
+        parts: &[Part],
+        max_tokens: usize,
+        temperature: f64,
+        goes_on: &mut dyn FnMut() -> bool,
+    ) -> Result<String, PipelineError> {
         let content = parts.iter().map(|part| match part {
-            Part::Text(text) => Ok(json!({ "type": "text", "text": text })),
-            Part::Image(picture) => {
-                let url = format!("data:image/png;base64,{}", STANDARD.encode(self.png(picture)?));
-                Ok(json!({ "type": "image_url", "image_url": { "url": url } }))
-            }
+            Part::Text(text) => json!({ "type": "text", "text": text }),
+            Part::Image(url) => json!({ "type": "image_url", "image_url": { "url": url } }),
         });
-        let content = content.collect::<Result<Vec<_>, PipelineError>>()?;
         let body = json!({
             "model": self.model,
-            "messages": [{ "role": "user", "content": content }],
+            "messages": [{ "role": "user", "content": content.collect::<Vec<_>>() }],
             "max_tokens": max_tokens,
             "temperature": temperature,
         });
-        let found = self.request("chat/completions", Some(&body))?;
-        let text = found.get("choices").and_then(|choices| choices.get(0)?.get("message")?.get("content")?.as_str());
-        text.map(str::to_owned).ok_or_else(|| self.wrong(format!("it answers without a message: {found}")))
+        let found = self.request("chat/completions", Some(&body), goes_on)?;
+        let message = found.get("choices").and_then(|choices| choices.get(0)?.get("message"));
+        let message = message.ok_or_else(|| self.wrong(format!("it answers without a message: {found}")))?;
+        Ok(message.get("content").and_then(Value::as_str).unwrap_or_default().to_owned())
     }
 
-    fn png(&self, picture: &Picture) -> Result<Vec<u8>, PipelineError> {
+    /// A picture as an address that holds it.
+    ///
+    /// # Errors
+    /// Where it cannot be encoded.
+    pub fn image(&self, picture: &Picture) -> Result<String, PipelineError> {
         let mut bytes = Cursor::new(Vec::new());
         let written = PngEncoder::new(&mut bytes).write_image(
             picture.rgb(),
@@ -95,23 +99,33 @@ impl ChatServer {
             ExtendedColorType::Rgb8,
         );
         written.map_err(|error| self.wrong(error.to_string()))?;
-        Ok(bytes.into_inner())
+        Ok(format!("data:image/png;base64,{}", STANDARD.encode(bytes.into_inner())))
     }
 
-    fn request(&self, path: &str, body: Option<&Value>) -> Result<Value, PipelineError> {
-        let mut pause = PAUSE;
-        for attempt in 1.. {
+    fn request(
+        &self,
+        path: &str,
+        body: Option<&Value>,
+        goes_on: &mut dyn FnMut() -> bool,
+    ) -> Result<Value, PipelineError> {
+        let (mut attempt, mut pause) = (1, PAUSE);
+        loop {
             let (found, is_final) = self.request_once(path, body);
             match found {
                 Err(error) if !is_final && attempt < TRIES => {
                     tracing::warn!("{error}; asking again");
-                    std::thread::sleep(pause);
-                    pause *= 2;
+                    let start = Instant::now();
+                    while start.elapsed() < pause {
+                        if !goes_on() {
+                            return Err(PipelineError::Cancelled);
+                        }
+                        std::thread::sleep(PAUSE / 10);
+                    }
+                    (attempt, pause) = (attempt + 1, (pause * 2).min(LONGEST_PAUSE));
                 }
                 found => return found,
             }
         }
-        Err(self.wrong("it does not answer".into()))
     }
 
     /// And whether there is no use in asking again.

@@ -1,15 +1,17 @@
 //! The LoRA that is trained as a PEFT folder: `adapter_model.safetensors` and `adapter_config.json`, as the released one.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
 
 use crate::checkpoint::CheckpointError;
-use crate::networks::qwen::adapter::Adapter;
+use crate::networks::qwen::adapter::{Adapter, layer};
 use crate::networks::qwen::config::Language;
 use crate::networks::qwen::language::LanguageModel;
 use crate::runtime::rng;
+use crate::runtime::weights::lora::Half;
 use crate::runtime::weights::{LoraDelta, Weights};
 use crate::train::TrainError;
 use crate::train::adamw::Group;
@@ -34,8 +36,8 @@ pub struct LoraConfig {
 pub enum LoraInit {
     /// Down is drawn, up is zero, as in PEFT: it changes nothing at first.
     New(LoraConfig, u64),
-    /// A PEFT folder; and the dropout from now on, where it is another one.
-    Folder(PathBuf, Option<f64>),
+    /// A PEFT folder, and the dropout from now on.
+    Folder(PathBuf, f64),
     /// These tensors by PEFT's keys; those of up that are missing are zero.
     Tensors(LoraConfig, Vec<(String, Tensor)>),
 }
@@ -104,7 +106,6 @@ impl AdapterFile {
                 let text = std::fs::read(&file).map_err(TrainError::io(&file))?;
                 let read = serde_json::from_slice(&text);
                 let mut adapter: Value = read.map_err(|error| TrainError::format(&file, error))?;
-                let dropout = dropout.or_else(|| adapter.get("lora_dropout")?.as_f64()).unwrap_or(0.0);
                 if let Some(entries) = adapter.as_object_mut() {
                     entries.insert("inference_mode".into(), true.into());
                     entries.insert("lora_dropout".into(), dropout.into());
@@ -128,32 +129,35 @@ impl AdapterFile {
                 Ok(Self { layers: found, config: adapter, dropout })
             }
             LoraInit::Tensors(lora, tensors) => {
-                let find = |key: &str| tensors.iter().find(|(name, _)| name == key).map(|(_, tensor)| tensor);
+                // Down and up of each layer, with their keys.
+                let mut halves: BTreeMap<String, [Option<(String, Tensor)>; 2]> = BTreeMap::new();
+                for (key, tensor) in tensors {
+                    let (name, half) =
+                        layer(&key).ok_or_else(|| misfit(format!("{key} fits no layer of the language model")))?;
+                    halves.entry(name).or_default()[usize::from(half == Half::Up)] = Some((key, tensor));
+                }
                 let mut found = Vec::new();
                 for (name, key) in layers {
-                    let newer = name.replacen("layers.", "language_model.layers.", 1);
-                    let Some(keys) =
-                        [&name, &newer].map(|name| keys_of(name)).into_iter().find(|keys| find(&keys[0]).is_some())
-                    else {
-                        continue;
-                    };
-                    let Some(down) = find(&keys[0]) else { continue };
+                    let Some([Some((down_key, down)), up]) = halves.remove(&name) else { continue };
                     let outputs = shape(&key).first().copied().unwrap_or(0);
                     let rank = down.size().first().copied().unwrap_or(0);
-                    let up = match find(&keys[1]) {
-                        Some(up) => up.shallow_clone(),
-                        None => Tensor::f_zeros([outputs, rank], (Kind::Float, Device::Cpu))?,
+                    let (up_key, up) = match up {
+                        Some(up) => up,
+                        None => {
+                            let zeros = Tensor::f_zeros([outputs, rank], (Kind::Float, Device::Cpu))?;
+                            (down_key.replace("lora_A", "lora_B"), zeros)
+                        }
                     };
                     if !LoraDelta::fits(&up.size(), &down.size(), &shape(&key)) {
-                        return Err(misfit(format!("{} is {:?}, which does not fit", keys[0], down.size())));
+                        return Err(misfit(format!("{down_key} is {:?}, which does not fit", down.size())));
                     }
-                    let scale = lora.alpha / rank as f64;
-                    let pair = LoraDelta { up, down: down.shallow_clone(), scale, dropout: None };
-                    found.push(AdapterLayer { keys, weight: key, pair });
+                    let pair = LoraDelta { up, down, scale: lora.alpha / rank as f64, dropout: None };
+                    found.push(AdapterLayer { keys: [down_key, up_key], weight: key, pair });
                 }
-                match found.is_empty() {
-                    true => Err(misfit("none of the initial values belongs to one of its layers".into())),
-                    false => Ok(Self { layers: found, config: config_of(&lora), dropout: lora.dropout }),
+                match halves.keys().next() {
+                    Some(name) => Err(misfit(format!("it has no {name}, of which there are initial values"))),
+                    None if found.is_empty() => Err(misfit("there are no initial values for it".into())),
+                    None => Ok(Self { layers: found, config: config_of(&lora), dropout: lora.dropout }),
                 }
             }
         }

@@ -73,6 +73,12 @@ pub fn token_weights(
     lengths.iter().map(weight).collect()
 }
 
+/// A number of each row for each of its tokens, in float32.
+pub(super) fn spread(numbers: &[f64], lengths: &[usize]) -> Result<Tensor, TchError> {
+    let spread = numbers.iter().zip(lengths).flat_map(|(&number, &length)| std::iter::repeat_n(number as f32, length));
+    Tensor::f_from_slice(&spread.collect::<Vec<f32>>())
+}
+
 /// The loss of tokens, `[T]` each.
 pub struct TokenLoss {
     /// `-min(r A, clip(r) A) + beta * KL`; its gradient leads to the log-probs.

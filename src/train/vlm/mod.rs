@@ -12,4 +12,6 @@ pub mod preview;
 pub mod replay;
 pub mod rewards;
 pub mod rollout;
+mod statistics;
 pub mod trainer;
+mod validation;

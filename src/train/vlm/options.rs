@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use tch::Device;
 
 use super::loss::LossOptions;
-use super::pairs::PairOptions;
-use super::policy::SamplingOptions;
+use super::pairs::{Pair, PairOptions};
+
 use super::rewards::critic::CriticOptions;
-use super::rewards::{RewardOptions, TERMS};
+use super::rewards::{Reward, RewardOptions, TERMS};
 use crate::base::{MemoryPlan, Precision};
+use crate::pipelines::caption::vlm::generate::SamplingOptions;
 use crate::train::TrainError;
 use crate::train::adamw::AdamWConfig;
 use crate::train::schedule::LrSchedule;
@@ -20,9 +21,9 @@ use crate::train::vlm::adapter::LoraConfig;
 pub struct Options {
     /// A folder in the layout of `Qwen/Qwen2.5-VL-3B-Instruct`.
     pub model: PathBuf,
-    /// A PEFT folder to begin with, and the dropout from then on; else a new LoRA.
+    /// A PEFT folder to begin with; else a new LoRA.
     pub adapter: Option<PathBuf>,
-    /// Sizes of a new LoRA; its dropout, where that is given, counts for an old one too.
+    /// Sizes of a new LoRA; its dropout counts for an old one too.
     pub lora: LoraConfig,
     /// The message from the system, with both pictures.
     pub message: String,
@@ -133,8 +134,10 @@ pub struct Step {
     pub truncated_share: f64,
     /// Completions that the critic gave no number.
     pub unrated: f64,
-    /// Groups that were left with less than two rated completions.
+    /// Groups that were left with less than two rated completions, and their share.
     pub skipped_groups: f64,
+    /// See above.
+    pub skipped_share: f64,
     /// Of the gradient before it is clipped.
     pub norm: f64,
     /// Nothing was moved: the gradient was not finite, or nothing.
@@ -158,13 +161,21 @@ pub struct Sample {
     pub reward: [f64; TERMS.len() + 1],
 }
 
+impl Sample {
+    /// Of a pair.
+    pub(super) fn new(pair: &Pair, text: &str, reward: &Reward) -> Self {
+        let [critic, phrase, repetition] = reward.terms;
+        Self { file: pair.file.clone(), text: text.into(), reward: [critic, phrase, repetition, reward.total] }
+    }
+}
+
 /// What a training says.
 pub enum Event<'a> {
     /// It begins behind this step, with this plan.
     Begins(usize, MemoryPlan),
     /// So many of so many groups have been through this phase of a rollout.
     Rollout(&'static str, usize, usize),
-    /// Prompts were sampled and rated: the first group of a rollout.
+    /// The prompts of a group were sampled and rated.
     Samples(&'a [Sample]),
     /// A step was made.
     Step(&'a Step),

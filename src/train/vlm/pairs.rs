@@ -62,7 +62,7 @@ pub struct Pairs {
     options: PairOptions,
     /// What cannot be read, and why.
     pub left_out: Vec<String>,
-    /// The same for the same files in the same folders, wherever those lie.
+    /// The same for the same pairs: files that can be read, wherever their folders lie, and how pairs are made of them.
     pub fingerprint: u64,
 }
 
@@ -100,8 +100,8 @@ impl Pairs {
                 let failed = |error: walkdir::Error| TrainError::io(folder)(error.into());
                 let entry = entry.map_err(failed)?;
                 if entry.file_type().is_file() && is_picture(entry.path()) {
-                    names.update(entry.path().strip_prefix(folder).unwrap_or(folder).as_os_str().as_encoded_bytes());
-                    sources.push(Source::Photo(entry.into_path()));
+                    let name = entry.path().strip_prefix(folder).unwrap_or(folder).to_string_lossy().into_owned();
+                    sources.push((name, Source::Photo(entry.into_path())));
                 }
             }
             if sources.len() == before {
@@ -114,20 +114,24 @@ impl Pairs {
                 return Err(TrainError::format(folder, "it has no pictures: expected results of `coz zoom`"));
             }
             for item in items {
-                names.update(format!("{:?} {}", item.scale, item.stem));
-                sources.push(Source::State(item.file));
+                sources.push((format!("{:?} {}", item.scale, item.stem), Source::State(item.file)));
             }
         }
-        let checked: Vec<Result<Source, String>> = sources
+        let checked: Vec<Result<(String, Source), String>> = sources
             .into_par_iter()
-            .map(|source| match dimensions(source.file()) {
-                Ok(_) => Ok(source),
+            .map(|(name, source)| match dimensions(source.file()) {
+                Ok(_) => Ok((name, source)),
                 Err(error) => Err(format!("{}: {error}", source.file().display())),
             })
             .collect();
         let (good, bad): (Vec<_>, Vec<_>) = checked.into_iter().partition(Result::is_ok);
         let left_out: Vec<String> = bad.into_iter().filter_map(Result::err).collect();
-        let mut training: Vec<Source> = good.into_iter().flatten().collect();
+        let mut training = Vec::new();
+        for (name, source) in good.into_iter().flatten() {
+            names.update(format!("{name}\n"));
+            training.push(source);
+        }
+        names.update(format!("{} {}", options.deeper, options.held_out));
         if training.is_empty() || !(left_out.is_empty() || options.skip_bad) {
             return Err(TrainError::Photos(left_out));
         }
@@ -140,10 +144,11 @@ impl Pairs {
         };
         let mut order: Vec<usize> = (0..training.len()).collect();
         Rng::with_seed(derived_seed("held out", &[SEED])).shuffle(&mut order);
-        let chosen = &order[..held];
-        let held_out = chosen.iter().map(|&i| training[i].clone()).collect();
-        let mut number = 0..;
-        training.retain(|_| number.next().is_none_or(|i| !chosen.contains(&i)));
+        let held_out = order[..held].iter().map(|&i| training[i].clone()).collect();
+        let mut is_held = vec![false; training.len()];
+        order[..held].iter().for_each(|&i| is_held[i] = true);
+        let mut is_held = is_held.into_iter();
+        training.retain(|_| is_held.next() != Some(true));
         let fingerprint = u64::from_le_bytes(fingerprint);
         Ok(Self { training, held_out, options: options.clone(), left_out, fingerprint })
     }

@@ -16,10 +16,11 @@ use crate::networks::qwen::Qwen;
 use crate::networks::qwen::adapter::Adapter;
 use crate::networks::qwen::language::{LanguageModel, Sequence};
 use crate::pipelines::PipelineError;
-use crate::pipelines::caption::vlm::processor::{EncodedPrompt, ImageFeatures, Processor, caption_chat};
+use crate::pipelines::caption::vlm::generate::{SamplingOptions, generate};
+use crate::pipelines::caption::vlm::processor::{EncodedPrompt, Processor, caption_chat};
 use crate::runtime::weights::lora::LoraDropout;
 use crate::runtime::weights::{LoadMode, Loader, LoraMap, Weights};
-use crate::runtime::{accelerator, allocator, rng};
+use crate::runtime::{accelerator, allocator};
 use crate::train::TrainError;
 use crate::train::adamw::Group;
 use crate::train::files::shared;
@@ -83,6 +84,8 @@ pub struct LogProbs {
 /// A prompt and its completions as one sequence.
 struct Packed<'a> {
     network: &'a LanguageModel,
+    /// Where the layers look which pass is computed, and which one this is.
+    dropout: (&'a AtomicU64, u64),
     sequence: Sequence,
     /// `[1, N, D]`.
     embedded: Tensor,
@@ -98,6 +101,9 @@ impl Segments for Packed<'_> {
     }
 
     fn run(&self, segment: usize, inputs: &[Tensor]) -> Result<Vec<Tensor>, TchError> {
+        // Also where it is computed again, behind others.
+        let (current, pass) = self.dropout;
+        current.store(pass, Ordering::Relaxed);
         Ok(vec![self.network.layer(segment, &inputs[0], &self.sequence)?])
     }
 }
@@ -105,6 +111,7 @@ impl Segments for Packed<'_> {
 impl<'a> Packed<'a> {
     fn new(
         network: &'a LanguageModel,
+        dropout: (&'a AtomicU64, u64),
         prompt: &EncodedPrompt,
         completions: &[Vec<i64>],
     ) -> Result<Self, PipelineError> {
@@ -132,7 +139,7 @@ impl<'a> Packed<'a> {
         let embedded = Tensor::f_cat(&[&prompt.embedded, &network.embed(&here(&ids)?)?], 1)?;
         let embedded = embedded.f_to_kind(network.residual_kind())?;
         let sequence = network.sequence(&Tensor::f_cat(&positions, 1)?, mask)?;
-        Ok(Self { network, sequence, embedded, rows: here(&rows)?, targets: here(&targets)? })
+        Ok(Self { network, dropout, sequence, embedded, rows: here(&rows)?, targets: here(&targets)? })
     }
 
     /// Log-probs and entropies of some tokens, from what the layers made of those before them, `[T, D]`.
@@ -189,15 +196,6 @@ impl<'a> Packed<'a> {
             false => of_hidden.f_index_add(1, &self.rows, &Tensor::f_cat(&gradients, 0)?.f_unsqueeze(0)?),
         }
     }
-}
-
-/// How completions are sampled.
-#[derive(Clone, Copy, Debug)]
-pub struct SamplingOptions {
-    /// Logits are divided by it; 0: always the likeliest token.
-    pub temperature: f64,
-    /// Longer ones are cut off there.
-    pub max_completion_length: usize,
 }
 
 impl Policy {
@@ -279,19 +277,18 @@ impl Policy {
         all * self.kind.elt_size_in_bytes() as u64
     }
 
-    /// The question about two pictures, and what the vision tower makes of them.
+    /// The question about two pictures.
     ///
     /// # Errors
     /// A picture that is too narrow; what libtorch says.
-    pub fn encode(&self, pictures: &[Picture; 2]) -> Result<(EncodedPrompt, [ImageFeatures; 2]), TrainError> {
+    pub fn encode(&self, pictures: &[Picture; 2]) -> Result<EncodedPrompt, TrainError> {
         let Networks { base, .. } = self.networks()?;
         tch::no_grad(|| {
             let image =
                 |picture: &Picture| self.processor.encode_image(&base.vision, picture, self.device, &mut |_| Ok(()));
             let images = [image(&pictures[0])?, image(&pictures[1])?];
             let chat = caption_chat(&self.message, 2);
-            let prompt = self.processor.encode_chat(&base.language, &chat, &images.each_ref())?;
-            Ok((prompt, images))
+            Ok(self.processor.encode_chat(&base.language, &chat, &images.each_ref())?)
         })
     }
 
@@ -308,36 +305,15 @@ impl Policy {
     ) -> Result<Vec<Vec<i64>>, TrainError> {
         let language = &self.networks()?.language;
         self.dropout.store(0, Ordering::Relaxed);
-        let ends = self.processor.ends();
-        let mut quiet = |_| Ok::<(), PipelineError>(());
-        let mut completions = vec![Vec::new(); seeds.len()];
         tch::no_grad(|| {
-            let length = prompt.ids.len() as i64;
-            let mut cache = language.cache(length)?;
-            let logits = language.forward(&prompt.embedded, &prompt.positions, &mut cache, &mut quiet)?;
-            let mut cache = cache.copies(seeds.len() as i64, length + options.max_completion_length as i64)?;
-            let mut logits = logits.f_expand([seeds.len() as i64, -1], false)?;
+            let mut cache = language.cache(prompt.ids.len() as i64)?;
+            let mut quiet = |_| Ok::<(), PipelineError>(());
+            let logits = language.forward(&prompt.embedded, &prompt.positions, &mut cache, &mut quiet)?.f_get(0)?;
             if !bool::try_from(logits.f_isfinite()?.f_all()?)? {
                 return Err(PipelineError::not_finite("Qwen2.5-VL", self.kind).into());
             }
-            for i in 0..options.max_completion_length {
-                let next = draw(&logits, options.temperature, seeds, i as u64)?;
-                for (completion, &id) in completions.iter_mut().zip(&next) {
-                    if completion.last().is_none_or(|last| !ends.contains(last)) {
-                        completion.push(id);
-                    }
-                }
-                let is_over = |completion: &Vec<i64>| completion.last().is_some_and(|last| ends.contains(last));
-                if i + 1 == options.max_completion_length || completions.iter().all(is_over) {
-                    break;
-                }
-                let next = Tensor::f_from_slice(&next)?.f_unsqueeze(1)?.f_to_device(self.device)?;
-                let position = prompt.positions_behind(i as i64, 1)?;
-                logits = language.forward(&language.embed(&next)?, &position, &mut cache, &mut quiet)?;
-            }
-            Ok::<(), TrainError>(())
-        })?;
-        Ok(completions)
+            Ok(generate(language, prompt, (&cache, &logits), options, (seeds, self.processor.ends()))?)
+        })
     }
 
     /// The log-probs of completions: by the policy with the dropout of a pass, or, without one, by the reference.
@@ -352,9 +328,8 @@ impl Policy {
         pass: Option<u64>,
     ) -> Result<LogProbs, TrainError> {
         let Networks { language, base } = self.networks()?;
-        self.dropout.store(pass.unwrap_or(0), Ordering::Relaxed);
         let network = if pass.is_some() { language } else { &base.language };
-        let packed = Packed::new(network, prompt, completions)?;
+        let packed = Packed::new(network, (&self.dropout, pass.unwrap_or(0)), prompt, completions)?;
         let hidden = tape::run(&packed, &[packed.embedded.shallow_clone()])?.swap_remove(0);
         Ok(packed.outcome(&hidden, temperature)?)
     }
@@ -372,25 +347,11 @@ impl Policy {
         (pass, checkpoints): (u64, bool),
         loss: impl FnOnce(LogProbs) -> Result<Tensor, TrainError>,
     ) -> Result<(), TrainError> {
-        self.dropout.store(pass, Ordering::Relaxed);
-        let packed = Packed::new(&self.networks()?.language, prompt, completions)?;
+        let packed = Packed::new(&self.networks()?.language, (&self.dropout, pass), prompt, completions)?;
         let (hidden, tape) = tape::forward(&packed, &[packed.embedded.shallow_clone()], checkpoints)?;
         let gradient = loss(packed.outcome(&hidden[0], temperature)?)?.f_mul_scalar(self.groups[0].scale)?;
         let of_hidden = packed.head_backward(&hidden[0], &gradient, temperature)?;
         tape.backward(vec![of_hidden])?;
         Ok(())
     }
-}
-
-/// The next token of each text by its logits `[B, vocabulary]`, each drawn on the CPU by a seed of its own, so that a seed means the
-/// same everywhere.
-fn draw(logits: &Tensor, temperature: f64, seeds: &[u64], number: u64) -> Result<Vec<i64>, TchError> {
-    if temperature <= 0.0 {
-        return Vec::try_from(logits.f_argmax(-1, false)?.f_to_device(Device::Cpu)?);
-    }
-    let shares = logits.f_div_scalar(temperature)?.f_softmax(-1, Kind::Float)?.f_to_device(Device::Cpu)?;
-    let draw = |(row, seed): (i64, &u64)| {
-        rng::multinomial(derived_seed("token", &[*seed, number]), &shares.f_get(row)?)?.f_int64_value(&[0])
-    };
-    (0..).zip(seeds).map(draw).collect()
 }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
 
 use super::adapter::{self, LoraConfig, LoraInit};
-use super::loss::{LossOptions, LossType, TokenLoss, advantages, token_loss, token_weights};
+use super::loss::{LossOptions, LossType, TokenLoss, advantages, spread, token_loss, token_weights};
 use super::policy::{Policy, PolicyFiles};
 use crate::base::{CaptionRequest, write_atomic};
 use crate::pipelines::caption::vlm::processor::EncodedPrompt;
@@ -143,7 +143,7 @@ impl Rollouts {
             let found = "each completion needs a reward, and at most max_new_tokens tokens";
             return Err(TrainError::format(file, found));
         }
-        let prompts = pictures.iter().map(|(_, pair)| Ok(policy.encode(pair)?.0)).collect::<Result<_, TrainError>>()?;
+        let prompts = pictures.iter().map(|(_, pair)| policy.encode(pair)).collect::<Result<_, TrainError>>()?;
         Ok(Self { prompts, completions, rewards, max_new_tokens })
     }
 
@@ -174,7 +174,7 @@ impl Rollouts {
 
     /// A number of each completion for each of its tokens.
     fn spread(&self, numbers: &[f64]) -> Result<Tensor, TrainError> {
-        spread(numbers, &self.lengths())
+        Ok(spread(numbers, &self.lengths())?)
     }
 
     fn log_probs(&self, policy: &Policy, temperature: f64, pass: Option<u64>) -> Result<[Tensor; 2], TrainError> {
@@ -218,12 +218,6 @@ impl Rollouts {
     }
 }
 
-/// A number of each row for each of its tokens, in float32.
-pub(super) fn spread(numbers: &[f64], lengths: &[usize]) -> Result<Tensor, TrainError> {
-    let spread = numbers.iter().zip(lengths).flat_map(|(&number, &length)| std::iter::repeat_n(number as f32, length));
-    Ok(Tensor::f_from_slice(&spread.collect::<Vec<f32>>())?)
-}
-
 fn mean(tokens: &Tensor) -> Result<f64, TrainError> {
     Ok(tokens.f_mean(Kind::Double)?.f_double_value(&[])?)
 }
@@ -260,7 +254,7 @@ pub fn replay(file: &Path, out: &Path) -> Result<(), TrainError> {
     };
     let (mut summary, mut tensors) = (serde_json::Map::new(), BTreeMap::new());
     if let Some(one) = case.one {
-        let mut policy = open(LoraInit::Folder(here(&one.adapter), Some(0.0)))?;
+        let mut policy = open(LoraInit::Folder(here(&one.adapter), 0.0))?;
         let One { temperature, beta, epsilon, completions, rewards, .. } = one;
         let rollouts = Rollouts::new(&policy, &pictures, completions, rewards, case.max_new_tokens, file)?;
         let options = LossOptions {

@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use tch::{Kind, Tensor};
 
 use super::loss::advantages;
-use super::options::RewardStatistics;
 use super::rewards::{Reward, TERMS};
 use crate::pipelines::caption::vlm::processor::EncodedPrompt;
 use crate::runtime::weights::Weights;
@@ -50,7 +49,8 @@ impl CompletionGroup {
 
     /// All rewards are the same.
     pub fn has_zero_std(&self) -> bool {
-        advantages(&self.totals(), false).iter().all(|&advantage| advantage == 0.0 || advantage.is_nan())
+        !self.is_skipped()
+            && advantages(&self.totals(), false).iter().all(|&advantage| advantage == 0.0 || advantage.is_nan())
     }
 
     /// The completions that enter the loss of a micro-batch: of each its advantage and the tokens that count, none where it was cut off
@@ -81,6 +81,8 @@ pub struct Row<'a> {
 /// Groups of one process, and how many steps have been made of them.
 #[derive(Default)]
 pub struct Rollout {
+    /// By which options they were sampled and steps are made of them.
+    pub options: u64,
     /// In the order in which steps take them.
     pub groups: Vec<CompletionGroup>,
     /// Steps that were made.
@@ -88,13 +90,14 @@ pub struct Rollout {
 }
 
 impl Rollout {
-    /// Adds it to a state, unless all its steps are made.
+    /// Adds it to a state.
     ///
     /// # Errors
     /// What libtorch says.
     pub(super) fn save(&self, tensors: &mut BTreeMap<String, Tensor>) -> Result<(), TrainError> {
         let numbers = |values: &[i64]| Tensor::f_from_slice(values);
         tensors.insert("rollout.used".into(), numbers(&[self.used as i64])?);
+        tensors.insert("rollout.options".into(), numbers(&[self.options.cast_signed()])?);
         for (i, group) in self.groups.iter().enumerate() {
             let lengths: Vec<i64> = group.completions.iter().map(|ids| ids.len() as i64).collect();
             let truncated: Vec<i64> = group.is_truncated.iter().map(|&is| is.into()).collect();
@@ -155,33 +158,10 @@ impl Rollout {
             let item = item.f_view([-1])?.f_int64_value(&[0])?.cast_unsigned();
             groups.push(CompletionGroup { item, prompt: None, completions, is_truncated, rewards, log_probs });
         }
-        let used = integers("rollout.used".into())?;
-        Ok(Self { groups, used: used.first().copied().unwrap_or(0) as usize })
+        let number = |name: &str| Ok::<i64, TrainError>(integers(name.into())?.first().copied().unwrap_or(0));
+        let (used, options) = (number("rollout.used")? as usize, number("rollout.options")?.cast_unsigned());
+        Ok(Self { options, groups, used })
     }
-}
-
-/// Sums of rewards, which those of other processes can be added to: their number, the values, and the values' squares.
-pub(super) fn sums<'a>(rewards: impl Iterator<Item = &'a Reward>) -> [f64; 1 + 2 * NUMBERS] {
-    let mut sums = [0.0; 1 + 2 * NUMBERS];
-    for reward in rewards.filter(|reward| reward.total.is_finite()) {
-        sums[0] += 1.0;
-        for (i, value) in reward.terms.into_iter().chain([reward.total]).enumerate() {
-            sums[1 + i] += value;
-            sums[1 + NUMBERS + i] += value * value;
-        }
-    }
-    sums
-}
-
-/// Means and deviations by such sums.
-pub(super) fn statistics(sums: &[f64]) -> RewardStatistics {
-    let count = sums[0];
-    let mut found = RewardStatistics::default();
-    for i in 0..NUMBERS {
-        found.mean[i] = sums[1 + i] / count;
-        found.std[i] = (sums[1 + NUMBERS + i] / count - found.mean[i].powi(2)).max(0.0).sqrt();
-    }
-    found
 }
 
 #[cfg(test)]
@@ -208,25 +188,18 @@ mod tests {
         assert!(!rated.is_skipped() && !rated.has_zero_std() && rated.rated() == 2);
         let alone = group(&[0.5, f64::NAN]);
         assert!(alone.is_skipped() && alone.rows(true, false).is_empty());
-        assert!(group(&[0.5, 0.5, f64::NAN]).has_zero_std());
+        assert!(group(&[0.5, 0.5, f64::NAN]).has_zero_std() && !alone.has_zero_std());
     }
 
     #[test]
     fn a_rollout_is_read_as_it_was_saved() {
         let mut first = group(&[0.5, f64::NAN, 1.0]);
         first.log_probs = Some([Tensor::from_slice(&[0.5f32]), Tensor::from_slice(&[0.25f32])]);
-        let rollout = Rollout { groups: vec![first, group(&[0.0, 1.0])], used: 3 };
+        let rollout = Rollout { options: u64::MAX, groups: vec![first, group(&[0.0, 1.0])], used: 3 };
         let mut tensors = BTreeMap::new();
         rollout.save(&mut tensors).unwrap();
         let read = Rollout::load(&Weights::from_tensors(tensors.into_iter().collect())).unwrap();
         assert_eq!(format!("{:?}", read.groups), format!("{:?}", rollout.groups));
-        assert_eq!(read.used, 3);
-    }
-
-    #[test]
-    fn statistics_follow_from_sums() {
-        let rewards = [group(&[0.5, 1.5]), group(&[f64::NAN, 1.0])].map(|group| group.rewards).concat();
-        let found = statistics(&sums(rewards.iter()));
-        assert!((found.mean[3] - 1.0).abs() < 1e-12 && (found.std[3] - (0.5f64 / 3.0).sqrt()).abs() < 1e-12);
+        assert_eq!((read.used, read.options), (3, u64::MAX));
     }
 }

@@ -9,16 +9,17 @@ use tch::{Kind, Tensor};
 
 use super::adapter::LoraInit;
 use super::logs::Logs;
-use super::loss::{LossType, token_loss, token_weights};
-use super::options::{Event, Options, RewardStatistics, Sample, Step};
+use super::loss::{LossType, spread, token_loss, token_weights};
+use super::options::{Event, Options, Sample, Step};
 use super::pairs::{Pair, Pairs};
-use super::policy::{Policy, PolicyFiles, SamplingOptions};
-use super::replay::spread;
+use super::policy::{Policy, PolicyFiles};
+use super::rewards::Reward;
 use super::rewards::critic::{self, Critic};
-use super::rewards::{Reward, TERMS};
-use super::rollout::{CompletionGroup, Rollout, Row, statistics, sums};
+use super::rollout::{CompletionGroup, Rollout, Row};
+use super::statistics::{Sums, statistics};
 use super::{checkpoint, memory};
 use crate::base::MemoryPlan;
+use crate::pipelines::PipelineError;
 use crate::runtime::memory::free_memory;
 use crate::runtime::weights::Weights;
 use crate::runtime::{accelerator, precision};
@@ -48,8 +49,7 @@ pub fn train(
         training.run(on_event).inspect_err(|error| {
             // What has diverged is not to take the place of what was saved before.
             let has_diverged = matches!(error, TrainError::Infinite(_) | TrainError::Collapsed { .. });
-            let is_new = training.position.step > training.saved && training.may_save();
-            if is_new
+            if training.position.step > training.saved
                 && !has_diverged
                 && let Err(unsaved) = training.save()
             {
@@ -62,67 +62,27 @@ pub fn train(
     Ok(trained)
 }
 
-struct Training<'a> {
-    options: &'a Options,
-    world: &'a mut World,
+pub(super) struct Training<'a> {
+    pub(super) options: &'a Options,
+    pub(super) world: &'a mut World,
     /// Somebody has asked this process to stop; or any of them.
-    is_stopped: bool,
+    pub(super) is_stopped: bool,
     all_stop: bool,
-    policy: Policy,
-    critic: Box<dyn Critic>,
+    pub(super) policy: Policy,
+    /// `None` where its rating weighs nothing.
+    critic: Option<Box<dyn Critic>>,
     plan: MemoryPlan,
-    pairs: Pairs,
+    pub(super) pairs: Pairs,
     rollout: Rollout,
-    position: Position,
+    pub(super) position: Position,
     /// What must not change within a training.
     fixed: Vec<(&'static str, u64)>,
     /// The step that was saved last, and when another could not be.
     saved: usize,
     unsaved_since: Option<Instant>,
     /// The first process's alone.
-    logs: Option<Logs>,
-    warnings: Warnings,
-}
-
-/// Sums over the tokens, completions and groups of a step, to which those of other processes can be added.
-#[derive(Default)]
-struct Sums {
-    loss: f64,
-    kl: f64,
-    entropy: f64,
-    clipped: f64,
-    tokens: f64,
-    groups: f64,
-    zero_std: f64,
-    skipped: f64,
-    completions: f64,
-    truncated: f64,
-    length: f64,
-    unrated: f64,
-    rewards: [f64; 1 + 2 * (TERMS.len() + 1)],
-}
-
-impl Sums {
-    fn numbers(&mut self) -> Vec<&mut f64> {
-        let Self { loss, kl, entropy, clipped, tokens, groups, zero_std, skipped, .. } = self;
-        let mut all = vec![loss, kl, entropy, clipped, tokens, groups, zero_std, skipped];
-        all.extend([&mut self.completions, &mut self.truncated, &mut self.length, &mut self.unrated]);
-        all.extend(&mut self.rewards);
-        all
-    }
-
-    fn add_group(&mut self, group: &CompletionGroup) {
-        self.groups += 1.0;
-        self.zero_std += f64::from(u8::from(group.has_zero_std()));
-        self.skipped += f64::from(u8::from(group.is_skipped()));
-        self.completions += group.completions.len() as f64;
-        self.truncated += group.is_truncated.iter().filter(|&&is| is).count() as f64;
-        self.length += group.completions.iter().map(Vec::len).sum::<usize>() as f64;
-        self.unrated += (group.rewards.len() - group.rated()) as f64;
-        for (sum, number) in self.rewards.iter_mut().zip(sums(group.rewards.iter())) {
-            *sum += number;
-        }
-    }
+    pub(super) logs: Option<Logs>,
+    pub(super) warnings: Warnings,
 }
 
 impl<'a> Training<'a> {
@@ -133,12 +93,12 @@ impl<'a> Training<'a> {
     ) -> Result<Self, TrainError> {
         let out = &options.output;
         let pairs = Pairs::open(&options.pairs)?;
-        let mut critic = critic::open(&options.critic)?;
+        let critic = options.rewards.needs_critic().then(|| critic::open(&options.critic)).transpose()?;
         std::fs::create_dir_all(out).map_err(|error| TrainError::unwritten(out, error))?;
         let weights = Weights::open_folder(&options.model, "model")?;
         let base_dtype = precision::for_weights(options.precision, &weights, options.device);
-        let lora = match &options.adapter {
-            Some(folder) => LoraInit::Folder(folder.clone(), Some(options.lora.dropout)),
+        let lora = match options.resume.as_ref().or(options.adapter.as_ref()) {
+            Some(folder) => LoraInit::Folder(folder.clone(), options.lora.dropout),
             None => LoraInit::New(options.lora, options.seed),
         };
         let model = options.model.clone();
@@ -158,9 +118,10 @@ impl<'a> Training<'a> {
             }
             None => (Position::default(), Rollout::default()),
         };
-        let is_spent = rollout.used >= options.steps_of_rollout() || rollout.groups.is_empty();
-        if !is_spent && (rollout.groups.len() != options.groups_of_rollout() || world.size() > 1) {
-            let found = "it lies between the steps of one generation; go on with the same batch, in one process";
+        if !rollout.groups.is_empty() && (rollout.options != of_rollout(options) || world.size() > 1) {
+            let found = "it lies between the steps of one generation: go on in one process, with the same batch, message, \
+                         temperature, --max_completion_length, --steps_per_generation, --num_iterations and \
+                         --mask_truncated_completions";
             let file = options.resume.clone().unwrap_or_default();
             return Err(TrainError::format(&file, found));
         }
@@ -171,22 +132,12 @@ impl<'a> Training<'a> {
         let numbers = [position.step as u64, position.items].into_iter().chain(groups.map(|number| number as u64));
         let numbers = numbers.chain(fixed.iter().map(|(_, value)| *value)).collect::<Vec<_>>();
         world.check_same(derived_seed("processes", &numbers), "state, data, seed, batch or number of steps")?;
-        let place = |folder: &Path| folder.canonicalize().ok();
-        let is_same = critic.folder().and_then(place).is_some_and(|folder| Some(folder) == place(&options.model));
-        let is_shared = is_same && options.critic.device == options.device;
-        let tokens = options.num_generations * options.sampling.max_completion_length;
-        let step = memory::step_bytes(&policy.processor.config.language, tokens, options.gradient_checkpointing);
-        let needed = policy.bytes() + critic.bytes() + step;
-        let plan = match (options.memory, free_memory(options.device)) {
-            _ if is_shared || critic.bytes() == 0 || options.critic.device != options.device => MemoryPlan::Resident,
-            (MemoryPlan::Auto, Some(free)) if free < needed => MemoryPlan::Staged,
-            (MemoryPlan::Auto | MemoryPlan::Resident, _) => MemoryPlan::Resident,
-            _ => MemoryPlan::Staged,
-        };
+        let (is_shared, plan) = plan(options, &policy, critic.as_deref());
         let is_stopped = !on_event(Event::Begins(position.step, plan));
         policy.load()?;
-        if is_shared {
-            critic.share(Some(policy.base()?));
+        let mut critic = critic;
+        if let Some(critic) = critic.as_mut().filter(|_| is_shared) {
+            critic.share(policy.base()?);
         }
         let logs = world.is_first().then(|| Logs::open(options, position.step)).transpose()?;
         let mut warnings = Warnings::default();
@@ -212,11 +163,6 @@ impl<'a> Training<'a> {
         })
     }
 
-    /// Several processes have a rollout each, of which the first one's alone would be saved.
-    fn may_save(&self) -> bool {
-        self.world.size() == 1 || self.is_spent()
-    }
-
     fn is_spent(&self) -> bool {
         self.rollout.groups.is_empty() || self.rollout.used >= self.options.steps_of_rollout()
     }
@@ -227,7 +173,8 @@ impl<'a> Training<'a> {
         if self.position.step == 0 {
             self.validate(false, on_event)?;
         }
-        while self.position.step < options.steps {
+        let mut ends_early = false;
+        while self.position.step < options.steps && !ends_early {
             if self.is_stopped && self.world.size() == 1 {
                 break;
             }
@@ -235,7 +182,7 @@ impl<'a> Training<'a> {
             self.is_stopped |= !on_event(Event::Step(&step));
             let counted = |count: usize, is: bool| if is { count + 1 } else { 0 };
             infinite = counted(infinite, !step.norm.is_finite());
-            unrated = counted(unrated, step.rewards.mean[0].is_nan());
+            unrated = counted(unrated, step.skipped_share == 1.0);
             without_difference = counted(without_difference, step.zero_std_share == 1.0);
             if infinite >= MOST_SKIPPED {
                 return Err(TrainError::Infinite(infinite));
@@ -251,19 +198,18 @@ impl<'a> Training<'a> {
             if recent.len() == KL_STEPS && kl > options.max_kl {
                 return Err(TrainError::Collapsed { kl, limit: options.max_kl });
             }
-            let is_flat = without_difference >= options.early_stopping_steps;
-            if is_flat {
+            ends_early = without_difference >= options.early_stopping_steps;
+            if ends_early {
                 let why = format!("all rewards of each group were equal, {without_difference} steps in a row");
                 on_event(Event::Stops(&why));
             }
             // Several processes stop together, one step after one of them was asked to.
-            let stops = is_flat || if self.world.size() == 1 { self.is_stopped } else { self.all_stop };
-            let is_last = step.number == options.steps || (stops && self.may_save());
-            self.validate(is_last && !stops, on_event)?;
-            // What could not be saved is tried again: a disk that is full may be cleared.
-            let is_retried = self.unsaved_since.is_some_and(|since| since.elapsed() >= RETRY);
-            let is_due = step.number.is_multiple_of(options.checkpointing_steps);
-            if !is_last && (is_due || is_retried) && self.may_save() {
+            let is_asked = if self.world.size() == 1 { self.is_stopped } else { self.all_stop };
+            let is_last = step.number == options.steps || ends_early;
+            if !is_asked {
+                self.validate(is_last, on_event)?;
+            }
+            if !(is_last || is_asked) && self.is_save_due() {
                 let saved = self.save();
                 self.unsaved_since = saved.is_err().then(Instant::now);
                 self.warnings.unless_written(saved)?;
@@ -271,7 +217,7 @@ impl<'a> Training<'a> {
             for warning in self.warnings.new_ones() {
                 self.is_stopped |= !on_event(Event::Warning(&warning));
             }
-            if is_last {
+            if is_asked {
                 break;
             }
         }
@@ -281,7 +227,18 @@ impl<'a> Training<'a> {
         for warning in self.warnings.new_ones() {
             on_event(Event::Warning(&warning));
         }
-        Ok(self.position.step)
+        Ok(self.saved)
+    }
+
+    /// Where several processes have a rollout each, only the first one's could be saved: they wait until it is spent.
+    fn is_save_due(&self) -> bool {
+        let (step, every) = (self.position.step, self.options.checkpointing_steps);
+        // What could not be saved is tried again: a disk that is full may be cleared.
+        let is_retried = self.unsaved_since.is_some_and(|since| since.elapsed() >= RETRY);
+        match self.world.size() {
+            1 => step.is_multiple_of(every) || is_retried,
+            _ => self.is_spent() && (step / every > self.saved / every || is_retried),
+        }
     }
 
     /// `None` where it was asked to stop before the step had begun.
@@ -359,6 +316,7 @@ impl<'a> Training<'a> {
             truncated_share: sums.truncated / sums.completions,
             unrated: sums.unrated * size,
             skipped_groups: sums.skipped * size,
+            skipped_share: sums.skipped / sums.groups,
             norm,
             is_skipped,
             rate,
@@ -381,7 +339,7 @@ impl<'a> Training<'a> {
         for group in &mut self.rollout.groups[groups] {
             if group.prompt.is_none() {
                 let pair = self.pairs.pair(self.options.seed, group.item)?;
-                group.prompt = Some(self.policy.encode(&pair.pictures)?.0);
+                group.prompt = Some(self.policy.encode(&pair.pictures)?);
             }
         }
         Ok(())
@@ -398,16 +356,14 @@ impl<'a> Training<'a> {
         let advantages = here(&rows.iter().map(|row| row.advantage).collect::<Vec<_>>())?;
         let (weights, temperature) = (here(weights)?, options.sampling.temperature);
         let pass = (self.pass(group), options.gradient_checkpointing);
+        // Where one step is made of it, the policy is the one that has sampled.
+        let (old, reference) = match &group.log_probs {
+            Some([old, reference]) => (Some(old.f_to_device(options.device)?), reference.f_to_device(options.device)?),
+            None => (None, self.policy.log_probs(prompt, &completions, temperature, None)?.log_probs),
+        };
         self.policy.backward(prompt, &completions, temperature, pass, |found| {
             let log_probs = found.log_probs.f_set_requires_grad(true)?;
-            let [old, reference] = match &group.log_probs {
-                Some(known) => known.each_ref().map(|tensor| tensor.to_device(options.device)),
-                // One step is made of it: the policy is the one that has sampled.
-                None => {
-                    let reference = self.policy.log_probs(prompt, &completions, temperature, None)?.log_probs;
-                    [log_probs.f_detach()?, reference]
-                }
-            };
+            let old = old.map_or_else(|| log_probs.f_detach(), Ok)?;
             let found_loss = token_loss(&log_probs, &old, &reference, &advantages, &options.loss)?;
             let loss = found_loss.loss.f_mul(&weights)?.f_sum(Kind::Float)?;
             loss.f_backward()?;
@@ -431,6 +387,10 @@ impl<'a> Training<'a> {
         let options = self.options;
         let count = options.groups_of_rollout();
         let [batch, rank, size] = [options.batch, self.world.rank(), self.world.size()].map(|number| number as u64);
+        if !self.rollout.groups.is_empty() {
+            self.position.items = self.next_items();
+            self.rollout = Rollout::default();
+        }
         let share = Share { first: self.position.items, batch, rank, size };
         let (start, mut groups, mut pairs) = (Instant::now(), Vec::new(), Vec::new());
         let mut asked = Vec::new();
@@ -440,41 +400,26 @@ impl<'a> Training<'a> {
             }
             let item = share.item(i as u64);
             let pair = self.pairs.pair(options.seed, item)?;
-            let seeds: Vec<u64> = (0..options.num_generations as u64)
-                .map(|i| derived_seed("completion", &[options.seed, item, i]))
-                .collect();
-            let (prompt, _) = self.policy.encode(&pair.pictures)?;
-            let completions = self.policy.sample(&prompt, &options.sampling, &seeds)?;
+            let seeds =
+                (0..options.num_generations as u64).map(|i| derived_seed("completion", &[options.seed, item, i]));
+            let prompt = self.policy.encode(&pair.pictures)?;
+            let completions = self.policy.sample(&prompt, &options.sampling, &seeds.collect::<Vec<_>>())?;
             asked.push(self.texts(&completions)?);
             let ends = self.policy.processor.ends();
             let is_truncated = completions.iter().map(|ids| ids.last().is_none_or(|id| !ends.contains(id))).collect();
-            let prompt = Some(prompt);
-            groups.push(CompletionGroup {
-                item,
-                prompt,
-                completions,
-                is_truncated,
-                rewards: Vec::new(),
-                log_probs: None,
-            });
+            let (prompt, rewards) = (Some(prompt), Vec::new());
+            groups.push(CompletionGroup { item, prompt, completions, is_truncated, rewards, log_probs: None });
             pairs.push(pair);
         }
         let sampling = start.elapsed().as_secs_f64();
         let start = Instant::now();
         self.swap_in_critic();
         for (i, ((group, pair), texts)) in groups.iter_mut().zip(&pairs).zip(&asked).enumerate() {
-            if !self.goes_on(Event::Rollout("rating", i, count), on_event) {
-                self.swap_in_policy()?;
-                return Ok(None);
+            match self.rewards(pair, texts, ("rating", i, count), on_event)? {
+                Some(rewards) => group.rewards = rewards,
+                None => return Ok(None),
             }
-            group.rewards = self.rewards(pair, texts)?;
-            let reward = |reward: &Reward| std::array::from_fn(|i| *reward.terms.get(i).unwrap_or(&reward.total));
-            let samples = texts.iter().zip(&group.rewards);
-            let samples = samples.map(|(text, found)| Sample {
-                file: pair.file.clone(),
-                text: text.clone(),
-                reward: reward(found),
-            });
+            let samples = texts.iter().zip(&group.rewards).map(|(text, reward)| Sample::new(pair, text, reward));
             self.is_stopped |= !on_event(Event::Samples(&samples.collect::<Vec<_>>()));
         }
         self.swap_in_policy()?;
@@ -482,54 +427,79 @@ impl<'a> Training<'a> {
         if options.steps_of_rollout() > 1 {
             // Parameters change between the steps: what has sampled is remembered.
             for group in &mut groups {
-                let pass = derived_seed("pass", &[options.seed, group.item]).max(1);
-                let rows = group.rows(options.loss.scale_rewards, options.mask_truncated);
-                let completions: Vec<Vec<i64>> = rows.iter().map(|row| row.ids.to_vec()).collect();
-                let Some(prompt) = group.prompt.as_ref().filter(|_| completions.iter().any(|ids| !ids.is_empty()))
-                else {
-                    continue;
-                };
-                let log_probs = |pass: Option<u64>| {
-                    let found = self.policy.log_probs(prompt, &completions, options.sampling.temperature, pass)?;
-                    Ok::<_, TrainError>(found.log_probs)
-                };
-                group.log_probs = Some([log_probs(Some(pass))?, log_probs(None)?]);
+                group.log_probs = self.old_log_probs(group)?;
             }
         }
-        self.rollout = Rollout { groups, used: 0 };
-        self.position.items += (count as u64) * size;
+        self.rollout = Rollout { options: of_rollout(options), groups, used: 0 };
         Ok(Some([sampling, rating]))
     }
 
+    /// The first item behind those of the rollout, of all processes.
+    fn next_items(&self) -> u64 {
+        self.position.items + (self.options.groups_of_rollout() * self.world.size()) as u64
+    }
+
+    /// Of the tokens that count: by the policy as it is now, and by the reference.
+    fn old_log_probs(&self, group: &CompletionGroup) -> Result<Option<[Tensor; 2]>, TrainError> {
+        let completions: Vec<Vec<i64>> = self.rows(group).iter().map(|row| row.ids.to_vec()).collect();
+        let prompt = group.prompt.as_ref().filter(|_| completions.iter().any(|ids| !ids.is_empty()));
+        let Some(prompt) = prompt else { return Ok(None) };
+        let log_probs = |pass: Option<u64>| {
+            let found = self.policy.log_probs(prompt, &completions, self.options.sampling.temperature, pass)?;
+            Ok::<_, TrainError>(found.log_probs)
+        };
+        Ok(Some([log_probs(Some(self.pass(group)))?, log_probs(None)?]))
+    }
+
     /// Says something; where it is asked to stop and nobody waits for this process, it does at once.
-    fn goes_on(&mut self, event: Event, on_event: &mut dyn FnMut(Event) -> bool) -> bool {
+    pub(super) fn goes_on(&mut self, event: Event, on_event: &mut dyn FnMut(Event) -> bool) -> bool {
         self.is_stopped |= !on_event(event);
         !self.is_stopped || self.world.size() > 1
     }
 
-    fn texts(&self, completions: &[Vec<i64>]) -> Result<Vec<String>, TrainError> {
+    pub(super) fn texts(&self, completions: &[Vec<i64>]) -> Result<Vec<String>, TrainError> {
         let texts = completions.iter().map(|ids| Ok(self.policy.processor.text(ids)?.trim().to_owned()));
         texts.collect()
     }
 
-    fn rewards(&mut self, pair: &Pair, texts: &[String]) -> Result<Vec<Reward>, TrainError> {
+    /// What texts about a pair are worth; `None` where it was asked to stop meanwhile.
+    pub(super) fn rewards(
+        &mut self,
+        pair: &Pair,
+        texts: &[String],
+        (phase, done, all): (&'static str, usize, usize),
+        on_event: &mut dyn FnMut(Event) -> bool,
+    ) -> Result<Option<Vec<Reward>>, TrainError> {
         let options = &self.options.rewards;
-        let ratings = match options.needs_critic() {
-            true => critic::ratings(&mut *self.critic, &pair.pictures, texts)?,
-            false => vec![None; texts.len()],
+        let Self { critic, is_stopped, world, .. } = self;
+        let is_alone = world.size() == 1;
+        let mut goes_on = || {
+            *is_stopped |= !on_event(Event::Rollout(phase, done, all));
+            !(*is_stopped && is_alone)
         };
-        Ok(texts.iter().zip(ratings).map(|(text, rating)| options.reward(text, rating)).collect())
+        let ratings = match critic {
+            Some(critic) => critic::ratings(&mut **critic, &pair.pictures, texts, &mut goes_on),
+            None => Ok(vec![None; texts.len()]),
+        };
+        match ratings {
+            Ok(ratings) => {
+                let rated = texts.iter().zip(ratings).map(|(text, rating)| options.reward(text, rating));
+                Ok(Some(rated.collect()))
+            }
+            Err(TrainError::Network(PipelineError::Cancelled)) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
-    fn swap_in_critic(&mut self) {
+    pub(super) fn swap_in_critic(&mut self) {
         if self.plan == MemoryPlan::Staged {
             self.policy.unload();
         }
     }
 
-    fn swap_in_policy(&mut self) -> Result<(), TrainError> {
+    pub(super) fn swap_in_policy(&mut self) -> Result<(), TrainError> {
         if self.plan == MemoryPlan::Staged {
-            self.critic.unload();
+            self.critic.iter_mut().for_each(|critic| critic.unload());
             self.policy.load()?;
         }
         Ok(())
@@ -540,57 +510,49 @@ impl<'a> Training<'a> {
             return Ok(());
         }
         let (out, options) = (&self.options.output, self.options);
-        let spent = Rollout::default();
-        let rollout = if self.is_spent() { &spent } else { &self.rollout };
-        checkpoint::save(out, &self.policy, &self.position, &self.fixed, rollout, options.steps)?;
+        // Nothing is lost of a rollout before its first step: it is sampled again. What is left of one after that is saved where
+        // this process has all of it.
+        let (none, is_begun) = (Rollout::default(), self.rollout.used > 0);
+        let is_kept = is_begun && !self.is_spent() && self.world.size() == 1;
+        let mut position = self.position;
+        if is_begun && !is_kept {
+            position.items = self.next_items();
+        }
+        let rollout = if is_kept { &self.rollout } else { &none };
+        checkpoint::save(out, &self.policy, &position, &self.fixed, rollout, options.steps)?;
         self.saved = self.position.step;
         let pruned = options.checkpoints_total_limit.map_or(Ok(()), |limit| checkpoint::prune(out, limit));
         self.warnings.unless_written(pruned)?;
         let drawn = self.logs.as_ref().map_or(Ok(()), Logs::draw);
         self.warnings.unless_written(drawn)
     }
+}
 
-    /// Where it is time for that: held-out pairs, always the same, by the likeliest words.
-    fn validate(&mut self, is_last: bool, on_event: &mut dyn FnMut(Event) -> bool) -> Result<(), TrainError> {
-        let (Some((steps, most)), step) = (self.options.validation, self.position.step) else { return Ok(()) };
-        let count = most.min(self.pairs.held_out_len());
-        if !self.world.is_first() || count == 0 || (!step.is_multiple_of(steps) && !is_last) {
-            return Ok(());
-        }
-        let sampling = SamplingOptions { temperature: 0.0, ..self.options.sampling };
-        let (mut pairs, mut texts, mut length) = (Vec::new(), Vec::new(), 0);
-        for i in 0..count {
-            if !self.goes_on(Event::Rollout("validation", i, count), on_event) {
-                return Ok(());
-            }
-            let pair = self.pairs.held_out(i)?;
-            let (prompt, _) = self.policy.encode(&pair.pictures)?;
-            let completions = self.policy.sample(&prompt, &sampling, &[0])?;
-            length += completions.iter().map(Vec::len).sum::<usize>();
-            texts.extend(self.texts(&completions)?);
-            pairs.push(pair);
-        }
-        self.swap_in_critic();
-        let mut rewards = Vec::new();
-        for (pair, text) in pairs.iter().zip(&texts) {
-            rewards.extend(self.rewards(pair, std::slice::from_ref(text))?);
-        }
-        self.swap_in_policy()?;
-        let found: RewardStatistics = statistics(&sums(rewards.iter()));
-        let length = length as f64 / count as f64;
-        let lines = pairs.iter().zip(&texts).zip(&rewards).map(|((pair, text), reward)| {
-            let name = pair.file.file_name().unwrap_or_default().to_string_lossy();
-            format!("{name}\t{:.3}\t{}\n", reward.total, text.replace(['\n', '\t'], " "))
-        });
-        let text: String = lines.collect();
-        let file = self.options.output.join(format!("validation/{step}.tsv"));
-        let written = crate::base::write_atomic(&file, |out| std::io::Write::write_all(out, text.as_bytes()));
-        self.warnings.unless_written(written.map_err(TrainError::from))?;
-        if let Some(logs) = &mut self.logs {
-            let written = logs.validation(step, &found, length);
-            self.warnings.unless_written(written)?;
-        }
-        self.is_stopped |= !on_event(Event::Validation(step, &found, length));
-        Ok(())
+/// Whether the critic is the policy's own base, and what is in memory together.
+fn plan(options: &Options, policy: &Policy, critic: Option<&dyn Critic>) -> (bool, MemoryPlan) {
+    let Some(critic) = critic else { return (false, MemoryPlan::Resident) };
+    let is_beside = critic.bytes() > 0 && options.critic.device == options.device;
+    let place = |folder: &Path| folder.canonicalize().ok();
+    let is_same = critic.folder().and_then(place).is_some_and(|folder| Some(folder) == place(&options.model));
+    if is_same || !is_beside {
+        return (is_same && is_beside, MemoryPlan::Resident);
     }
+    let tokens = options.num_generations * options.sampling.max_completion_length;
+    let step = memory::step_bytes(&policy.processor.config.language, tokens, options.gradient_checkpointing);
+    let needed = policy.bytes() + critic.bytes() + step;
+    let plan = match (options.memory, free_memory(options.device)) {
+        (MemoryPlan::Auto, Some(free)) if free < needed => MemoryPlan::Staged,
+        (MemoryPlan::Auto | MemoryPlan::Resident, _) => MemoryPlan::Resident,
+        _ => MemoryPlan::Staged,
+    };
+    (false, plan)
+}
+
+/// A number of all options that must not change between the steps of one rollout.
+fn of_rollout(options: &Options) -> u64 {
+    let Options { batch, accumulation, steps_per_generation, num_iterations, mask_truncated, .. } = options;
+    let numbers = [*batch, *accumulation, *steps_per_generation, *num_iterations, usize::from(*mask_truncated)];
+    let sampling = options.sampling;
+    let numbers = numbers.into_iter().chain([sampling.max_completion_length]).map(|number| number as u64);
+    derived_seed(&options.message, &numbers.chain([sampling.temperature.to_bits()]).collect::<Vec<_>>())
 }

@@ -17,9 +17,9 @@ fn share(text: &str) -> Result<f64, String> {
     not_negative(text).ok().filter(|share| *share <= 1.0).ok_or_else(|| "expected a number from 0 to 1".into())
 }
 
-/// A dropout.
-fn below_one(text: &str) -> Result<f64, String> {
-    beta(text)
+/// A temperature.
+fn above_zero(text: &str) -> Result<f64, String> {
+    not_negative(text).ok().filter(|number| *number > 0.0).ok_or_else(|| "expected a number above 0".into())
 }
 
 /// Options of `coz train vlm`.
@@ -28,7 +28,7 @@ fn below_one(text: &str) -> Result<f64, String> {
     args_override_self = true,
     after_help = "Writes into OUTPUT what `coz zoom --prompt_type vlm --vlm_lora_path ...` takes, checkpoint-S/, from which it also\n\
                   goes on; log.csv, rewards.svg, kl.svg, validation.csv, validation.svg, validation/ and config.toml.\n\
-                  docs/training.md leads through it."
+                  docs/grpo.md leads through it."
 )]
 pub(in crate::cli::train) struct Arguments {
     #[command(flatten)]
@@ -40,9 +40,10 @@ pub(in crate::cli::train) struct Arguments {
     /// Begin with this LoRA, a PEFT folder such as the released one, rather than with a new one
     #[arg(long, alias = "vlm_lora_path", value_name = "DIR")]
     pub(super) vlm_lora_path: Option<PathBuf>,
-    /// Who rates: a folder of Qwen2.5-VL of any size, the model's own among them, which takes no more memory; the address of a server
-    /// that speaks OpenAI's chat completions, http://HOST:PORT/v1; or, to try, words:FUR,STONE, which likes those
-    #[arg(long, required_unless_present_any = ["replay", "preview_data"])]
+    /// Who rates: `self`, the model itself without its LoRA, which takes no more memory; Qwen2.5-VL of any size, by its folder or name;
+    /// the address of a server that speaks OpenAI's chat completions, http://HOST:PORT/v1; or, to try, words:FUR,STONE, which likes
+    /// those
+    #[arg(long)]
     pub(super) critic: Option<String>,
     /// Its rating: the likeliest answer (greedy), or the mean by the probabilities of all answers (expected)
     #[arg(long, alias = "critic_score", default_value = "greedy", value_parser = ["greedy", "expected"], hide_possible_values = true)]
@@ -89,7 +90,7 @@ pub(in crate::cli::train) struct Arguments {
     /// Optimizer steps whose groups are sampled and rated together
     #[arg(long, alias = "steps_per_generation", default_value_t = 1, value_parser = positive)]
     pub(super) steps_per_generation: usize,
-    /// How often those steps are made
+    /// Passes over what was sampled together (GRPO's mu)
     #[arg(long, alias = "num_iterations", default_value_t = 1, value_parser = positive)]
     pub(super) num_iterations: usize,
     /// Optimizer steps in all
@@ -101,11 +102,11 @@ pub(in crate::cli::train) struct Arguments {
     /// Rank of a new LoRA
     #[arg(long, alias = "lora_rank", default_value_t = 8, value_parser = clap::value_parser!(i64).range(1..=1024))]
     pub(super) lora_rank: i64,
-    /// Its alpha: it is scaled by that by the rank
+    /// Alpha of a new LoRA: its scale is alpha / rank
     #[arg(long, alias = "lora_alpha", default_value_t = 32.0, value_parser = not_negative)]
     pub(super) lora_alpha: f64,
     /// Share of its input that is dropped in the loss
-    #[arg(long, alias = "lora_dropout", default_value_t = 0.05, value_parser = below_one)]
+    #[arg(long, alias = "lora_dropout", default_value_t = 0.05, value_parser = beta)]
     pub(super) lora_dropout: f64,
     /// Learning rate; 1e-5 is safer where --beta is 0
     #[arg(long, alias = "learning_rate", default_value_t = 1e-4, value_parser = not_negative)]
@@ -135,8 +136,8 @@ pub(in crate::cli::train) struct Arguments {
     #[arg(long, alias = "epsilon_high", value_parser = not_negative)]
     pub(super) epsilon_high: Option<f64>,
     /// Temperature of the sampling, by which log-probs are computed too
-    #[arg(long, default_value_t = 1.0, value_parser = clap::value_parser!(f32))]
-    pub(super) temperature: f32,
+    #[arg(long, default_value_t = 1.0, value_parser = above_zero)]
+    pub(super) temperature: f64,
     /// Completions are cut off behind so many tokens
     #[arg(long, alias = "max_completion_length", alias = "max_new_tokens", default_value_t = 64, value_parser = positive)]
     pub(super) max_completion_length: usize,
@@ -150,7 +151,7 @@ pub(in crate::cli::train) struct Arguments {
     #[arg(long, alias = "excluded_phrases", value_delimiter = ',', action = ArgAction::Set, value_name = "TEXTS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) excluded_phrases: Option<Vec<String>>,
-    /// Words that must not come again in the same order
+    /// Length in words of the n-grams whose repetition is penalised
     #[arg(long, alias = "repetition_ngram", default_value_t = 3, value_parser = positive)]
     pub(super) repetition_ngram: usize,
     /// End where all rewards of each group were equal in so many steps in a row

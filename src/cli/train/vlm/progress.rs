@@ -47,7 +47,7 @@ impl Progress {
 
     fn step(&self, step: &Step) {
         self.skipped_groups.set(self.skipped_groups.get() + step.skipped_groups);
-        if step.is_skipped {
+        if step.norm == 0.0 {
             self.flat.set(self.flat.get() + 1);
         }
         if !step.norm.is_finite() {
@@ -62,7 +62,10 @@ impl Progress {
     /// The end behind this step.
     pub(super) fn end(&self, step: usize) {
         self.bar.finish();
-        let mut text = format!("the checkpoint of step {step} is in {}", self.output);
+        let mut text = match step {
+            0 => "nothing was trained yet".to_owned(),
+            step => format!("the checkpoint of step {step} is in {}", self.output),
+        };
         if self.flat.get() > 0 {
             text += &format!("; {} steps had no gradient and moved nothing", self.flat.get());
         }

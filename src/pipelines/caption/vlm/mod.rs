@@ -2,6 +2,7 @@
 //! (`inference_coz.py`, `get_validation_prompt`).
 
 mod chat;
+pub mod generate;
 pub mod pictures;
 pub mod processor;
 

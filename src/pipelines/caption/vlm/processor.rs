@@ -32,13 +32,6 @@ pub struct ImageFeatures {
     pub features: Tensor,
 }
 
-impl ImageFeatures {
-    /// The same tensor.
-    pub fn shallow_clone(&self) -> Self {
-        Self { grid: self.grid, features: self.features.shallow_clone() }
-    }
-}
-
 /// A chat as the language model reads it.
 #[derive(Debug)]
 pub struct EncodedPrompt {

@@ -38,15 +38,16 @@ pub struct CriticOptions {
 /// Rates descriptions.
 pub trait Critic {
     /// How well each of these describes the second picture, 0 to 1; `None` where the answer is no number. `attempt`: 0, and 1 for
-    /// those that were asked before without success.
+    /// those that were asked before without success. `goes_on` is asked now and then.
     ///
     /// # Errors
-    /// Where it cannot be asked.
+    /// Where it cannot be asked; [`PipelineError::Cancelled`](crate::pipelines::PipelineError::Cancelled).
     fn rate(
         &mut self,
         pictures: &[Picture; 2],
         descriptions: &[String],
         attempt: u64,
+        goes_on: &mut dyn FnMut() -> bool,
     ) -> Result<Vec<Option<f64>>, TrainError>;
 
     /// The folder of its weights, where it computes itself.
@@ -60,7 +61,7 @@ pub trait Critic {
     }
 
     /// Its networks are these, which are in memory already.
-    fn share(&mut self, _networks: Option<Rc<Qwen>>) {}
+    fn share(&mut self, _networks: Rc<Qwen>) {}
 
     /// Its weights leave memory.
     fn unload(&mut self) {}
@@ -97,6 +98,7 @@ pub fn ratings(
     critic: &mut dyn Critic,
     pictures: &[Picture; 2],
     descriptions: &[String],
+    goes_on: &mut dyn FnMut() -> bool,
 ) -> Result<Vec<Option<f64>>, TrainError> {
     // There is nothing to be rated in nothing.
     let mut ratings: Vec<Option<f64>> = descriptions.iter().map(|text| text.trim().is_empty().then_some(0.0)).collect();
@@ -106,7 +108,7 @@ pub fn ratings(
             break;
         }
         let texts: Vec<String> = open.iter().map(|&i| descriptions[i].trim().to_owned()).collect();
-        for (i, rating) in open.into_iter().zip(critic.rate(pictures, &texts, attempt)?) {
+        for (i, rating) in open.into_iter().zip(critic.rate(pictures, &texts, attempt, goes_on)?) {
             ratings[i] = rating;
         }
     }
@@ -170,7 +172,13 @@ mod tests {
     struct Shy(u64, usize);
 
     impl Critic for Shy {
-        fn rate(&mut self, _: &[Picture; 2], texts: &[String], attempt: u64) -> Result<Vec<Option<f64>>, TrainError> {
+        fn rate(
+            &mut self,
+            _: &[Picture; 2],
+            texts: &[String],
+            attempt: u64,
+            _: &mut dyn FnMut() -> bool,
+        ) -> Result<Vec<Option<f64>>, TrainError> {
             self.1 += texts.len();
             Ok(texts.iter().map(|text| (attempt >= self.0 || text == "fur").then_some(0.5)).collect())
         }
@@ -183,7 +191,10 @@ mod tests {
         let texts = ["fur", "  ", "stone"].map(String::from);
         for (patience, expected, asked) in [(0, Some(0.5), 2), (1, Some(0.5), 3), (2, None, 3)] {
             let mut critic = Shy(patience, 0);
-            assert_eq!(ratings(&mut critic, &pictures, &texts).unwrap(), [Some(0.5), Some(0.0), expected]);
+            assert_eq!(
+                ratings(&mut critic, &pictures, &texts, &mut || true).unwrap(),
+                [Some(0.5), Some(0.0), expected]
+            );
             assert_eq!(critic.1, asked);
         }
     }

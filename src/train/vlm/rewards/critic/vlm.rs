@@ -12,9 +12,9 @@ use crate::base::Progress;
 use crate::imaging::Picture;
 use crate::networks::qwen::Qwen;
 use crate::networks::qwen::adapter::Adapter;
-use crate::networks::qwen::generation::{Sampler, SamplingParams};
 use crate::networks::qwen::language::{Cache, LanguageModel};
 use crate::pipelines::PipelineError;
+use crate::pipelines::caption::vlm::generate::{SamplingOptions, generate};
 use crate::pipelines::caption::vlm::processor::{EncodedPrompt, Processor};
 use crate::runtime::weights::{Loader, Weights};
 use crate::runtime::{LazyModel, precision};
@@ -65,6 +65,7 @@ impl Critic for VlmCritic {
         pictures: &[Picture; 2],
         descriptions: &[String],
         attempt: u64,
+        goes_on: &mut dyn FnMut() -> bool,
     ) -> Result<Vec<Option<f64>>, TrainError> {
         let Self { processor, digits, device, .. } = self;
         let networks = match &self.shared {
@@ -87,11 +88,14 @@ impl Critic for VlmCritic {
             let mut cache = language.cache(common)?;
             let mut ratings = Vec::new();
             for (i, prompt) in prompts.iter().enumerate() {
+                if !goes_on() {
+                    return Err(PipelineError::Cancelled.into());
+                }
                 if i == 0 && common > 0 {
                     _ = read(language, prompt, 0, common, &mut cache)?;
                 }
                 let length = prompt.ids.len() as i64;
-                let mut own = cache.copies(1, length + ANSWER_TOKENS as i64)?;
+                let mut own = cache.copies(1, length)?;
                 let logits = read(language, prompt, common, length - common, &mut own)?;
                 ratings.push(match digits {
                     Some(digits) if attempt == 0 => expected(language, prompt, &own, &logits, digits)?,
@@ -99,7 +103,10 @@ impl Critic for VlmCritic {
                     _ => {
                         let is_greedy = attempt == 0 || digits.is_some();
                         let temperature = if is_greedy { 0.0 } else { 1.0 };
-                        rating(&answer(processor, language, prompt, (own, logits), temperature)?)
+                        // Without a penalty: digits of the question are as good as others.
+                        let options = SamplingOptions { temperature, max_completion_length: ANSWER_TOKENS };
+                        let said = generate(language, prompt, (&own, &logits), &options, (&[0], processor.ends()))?;
+                        rating(&processor.text(&said[0])?)
                     }
                 });
             }
@@ -115,40 +122,13 @@ impl Critic for VlmCritic {
         self.networks.bytes(self.kind.elt_size_in_bytes())
     }
 
-    fn share(&mut self, networks: Option<Rc<Qwen>>) {
-        self.shared = networks;
+    fn share(&mut self, networks: Rc<Qwen>) {
+        self.shared = Some(networks);
     }
 
     fn unload(&mut self) {
         self.networks.unload_and_trim();
     }
-}
-
-/// What it says, from the logits `[vocabulary]` on.
-fn answer(
-    processor: &Processor,
-    language: &LanguageModel,
-    prompt: &EncodedPrompt,
-    (mut cache, mut logits): (Cache, Tensor),
-    temperature: f64,
-) -> Result<String, TrainError> {
-    let room = ANSWER_TOKENS as i64;
-    // No penalty: digits of the question are as good as others.
-    let params = SamplingParams { penalty: 1.0, temperature, seed: 0 };
-    let ids = Tensor::f_from_slice(&prompt.ids)?.f_to_device(language.device())?;
-    let mut sampler = Sampler::new(&ids, room, params)?;
-    let mut said = Vec::new();
-    for i in 0..room {
-        let next = sampler.sample(&logits)?;
-        said.push(next.f_int64_value(&[])?);
-        if said.last().is_some_and(|id| processor.ends().contains(id)) || i + 1 == room {
-            break;
-        }
-        let mut quiet = |_| Ok::<(), PipelineError>(());
-        let position = prompt.positions_behind(i, 1)?;
-        logits = language.forward(&language.embed(&next)?, &position, &mut cache, &mut quiet)?.f_get(0)?;
-    }
-    Ok(processor.text(&said)?)
 }
 
 /// How many tokens all prompts begin with, less than any of them has.

@@ -29,7 +29,13 @@ impl Words {
 }
 
 impl Critic for Words {
-    fn rate(&mut self, _: &[Picture; 2], texts: &[String], _: u64) -> Result<Vec<Option<f64>>, TrainError> {
+    fn rate(
+        &mut self,
+        _: &[Picture; 2],
+        texts: &[String],
+        _: u64,
+        _: &mut dyn FnMut() -> bool,
+    ) -> Result<Vec<Option<f64>>, TrainError> {
         Ok(texts.iter().map(|text| Some(self.worth(text))).collect())
     }
 }
