@@ -1,5 +1,5 @@
 //! Critics: who rates how well a prompt describes the second picture of a pair. A new one is a file here and a line in
-//! [`REGISTRY`].
+//! `REGISTRY`.
 
 mod server;
 mod vlm;
