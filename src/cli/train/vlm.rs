@@ -90,20 +90,20 @@ fn rewards(arguments: &Arguments) -> Result<RewardOptions, UserError> {
     })
 }
 
-/// The model's own folder for `self`; a name on Hugging Face that is here by its folder.
-fn critic(name: &str, model: &Path) -> String {
+/// The model's own folder for `self`; that of a name on Hugging Face.
+fn critic(name: &str, model: &Path) -> Result<String, UserError> {
     if name == "self" {
-        return model.display().to_string();
+        return Ok(model.display().to_string());
     }
-    let is_model = !name.contains(':') && !Path::new(name).exists();
-    let spec = PromptSourceSpec::named("vlm_base").filter(|_| is_model);
-    let found = spec.and_then(|spec| {
-        let mut paths = ModelPaths::of_user();
-        paths.set("vlm", name.into());
-        hub::prompt_source(spec, &paths, Precision::Auto).ok()
-    });
-    let folder = found.and_then(|source| Some(source.files.get("model")?.display().to_string()));
-    folder.unwrap_or_else(|| name.to_owned())
+    // What is not here may be a name; addresses and words have a colon.
+    let Some(spec) = PromptSourceSpec::named("vlm_base").filter(|_| !name.contains(':') && !Path::new(name).exists())
+    else {
+        return Ok(name.to_owned());
+    };
+    let mut paths = ModelPaths::of_user();
+    paths.set("vlm", name.into());
+    let found = hub::prompt_source(spec, &paths, Precision::Auto)?;
+    Ok(found.files.get("model").map_or_else(|| name.to_owned(), |folder| folder.display().to_string()))
 }
 
 fn options(arguments: &Arguments, devices: Devices) -> Result<Options, UserError> {
@@ -122,7 +122,7 @@ fn options(arguments: &Arguments, devices: Devices) -> Result<Options, UserError
     };
     let rewards = rewards(arguments)?;
     let critic = match &arguments.critic {
-        Some(name) => critic(name, &model),
+        Some(name) => critic(name, &model)?,
         None if rewards.needs_critic() => {
             let details = "its rating weighs the most of a prompt's reward".to_owned();
             return Err(UserError::new(

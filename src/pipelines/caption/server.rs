@@ -1,5 +1,6 @@
 //! A client of servers that speak OpenAI's chat completions with images: vLLM, llama.cpp, Ollama, LM Studio, OpenAI itself.
 
+use std::cell::Cell;
 use std::io::Cursor;
 use std::time::{Duration, Instant};
 
@@ -12,11 +13,13 @@ use ureq::Agent;
 use crate::imaging::Picture;
 use crate::pipelines::PipelineError;
 
-/// An answer may take that long: large models on slow machines.
-const TIMEOUT: Duration = Duration::from_secs(120);
-/// Tries where a server does not answer or is busy, and the pause after the first one; twice as long after each, up to the longest.
-/// A server that is started again has about four minutes.
+/// An answer may take that long: large models on slow machines. Then it is asked once more.
+const TIMEOUT: Duration = Duration::from_secs(300);
+/// Tries where a server does not answer or is busy: of one that has never answered, and of one that may have been started again,
+/// which has three minutes.
+const FIRST_TRIES: u32 = 4;
 const TRIES: u32 = 11;
+/// The pause after the first try; twice as long after each, up to the longest.
 const PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(32);
 
@@ -28,6 +31,15 @@ pub struct ChatServer {
     /// `OPENAI_API_KEY`.
     key: Option<String>,
     agent: Agent,
+    has_answered: Cell<bool>,
+}
+
+/// What came of one request.
+enum Answer {
+    Found(Value),
+    /// It may come when asked again, up to so many times in all.
+    Busy(PipelineError, u32),
+    Refused(PipelineError),
 }
 
 /// A part of a message from the user.
@@ -47,7 +59,8 @@ impl ChatServer {
         let key = std::env::var("OPENAI_API_KEY").ok().filter(|key| !key.trim().is_empty());
         let config = Agent::config_builder().timeout_global(Some(TIMEOUT)).http_status_as_error(false).build();
         let address = address.trim_end_matches('/').to_owned();
-        let mut server = Self { address, model: String::new(), key, agent: config.into() };
+        let has_answered = Cell::new(false);
+        let mut server = Self { address, model: String::new(), key, agent: config.into(), has_answered };
         server.model = match model {
             Some(model) => model.to_owned(),
             None => {
@@ -110,26 +123,27 @@ impl ChatServer {
     ) -> Result<Value, PipelineError> {
         let (mut attempt, mut pause) = (1, PAUSE);
         loop {
-            let (found, is_final) = self.request_once(path, body);
-            match found {
-                Err(error) if !is_final && attempt < TRIES => {
-                    tracing::warn!("{error}; asking again");
-                    let start = Instant::now();
-                    while start.elapsed() < pause {
-                        if !goes_on() {
-                            return Err(PipelineError::Cancelled);
-                        }
-                        std::thread::sleep(PAUSE / 10);
-                    }
-                    (attempt, pause) = (attempt + 1, (pause * 2).min(LONGEST_PAUSE));
+            match self.request_once(path, body) {
+                Answer::Found(found) => {
+                    self.has_answered.set(true);
+                    return Ok(found);
                 }
-                found => return found,
+                Answer::Refused(error) => return Err(error),
+                Answer::Busy(error, most) if attempt >= most => return Err(error),
+                Answer::Busy(error, _) => tracing::warn!("{error}; asking again"),
             }
+            let start = Instant::now();
+            while start.elapsed() < pause {
+                if !goes_on() {
+                    return Err(PipelineError::Cancelled);
+                }
+                std::thread::sleep(PAUSE / 10);
+            }
+            (attempt, pause) = (attempt + 1, (pause * 2).min(LONGEST_PAUSE));
         }
     }
 
-    /// And whether there is no use in asking again.
-    fn request_once(&self, path: &str, body: Option<&Value>) -> (Result<Value, PipelineError>, bool) {
+    fn request_once(&self, path: &str, body: Option<&Value>) -> Answer {
         let url = format!("{}/{path}", self.address);
         let key = self.key.as_ref().map(|key| format!("Bearer {key}"));
         let answer = match body {
@@ -149,18 +163,24 @@ impl ChatServer {
                 }
             }
         };
+        let tries = if self.has_answered.get() { TRIES } else { FIRST_TRIES };
         let mut answer = match answer {
             Ok(answer) => answer,
-            Err(error) => return (Err(self.wrong(error.to_string())), false),
+            Err(error @ ureq::Error::Timeout(_)) => return Answer::Busy(self.wrong(error.to_string()), 2),
+            Err(error) => return Answer::Busy(self.wrong(error.to_string()), tries),
         };
         let status = answer.status();
-        let is_final = !(status.is_server_error() || status.as_u16() == 429 || status.as_u16() == 408);
         if !status.is_success() {
             let text = answer.body_mut().read_to_string().unwrap_or_default();
             let text: String = text.chars().take(300).collect();
-            return (Err(self.wrong(format!("{status}: {}", text.trim()))), is_final);
+            let error = self.wrong(format!("{status}: {}", text.trim()));
+            let is_busy = status.is_server_error() || [408, 429].contains(&status.as_u16());
+            return if is_busy { Answer::Busy(error, tries) } else { Answer::Refused(error) };
         }
-        (answer.body_mut().read_json().map_err(|error| self.wrong(error.to_string())), false)
+        match answer.body_mut().read_json() {
+            Ok(found) => Answer::Found(found),
+            Err(error) => Answer::Busy(self.wrong(error.to_string()), tries),
+        }
     }
 
     fn wrong(&self, details: String) -> PipelineError {

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use serde_json::{Value, json};
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
 use tch::{Device, Kind, Tensor};
 
 use crate::checkpoint::CheckpointError;
@@ -56,18 +58,41 @@ pub(super) struct AdapterLayer {
 pub(super) struct AdapterFile {
     /// In the order of the model's layers.
     pub layers: Vec<AdapterLayer>,
-    /// `adapter_config.json`.
-    pub config: Value,
+    /// The other file.
+    pub config: PeftConfig,
     /// While it is trained.
     pub dropout: f64,
 }
 
-fn config_of(lora: &LoraConfig) -> Value {
-    json!({
-        "peft_type": "LORA", "task_type": "CAUSAL_LM", "inference_mode": true, "r": lora.rank, "lora_alpha": lora.alpha,
-        "lora_dropout": lora.dropout, "target_modules": TARGETS, "bias": "none", "fan_in_fan_out": false,
-        "init_lora_weights": true, "use_rslora": false, "use_dora": false,
-    })
+/// `adapter_config.json`. Rules keep their order: the first that matches counts.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct PeftConfig {
+    #[serde(default)]
+    alpha_pattern: IndexMap<String, f64>,
+    #[serde(default)]
+    rank_pattern: IndexMap<String, i64>,
+    #[serde(flatten)]
+    rest: Map<String, Value>,
+}
+
+impl PeftConfig {
+    fn new(lora: &LoraConfig) -> Self {
+        let rest = json!({
+            "peft_type": "LORA", "task_type": "CAUSAL_LM", "inference_mode": true, "r": lora.rank,
+            "lora_alpha": lora.alpha, "lora_dropout": lora.dropout, "target_modules": TARGETS, "bias": "none",
+            "fan_in_fan_out": false, "init_lora_weights": true, "use_rslora": false, "use_dora": false,
+        });
+        Self { rest: rest.as_object().cloned().unwrap_or_default(), ..Self::default() }
+    }
+
+    fn open(folder: &Path, dropout: f64) -> Result<Self, TrainError> {
+        let file = folder.join("adapter_config.json");
+        let text = std::fs::read(&file).map_err(TrainError::io(&file))?;
+        let mut config: Self = serde_json::from_slice(&text).map_err(|error| TrainError::format(&file, error))?;
+        config.rest.insert("inference_mode".into(), true.into());
+        config.rest.insert("lora_dropout".into(), dropout.into());
+        Ok(config)
+    }
 }
 
 /// PEFT's keys of down and up.
@@ -99,17 +124,9 @@ impl AdapterFile {
                     Ok(AdapterLayer { keys: keys_of(&name), weight: key, pair })
                 };
                 let layers = (0..).zip(layers).map(pair).collect::<Result<_, TrainError>>()?;
-                Ok(Self { layers, config: config_of(&lora), dropout: lora.dropout })
+                Ok(Self { layers, config: PeftConfig::new(&lora), dropout: lora.dropout })
             }
             LoraInit::Folder(folder, dropout) => {
-                let file = folder.join("adapter_config.json");
-                let text = std::fs::read(&file).map_err(TrainError::io(&file))?;
-                let read = serde_json::from_slice(&text);
-                let mut adapter: Value = read.map_err(|error| TrainError::format(&file, error))?;
-                if let Some(entries) = adapter.as_object_mut() {
-                    entries.insert("inference_mode".into(), true.into());
-                    entries.insert("lora_dropout".into(), dropout.into());
-                }
                 let mut named = Adapter::open(&folder)?.pairs()?;
                 let mut found = Vec::new();
                 for (name, key) in layers {
@@ -126,7 +143,7 @@ impl AdapterFile {
                 if let Some(name) = named.keys().next() {
                     return Err(misfit(format!("it has no {name}, which {} changes", folder.display())));
                 }
-                Ok(Self { layers: found, config: adapter, dropout })
+                Ok(Self { layers: found, config: PeftConfig::open(&folder, dropout)?, dropout })
             }
             LoraInit::Tensors(lora, tensors) => {
                 // Down and up of each layer, with their keys.
@@ -138,7 +155,11 @@ impl AdapterFile {
                 }
                 let mut found = Vec::new();
                 for (name, key) in layers {
-                    let Some([Some((down_key, down)), up]) = halves.remove(&name) else { continue };
+                    let (down_key, down, up) = match halves.remove(&name) {
+                        Some([Some((key, down)), up]) => (key, down, up),
+                        Some([None, _]) => return Err(misfit(format!("{name} has only half of its initial values"))),
+                        None => continue,
+                    };
                     let outputs = shape(&key).first().copied().unwrap_or(0);
                     let rank = down.size().first().copied().unwrap_or(0);
                     let (up_key, up) = match up {
@@ -157,7 +178,7 @@ impl AdapterFile {
                 match halves.keys().next() {
                     Some(name) => Err(misfit(format!("it has no {name}, of which there are initial values"))),
                     None if found.is_empty() => Err(misfit("there are no initial values for it".into())),
-                    None => Ok(Self { layers: found, config: config_of(&lora), dropout: lora.dropout }),
+                    None => Ok(Self { layers: found, config: PeftConfig::new(&lora), dropout: lora.dropout }),
                 }
             }
         }
@@ -168,11 +189,32 @@ impl AdapterFile {
 ///
 /// # Errors
 /// Where they cannot be written.
-pub(super) fn write(folder: &Path, config: &Value, group: &Group) -> Result<(), TrainError> {
+pub(super) fn write(folder: &Path, config: &PeftConfig, group: &Group) -> Result<(), TrainError> {
     let tensors = group.parameters.iter().map(|(key, tensor)| (key.clone(), tensor.detach())).collect();
     write_safetensors(&folder.join("adapter_model.safetensors"), &tensors)?;
     let file = folder.join("adapter_config.json");
     let text =
         serde_json::to_string_pretty(config).map_err(|error| CheckpointError::format(&file, error.to_string()))?;
     Ok(crate::base::write_atomic(&file, |out| std::io::Write::write_all(out, text.as_bytes()))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_keep_their_order() {
+        let folder = tempfile::tempdir().unwrap();
+        let text =
+            r#"{"r": 4, "alpha_pattern": {"q_proj": 16, ".*_proj": 64}, "lora_alpha": 8, "target_modules": "x"}"#;
+        std::fs::write(folder.path().join("adapter_config.json"), text).unwrap();
+        let config = PeftConfig::open(folder.path(), 0.5).unwrap();
+        let written: Value = serde_json::from_str(&serde_json::to_string(&config).unwrap()).unwrap();
+        assert_eq!(
+            (&written["r"], &written["lora_dropout"], &written["target_modules"]),
+            (&json!(4), &json!(0.5), &json!("x"))
+        );
+        let text = serde_json::to_string(&config).unwrap();
+        assert!(text.find("\"q_proj\"").unwrap() < text.find("\".*_proj\"").unwrap(), "{text}");
+    }
 }

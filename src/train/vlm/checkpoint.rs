@@ -7,6 +7,7 @@ use serde_json::json;
 use tch::Tensor;
 
 use super::adapter;
+use super::limits::Limits;
 use super::policy::Policy;
 use super::rollout::Rollout;
 use crate::base::write_atomic;
@@ -37,11 +38,11 @@ pub(super) fn save(
     policy: &Policy,
     position: &Position,
     fixed: &Fixed,
-    rollout: &Rollout,
+    (rollout, limits): (&Rollout, &Limits),
     steps: usize,
 ) -> Result<(), TrainError> {
     let (to, part) = (folder(out, position.step), out.join(format!(".{START}{}.part", position.step)));
-    let written = fill(&part, policy, position, fixed, rollout, steps).and_then(|()| {
+    let written = fill(&part, policy, position, fixed, (rollout, limits), steps).and_then(|()| {
         // Where a training was begun again from an earlier step.
         remove(&to)?;
         std::fs::rename(&part, &to).map_err(|error| TrainError::unwritten(&to, error))
@@ -62,13 +63,14 @@ fn fill(
     policy: &Policy,
     position: &Position,
     fixed: &Fixed,
-    rollout: &Rollout,
+    (rollout, limits): (&Rollout, &Limits),
     steps: usize,
 ) -> Result<(), TrainError> {
     remove(part)?;
     adapter::write(part, &policy.adapter_config, &policy.groups[0])?;
     let mut all: BTreeMap<String, Tensor> = tensors(&policy.groups, position, fixed)?;
     rollout.save(&mut all)?;
+    limits.save(&mut all)?;
     write_safetensors(&part.join(STATE), &all)?;
     let about = json!({ "global_step": position.step, "max_steps": steps, "num_groups": position.items });
     let file = part.join("trainer_state.json");

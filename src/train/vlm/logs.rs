@@ -32,7 +32,7 @@ fn numbers(step: &Step) -> Vec<(String, f64)> {
     let [seconds, sampling, rating] = step.seconds.map(rounded);
     let others = [
         ("loss", step.loss),
-        ("zero_std_share", step.zero_std_share),
+        ("zero_std_share", step.zero_std_groups / step.groups),
         ("kl", step.kl),
         ("entropy", step.entropy),
         ("clipped_share", step.clipped_share),
@@ -78,6 +78,15 @@ impl Logs {
             events.add(step.number, &named)?;
         }
         written
+    }
+
+    /// Whether held-out pairs were looked at at this step.
+    ///
+    /// # Errors
+    /// Where that cannot be read.
+    pub(super) fn is_validated(&self, step: usize) -> Result<bool, TrainError> {
+        let Some(log) = &self.validation else { return Ok(true) };
+        Ok(log.rows()?.iter().any(|row| row.first() == Some(&(step as f64))))
     }
 
     /// What held-out pairs came to.

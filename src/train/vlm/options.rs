@@ -120,8 +120,10 @@ pub struct Step {
     pub loss: f64,
     /// Of the completions that were rated.
     pub rewards: RewardStatistics,
-    /// Share of groups whose rewards are all equal: there is nothing to learn from them.
-    pub zero_std_share: f64,
+    /// Groups.
+    pub groups: f64,
+    /// Of these, whose rewards are all equal: there is nothing to learn from them.
+    pub zero_std_groups: f64,
     /// Mean over tokens: from the reference.
     pub kl: f64,
     /// Mean over tokens.
@@ -134,10 +136,8 @@ pub struct Step {
     pub truncated_share: f64,
     /// Completions that the critic gave no number.
     pub unrated: f64,
-    /// Groups that were left with less than two rated completions, and their share.
+    /// Groups that were left with less than two rated completions.
     pub skipped_groups: f64,
-    /// See above.
-    pub skipped_share: f64,
     /// Of the gradient before it is clipped.
     pub norm: f64,
     /// Nothing was moved: the gradient was not finite, or nothing.

@@ -7,10 +7,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use serde_json::Value;
 use tch::{Device, Kind, TchError, Tensor};
 
-use super::adapter::{AdapterFile, LoraInit};
+use super::adapter::{AdapterFile, LoraInit, PeftConfig};
 use crate::imaging::Picture;
 use crate::networks::qwen::Qwen;
 use crate::networks::qwen::adapter::Adapter;
@@ -62,7 +61,7 @@ pub struct Policy {
     /// One group, "policy".
     pub groups: [Group; 1],
     /// `adapter_config.json` of what is trained.
-    pub adapter_config: Value,
+    pub adapter_config: PeftConfig,
     weights: Weights,
     networks: Option<Networks>,
     loras: LoraMap,
@@ -268,6 +267,11 @@ impl Policy {
     /// Where they are not in memory.
     pub fn base(&self) -> Result<Rc<Qwen>, TrainError> {
         Ok(self.networks()?.base.clone())
+    }
+
+    /// Of the frozen weights.
+    pub fn kind(&self) -> Kind {
+        self.kind
     }
 
     /// Bytes of the networks.

@@ -1,13 +1,13 @@
 //! The trainer's loop: pairs to groups of completions, ratings to advantages, groups to steps, and the files of some of them
 //! (Chain-of-Zoom, algorithm 2; TRL's `GRPOTrainer`).
 
-use std::collections::VecDeque;
 use std::path::Path;
 use std::time::Instant;
 
 use tch::{Kind, Tensor};
 
 use super::adapter::LoraInit;
+use super::limits::Limits;
 use super::logs::Logs;
 use super::loss::{LossType, spread, token_loss, token_weights};
 use super::options::{Event, Options, Sample, Step};
@@ -30,11 +30,6 @@ use crate::train::seed::derived_seed;
 use crate::train::state::{self, Position};
 use crate::train::warnings::{RETRY, Warnings};
 
-/// Steps in a row whose gradients are not finite, or without any rating, after which it ends.
-const MOST_SKIPPED: usize = 20;
-/// The KL of one step may be far off by one unlikely token: so many are looked at together.
-const KL_STEPS: usize = 10;
-
 /// Trains; `on_event` answers whether to go on. What there is then is saved in any case. Returns the number of steps.
 ///
 /// # Errors
@@ -48,7 +43,12 @@ pub fn train(
     let trained = Training::open(options, world, on_event).and_then(|mut training| {
         training.run(on_event).inspect_err(|error| {
             // What has diverged is not to take the place of what was saved before.
-            let has_diverged = matches!(error, TrainError::Infinite(_) | TrainError::Collapsed { .. });
+            let has_diverged = matches!(
+                error,
+                TrainError::Infinite(_)
+                    | TrainError::Collapsed { .. }
+                    | TrainError::Network(PipelineError::NotFinite { .. } | PipelineError::Overflow { .. })
+            );
             if training.position.step > training.saved
                 && !has_diverged
                 && let Err(unsaved) = training.save()
@@ -74,6 +74,7 @@ pub(super) struct Training<'a> {
     plan: MemoryPlan,
     pub(super) pairs: Pairs,
     rollout: Rollout,
+    limits: Limits,
     pub(super) position: Position,
     /// What must not change within a training.
     fixed: Vec<(&'static str, u64)>,
@@ -110,18 +111,19 @@ impl<'a> Training<'a> {
             ("num_generations", options.num_generations as u64),
             ("data", pairs.fingerprint),
         ];
-        let (position, rollout) = match &options.resume {
+        let (position, rollout, limits) = match &options.resume {
             Some(folder) => {
                 let file = checkpoint::state(folder);
                 let position = state::load(&mut policy.groups, &fixed, &file)?;
-                (position, Rollout::load(&Weights::open(&file)?)?)
+                let weights = Weights::open(&file)?;
+                (position, Rollout::load(&weights)?, Limits::load(&weights)?)
             }
-            None => (Position::default(), Rollout::default()),
+            None => Default::default(),
         };
-        if !rollout.groups.is_empty() && (rollout.options != of_rollout(options) || world.size() > 1) {
+        if !rollout.groups.is_empty() && (rollout.options != of_rollout(options, policy.kind()) || world.size() > 1) {
             let found = "it lies between the steps of one generation: go on in one process, with the same batch, message, \
-                         temperature, --max_completion_length, --steps_per_generation, --num_iterations and \
-                         --mask_truncated_completions";
+                         temperature, --max_completion_length, --steps_per_generation, --num_iterations, \
+                         --mask_truncated_completions, --lora_dropout and --mixed_precision";
             let file = options.resume.clone().unwrap_or_default();
             return Err(TrainError::format(&file, found));
         }
@@ -154,6 +156,7 @@ impl<'a> Training<'a> {
             plan,
             pairs,
             rollout,
+            limits,
             position,
             fixed,
             saved: position.step,
@@ -169,8 +172,8 @@ impl<'a> Training<'a> {
 
     fn run(&mut self, on_event: &mut dyn FnMut(Event) -> bool) -> Result<usize, TrainError> {
         let options = self.options;
-        let (mut infinite, mut unrated, mut without_difference, mut recent) = (0, 0, 0, VecDeque::new());
-        if self.position.step == 0 {
+        let is_validated = self.logs.as_ref().map_or(Ok(true), |logs| logs.is_validated(self.position.step))?;
+        if !is_validated {
             self.validate(false, on_event)?;
         }
         let mut ends_early = false;
@@ -180,28 +183,10 @@ impl<'a> Training<'a> {
             }
             let Some(step) = self.step(on_event)? else { break };
             self.is_stopped |= !on_event(Event::Step(&step));
-            let counted = |count: usize, is: bool| if is { count + 1 } else { 0 };
-            infinite = counted(infinite, !step.norm.is_finite());
-            unrated = counted(unrated, step.skipped_share == 1.0);
-            without_difference = counted(without_difference, step.zero_std_share == 1.0);
-            if infinite >= MOST_SKIPPED {
-                return Err(TrainError::Infinite(infinite));
-            }
-            if unrated >= MOST_SKIPPED {
-                return Err(TrainError::Unrated(unrated));
-            }
-            if recent.len() == KL_STEPS {
-                recent.pop_front();
-            }
-            recent.push_back(step.kl);
-            let kl = recent.iter().sum::<f64>() / recent.len() as f64;
-            if recent.len() == KL_STEPS && kl > options.max_kl {
-                return Err(TrainError::Collapsed { kl, limit: options.max_kl });
-            }
-            ends_early = without_difference >= options.early_stopping_steps;
-            if ends_early {
-                let why = format!("all rewards of each group were equal, {without_difference} steps in a row");
-                on_event(Event::Stops(&why));
+            let reason = self.limits.check(&step, options)?;
+            ends_early = reason.is_some();
+            if let Some(reason) = reason {
+                on_event(Event::Stops(&reason));
             }
             // Several processes stop together, one step after one of them was asked to.
             let is_asked = if self.world.size() == 1 { self.is_stopped } else { self.all_stop };
@@ -237,7 +222,9 @@ impl<'a> Training<'a> {
         let is_retried = self.unsaved_since.is_some_and(|since| since.elapsed() >= RETRY);
         match self.world.size() {
             1 => step.is_multiple_of(every) || is_retried,
-            _ => self.is_spent() && (step / every > self.saved / every || is_retried),
+            _ if !self.is_spent() => false,
+            _ if self.unsaved_since.is_some() => is_retried,
+            _ => step / every > self.saved / every,
         }
     }
 
@@ -308,7 +295,8 @@ impl<'a> Training<'a> {
             number: self.position.step,
             loss: sums.loss,
             rewards: statistics(&sums.rewards),
-            zero_std_share: sums.zero_std / sums.groups,
+            groups: sums.groups * size,
+            zero_std_groups: sums.zero_std * size,
             kl: sums.kl / sums.tokens.max(1.0 / size),
             entropy: sums.entropy / sums.tokens.max(1.0 / size),
             clipped_share: sums.clipped / sums.tokens.max(1.0 / size),
@@ -316,7 +304,6 @@ impl<'a> Training<'a> {
             truncated_share: sums.truncated / sums.completions,
             unrated: sums.unrated * size,
             skipped_groups: sums.skipped * size,
-            skipped_share: sums.skipped / sums.groups,
             norm,
             is_skipped,
             rate,
@@ -415,12 +402,17 @@ impl<'a> Training<'a> {
         let start = Instant::now();
         self.swap_in_critic();
         for (i, ((group, pair), texts)) in groups.iter_mut().zip(&pairs).zip(&asked).enumerate() {
-            match self.rewards(pair, texts, ("rating", i, count), on_event)? {
+            // Several processes go on until they meet.
+            let may_stop = self.world.size() == 1;
+            match self.rewards(pair, texts, ("rating", i, count), may_stop, on_event)? {
                 Some(rewards) => group.rewards = rewards,
                 None => return Ok(None),
             }
             let samples = texts.iter().zip(&group.rewards).map(|(text, reward)| Sample::new(pair, text, reward));
             self.is_stopped |= !on_event(Event::Samples(&samples.collect::<Vec<_>>()));
+        }
+        if self.is_stopped && self.world.size() == 1 {
+            return Ok(None);
         }
         self.swap_in_policy()?;
         let rating = start.elapsed().as_secs_f64();
@@ -430,7 +422,7 @@ impl<'a> Training<'a> {
                 group.log_probs = self.old_log_probs(group)?;
             }
         }
-        self.rollout = Rollout { options: of_rollout(options), groups, used: 0 };
+        self.rollout = Rollout { options: of_rollout(options, self.policy.kind()), groups, used: 0 };
         Ok(Some([sampling, rating]))
     }
 
@@ -468,14 +460,14 @@ impl<'a> Training<'a> {
         pair: &Pair,
         texts: &[String],
         (phase, done, all): (&'static str, usize, usize),
+        may_stop: bool,
         on_event: &mut dyn FnMut(Event) -> bool,
     ) -> Result<Option<Vec<Reward>>, TrainError> {
         let options = &self.options.rewards;
-        let Self { critic, is_stopped, world, .. } = self;
-        let is_alone = world.size() == 1;
+        let Self { critic, is_stopped, .. } = self;
         let mut goes_on = || {
             *is_stopped |= !on_event(Event::Rollout(phase, done, all));
-            !(*is_stopped && is_alone)
+            !(*is_stopped && may_stop)
         };
         let ratings = match critic {
             Some(critic) => critic::ratings(&mut **critic, &pair.pictures, texts, &mut goes_on),
@@ -519,7 +511,7 @@ impl<'a> Training<'a> {
             position.items = self.next_items();
         }
         let rollout = if is_kept { &self.rollout } else { &none };
-        checkpoint::save(out, &self.policy, &position, &self.fixed, rollout, options.steps)?;
+        checkpoint::save(out, &self.policy, &position, &self.fixed, (rollout, &self.limits), options.steps)?;
         self.saved = self.position.step;
         let pruned = options.checkpoints_total_limit.map_or(Ok(()), |limit| checkpoint::prune(out, limit));
         self.warnings.unless_written(pruned)?;
@@ -549,10 +541,11 @@ fn plan(options: &Options, policy: &Policy, critic: Option<&dyn Critic>) -> (boo
 }
 
 /// A number of all options that must not change between the steps of one rollout.
-fn of_rollout(options: &Options) -> u64 {
+fn of_rollout(options: &Options, base_dtype: Kind) -> u64 {
     let Options { batch, accumulation, steps_per_generation, num_iterations, mask_truncated, .. } = options;
     let numbers = [*batch, *accumulation, *steps_per_generation, *num_iterations, usize::from(*mask_truncated)];
     let sampling = options.sampling;
     let numbers = numbers.into_iter().chain([sampling.max_completion_length]).map(|number| number as u64);
-    derived_seed(&options.message, &numbers.chain([sampling.temperature.to_bits()]).collect::<Vec<_>>())
+    let numbers = numbers.chain([sampling.temperature.to_bits(), options.lora.dropout.to_bits()]);
+    derived_seed(&format!("{base_dtype:?} {}", options.message), &numbers.collect::<Vec<_>>())
 }

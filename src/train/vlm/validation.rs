@@ -43,9 +43,10 @@ impl Training<'_> {
         self.swap_in_critic();
         let mut rewards = Vec::new();
         for (i, (pair, text)) in pairs.iter().zip(&texts).enumerate() {
-            match self.rewards(pair, std::slice::from_ref(text), ("rating", i, count), on_event)? {
+            match self.rewards(pair, std::slice::from_ref(text), ("rating", i, count), true, on_event)? {
                 Some(found) => rewards.extend(found),
-                None => return Ok(()),
+                // Others may wait for its next step.
+                None => return self.swap_in_policy(),
             }
         }
         self.swap_in_policy()?;
