@@ -111,9 +111,15 @@ where
             .label(curve.name.clone())
             .legend(|(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
     }
+    // Where fewer curves end: those of rewards rise, those of losses fall.
+    let rises = |points: &&Vec<(f64, f64)>| points.first().zip(points.last()).is_some_and(|(a, b)| b.1 > a.1);
+    let position = match 2 * drawn.iter().filter(rises).count() > drawn.len() {
+        true => SeriesLabelPosition::LowerRight,
+        false => SeriesLabelPosition::UpperRight,
+    };
     chart
         .configure_series_labels()
-        .position(SeriesLabelPosition::UpperRight)
+        .position(position)
         .background_style(WHITE.mix(0.85))
         .border_style(BLACK.mix(0.2))
         .label_font(("sans-serif", 15))
