@@ -4,9 +4,9 @@
 //! fixed-point numbers with 22 fractional bits. The chain is autoregressive, so a difference of one level here would
 //! grow with every step: hence the exact arithmetic instead of a faster library.
 //!
-//! The horizontal pass comes first, except where the width grows and the height shrinks: so does Pillow 13. (Pillow 12
-//! and before never made the exception; 13 also makes it for some reductions that squash a picture. No step of a chain
-//! resizes in any of these ways.)
+//! The horizontal pass comes first, except where so many more rows than columns go that the other order is cheaper: so does
+//! Pillow 13. (Pillow 12 and before never made the exception. No step of a chain resizes so; pictures of odd sizes are, for
+//! the vision-language model.)
 
 use std::ops::Range;
 
@@ -89,19 +89,20 @@ struct Axis {
     source: Range<u32>,
     /// `None` where nothing changes.
     taps: Option<Vec<Taps>>,
-    /// The source is enlarged along it.
-    grows: bool,
+    /// How many pixels go along it; below zero where it grows.
+    shrinks_by: i64,
 }
 
 impl Axis {
     fn new(in_size: u32, out_size: u32, part: Range<u32>, filter: Filter) -> Self {
-        if in_size == out_size {
-            return Self { source: part, taps: None, grows: false };
+        let shrinks_by = i64::from(in_size) - i64::from(out_size);
+        if shrinks_by == 0 {
+            return Self { source: part, taps: None, shrinks_by };
         }
         let taps = taps(in_size as usize, out_size as usize, part.start as usize..part.end as usize, filter);
         let first = taps.iter().map(|tap| tap.first).min().unwrap_or(0);
         let end = taps.iter().map(|tap| tap.first + tap.weights.len()).max().unwrap_or(0);
-        Self { source: first as u32..end as u32, taps: Some(taps), grows: out_size > in_size }
+        Self { source: first as u32..end as u32, taps: Some(taps), shrinks_by }
     }
 }
 
@@ -129,7 +130,7 @@ pub fn resize_part(picture: &Picture, width: u32, height: u32, part: Region, fil
     let across = Axis::new(picture.width(), width, part.x..part.x + part.width, filter);
     let down = Axis::new(picture.height(), height, part.y..part.y + part.height, filter);
     let (columns, rows) = (across.source, down.source);
-    let is_down_first = across.grows && down.taps.is_some() && !down.grows;
+    let is_down_first = down.shrinks_by > 0 && down.shrinks_by > 2 * across.shrinks_by;
     match (across.taps, down.taps) {
         (None, None) if (part.width, part.height) == (width, height) => picture.clone(),
         (None, None) => picture.crop(part.x.into(), part.y.into(), part.width, part.height),
