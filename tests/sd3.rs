@@ -1,9 +1,14 @@
 //! Chain-of-Zoom's own model on the real path: found, read by each memory plan, measured, short of memory. The models are
 //! random ones, written by the program itself.
 
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
+
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
+use tch::{Kind, Tensor};
 
 use crate::samples::{Folder, coz, sd3};
 use chain_of_zoom::base::{
@@ -63,6 +68,54 @@ fn every_plan_makes_the_same_picture() {
         });
         assert_eq!(results[0], results[1], "{precision}");
         assert_eq!(results[0], results[2], "{precision}");
+    }
+}
+
+/// A file whose matrices are in 8 bits, or, beside it, in 32 bits with the same numbers.
+fn rounded(file: &Path, is_fp8: bool) {
+    let tensors = Tensor::read_safetensors(file).unwrap();
+    let rounded: Vec<(String, Tensor)> = tensors
+        .into_iter()
+        .map(|(name, tensor)| match tensor.dim() {
+            2 => (name, tensor.to_kind(Kind::Float8e4m3fn)),
+            _ => (name, tensor),
+        })
+        .collect();
+    let stored = rounded.iter().map(|(name, tensor)| {
+        let (dtype, tensor) = match tensor.kind() {
+            Kind::Float8e4m3fn if is_fp8 => (Dtype::F8_E4M3, tensor.shallow_clone()),
+            _ => (Dtype::F32, tensor.to_kind(Kind::Float)),
+        };
+        let bytes = Vec::<u8>::try_from(tensor.contiguous().view_dtype(Kind::Uint8).reshape([-1])).unwrap();
+        (name, dtype, tensor.size().iter().map(|&size| size as usize).collect::<Vec<_>>(), bytes)
+    });
+    let stored: Vec<_> = stored.collect();
+    let views = stored
+        .iter()
+        .map(|(name, dtype, shape, bytes)| (name.as_str(), TensorView::new(*dtype, shape.clone(), bytes).unwrap()));
+    std::fs::write(file, safetensors::serialize(views, None).unwrap()).unwrap();
+}
+
+#[test]
+fn files_in_8_bits_make_what_their_numbers_make() {
+    let folder = Folder::new();
+    let _no_grad = chain_of_zoom::runtime::without_gradients();
+    let opened = |name: &str, is_fp8: bool| {
+        let place = folder.path(name);
+        synthetic::write(&place, Size::Tiny, &mut |_| {}).unwrap();
+        for file in ["transformer/diffusion_pytorch_model.safetensors", "text_encoder_3/model.safetensors"] {
+            rounded(&place.join(file), is_fp8);
+        }
+        sd3(&place, Precision::Fp32)
+    };
+    let restored = |backbone: &Backbone, plan: MemoryPlan| {
+        let mut model = sr::open(backbone, DeviceChoice::Cpu, plan, 0).unwrap();
+        model.restore(&input(96, "the red fur"), &mut Progress::new(&mut |_, _| true)).unwrap()
+    };
+    let (small, wide) = (opened("small", true), opened("wide", false));
+    let expected = restored(&wide, MemoryPlan::Resident);
+    for plan in [MemoryPlan::Resident, MemoryPlan::Staged, MemoryPlan::Streamed] {
+        assert_eq!(restored(&small, plan), expected, "{plan}");
     }
 }
 

@@ -263,8 +263,8 @@ pub fn licence(file: &Path) -> Option<String> {
 
 /// The types that networks can be filled with.
 fn is_known(dtype: Dtype) -> bool {
-    use Dtype::{BF16, BOOL, F16, F32, F64, I8, I16, I32, I64, U8};
-    matches!(dtype, F16 | BF16 | F32 | F64 | I64 | I32 | I16 | I8 | U8 | BOOL)
+    use Dtype::{BF16, BOOL, F8_E4M3, F8_E5M2, F16, F32, F64, I8, I16, I32, I64, U8};
+    matches!(dtype, F8_E4M3 | F8_E5M2 | F16 | BF16 | F32 | F64 | I64 | I32 | I16 | I8 | U8 | BOOL)
 }
 
 fn index_safetensors(bytes: &[u8]) -> Result<Index, String> {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use tch::{Device, Kind, Tensor};
 
+use super::fp8::is_scale;
 use super::{LoraDelta, LoraMap, Weights, WeightsError};
 
 /// How tensors come into memory.
@@ -261,8 +262,10 @@ impl<'a> Loader<'a> {
     /// Succeeds when every asked-for tensor was there in its shape and none under the prefix is left over.
     pub fn finish(&mut self, network: &'static str) -> Result<(), WeightsError> {
         let requested: BTreeSet<&str> = self.requested.iter().map(|(name, _)| name.as_str()).collect();
+        let has_fp8 = self.origin.weights.has_fp8();
         for name in self.origin.weights.shapes().into_keys() {
-            if name.starts_with(&self.origin.prefix) && !requested.contains(name) && !self.ignored.contains(name) {
+            let is_known = requested.contains(name) || self.ignored.contains(name) || (has_fp8 && is_scale(name));
+            if name.starts_with(&self.origin.prefix) && !is_known {
                 self.problems.push(format!("{name} belongs to no layer"));
             }
         }

@@ -3,6 +3,7 @@
 //! A network asks a [`Loader`] for each tensor by its checkpoint key and shape. What is missing, misshapen or left
 //! over is collected and reported all at once, with the file: a network is either loaded whole or not at all.
 
+mod fp8;
 mod loader;
 pub mod lora;
 
@@ -61,6 +62,8 @@ fn shortened(problems: &[String]) -> String {
 /// libtorch's name of a type that a model file may hold.
 fn kind(stored: &Stored) -> Kind {
     match stored.dtype {
+        Dtype::F8_E4M3 => Kind::Float8e4m3fn,
+        Dtype::F8_E5M2 => Kind::Float8e5m2,
         Dtype::F16 => Kind::Half,
         Dtype::BF16 => Kind::BFloat16,
         Dtype::F64 => Kind::Double,
@@ -212,7 +215,8 @@ impl Weights {
     /// whose names one of `ignored` occurs.
     pub fn integer_below(&self, prefix: &str, ignored: &[&str]) -> Option<(String, Kind)> {
         let is_one = |name: &str, kind: Kind, dimensions: usize| {
-            let is_integer = !matches!(kind, Kind::Float | Kind::Half | Kind::BFloat16 | Kind::Double);
+            let is_integer =
+                !matches!(kind, Kind::Float | Kind::Half | Kind::BFloat16 | Kind::Double) && !fp8::is_fp8(kind);
             let is_ignored = ignored.iter().any(|part| name.contains(part));
             (name.starts_with(prefix) && is_integer && dimensions > 0 && !is_ignored).then(|| (name.to_owned(), kind))
         };
@@ -239,13 +243,14 @@ impl Weights {
         }
     }
 
-    /// The tensor called `name` in its own dtype. `None` where there is none. Of a file it is a copy on the CPU, which may
-    /// be written to and trained; of [`Weights::from_tensors`] it is the tensor itself.
+    /// The tensor called `name` in its own dtype, one in 8 bits in float32. `None` where there is none. Of a file it is a copy on the
+    /// CPU, which may be written to and trained; of [`Weights::from_tensors`] it is the tensor itself.
     pub fn tensor(&self, name: &str) -> Option<Result<Tensor, TchError>> {
         match &*self.source {
             Source::Sharded(shards, places) => shards[*places.get(name)?].tensor(name),
             Source::Mapped(Checkpoint { tensors, .. }) | Source::Embedded(_, tensors) => {
-                self.loaded(name, kind(tensors.get(name)?), Device::Cpu, None)
+                let own = kind(tensors.get(name)?);
+                self.loaded(name, if fp8::is_fp8(own) { Kind::Float } else { own }, Device::Cpu, None)
             }
             Source::Memory(tensors) => Some(Ok(tensors.get(name)?.shallow_clone())),
         }
@@ -263,10 +268,15 @@ impl Weights {
         if let Source::Sharded(shards, places) = &*self.source {
             return shards[*places.get(name)?].loaded(name, kind, device, spare);
         }
+        let scale = self.scale(name).transpose();
         // In one go, straight from the map.
         let copied = |bytes: &[u8], stored: &Stored| {
             // SAFETY: the view ends with this call, before the bytes do.
             let view = unsafe { viewed(bytes, stored) }?;
+            let view = match fp8::is_fp8(self::kind(stored)) {
+                true => fp8::dequantised(&view.f_to_device(device)?, scale?.as_ref(), kind)?,
+                false => view,
+            };
             match spare {
                 Some(mut spare) => {
                     spare.f_copy_(&view.f_to_device(device)?)?;
@@ -292,6 +302,24 @@ impl Weights {
                 Some(tensor.f_to_device(device).and_then(|tensor| tensor.f_to_kind(kind)))
             }
         }
+    }
+
+    /// Whether it holds weights in 8 bits; its scales belong to those then.
+    fn has_fp8(&self) -> bool {
+        let mut found = false;
+        self.kinds(&mut |kind, _| found |= fp8::is_fp8(kind));
+        found
+    }
+
+    /// By what a weight in 8 bits is multiplied, where that is beside it.
+    fn scale(&self, name: &str) -> Option<Result<Tensor, TchError>> {
+        let is_fp8 = match &*self.source {
+            Source::Mapped(Checkpoint { tensors, .. }) | Source::Embedded(_, tensors) => {
+                tensors.get(name).is_some_and(|stored| fp8::is_fp8(kind(stored)))
+            }
+            Source::Sharded(..) | Source::Memory(_) => false,
+        };
+        is_fp8.then(|| fp8::scales_of(name).find_map(|scale| self.tensor(&scale)))?
     }
 
     /// Whether there is a tensor called `name`.
