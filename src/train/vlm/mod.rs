@@ -2,6 +2,7 @@
 
 pub mod adapter;
 pub mod checkpoint;
+mod generation;
 mod limits;
 mod logs;
 pub mod loss;
