@@ -94,7 +94,7 @@ impl<'a> Training<'a> {
     ) -> Result<Self, TrainError> {
         let out = &options.output;
         let pairs = Pairs::open(&options.pairs)?;
-        let critic = options.rewards.needs_critic().then(|| critic::open(&options.critic)).transpose()?;
+        let mut critic = options.rewards.needs_critic().then(|| critic::open(&options.critic)).transpose()?;
         std::fs::create_dir_all(out).map_err(|error| TrainError::unwritten(out, error))?;
         let weights = Weights::open_folder(&options.model, "model")?;
         let base_dtype = precision::for_weights(options.precision, &weights, options.device);
@@ -137,7 +137,6 @@ impl<'a> Training<'a> {
         let (is_shared, plan) = plan(options, &policy, critic.as_deref());
         let is_stopped = !on_event(Event::Begins(position.step, plan));
         policy.load()?;
-        let mut critic = critic;
         if let Some(critic) = critic.as_mut().filter(|_| is_shared) {
             critic.share(policy.base()?);
         }
