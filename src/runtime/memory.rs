@@ -101,6 +101,14 @@ pub fn peak_of<T>(work: impl FnOnce() -> T) -> (T, u64) {
     (result, count.end() + others)
 }
 
+/// The most bytes of memory that this program has used so far: of a device in tensors, of the machine in all.
+pub fn peak(device: Device) -> Option<u64> {
+    match accelerator::memory(device) {
+        Some(memory) => Some(memory.peak),
+        None => base::memory::peak_resident(),
+    }
+}
+
 /// Bytes that this program may still take of a device's memory.
 pub fn free_memory(device: Device) -> Option<u64> {
     match device {

@@ -1,9 +1,10 @@
 //! Tables of numbers that grow while something is trained.
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::TrainError;
+use super::plot::{Curve, Scale, svg, thinned};
 use crate::base::write_atomic;
 
 /// A CSV file whose first column is the step. Rows that do not fit on the disk are kept, and written with the next ones.
@@ -54,6 +55,23 @@ impl CsvLog {
         self.length += self.unwritten.len() as u64;
         self.unwritten.clear();
         Ok(())
+    }
+
+    /// Draws some columns, by their names and places behind the step, as curves; nothing before there are two rows.
+    ///
+    /// # Errors
+    /// Where the rows cannot be read, or the file cannot be written.
+    pub(super) fn draw(&self, file: &Path, y: &str, scale: Scale, columns: &[(usize, &str)]) -> Result<(), TrainError> {
+        let rows = self.rows()?;
+        let curve = |&(column, name): &(usize, &str)| Curve {
+            name: name.into(),
+            points: thinned(rows.iter().filter_map(|row| Some((*row.first()?, *row.get(column + 1)?)))),
+        };
+        let curves: Vec<Curve> = columns.iter().map(curve).collect();
+        match svg(y, scale, &curves).map_err(|error| TrainError::unwritten(file, error))? {
+            Some(text) => Ok(write_atomic(file, |out| out.write_all(text.as_bytes()))?),
+            None => Ok(()),
+        }
     }
 
     /// All rows; cells that are no numbers are NaN.

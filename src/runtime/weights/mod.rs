@@ -273,7 +273,8 @@ impl Weights {
         let copied = |bytes: &[u8], stored: &Stored| {
             // SAFETY: the view ends with this call, before the bytes do.
             let view = unsafe { viewed(bytes, stored) }?;
-            let view = match fp8::is_fp8(self::kind(stored)) {
+            let is_fp8 = fp8::is_fp8(self::kind(stored));
+            let view = match is_fp8 {
                 true => fp8::dequantised(&view.f_to_device(device)?, scale?.as_ref(), kind)?,
                 false => view,
             };
@@ -282,6 +283,8 @@ impl Weights {
                     spare.f_copy_(&view.f_to_device(device)?)?;
                     Ok(spare)
                 }
+                // What was in 8 bits has memory of its own by now.
+                None if is_fp8 => view.f_contiguous(),
                 None if device == Device::Cpu => view.f_to_device_(device, kind, false, true)?.f_contiguous(),
                 // Moved as it is: the device converts it faster.
                 None => view.f_to_device(device)?.f_to_kind(kind)?.f_contiguous(),

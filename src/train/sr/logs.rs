@@ -4,10 +4,9 @@ use std::path::PathBuf;
 
 use super::losses::Losses;
 use super::options::{Options, Step};
-use crate::base::write_atomic;
 use crate::train::TrainError;
 use crate::train::csv_log::CsvLog;
-use crate::train::plot::{Curve, Scale, svg, thinned};
+use crate::train::plot::Scale;
 use crate::train::tensorboard::EventFile;
 
 const LOSSES: [&str; 4] = ["l2", "lpips", "vsd", "diff"];
@@ -76,22 +75,12 @@ impl Logs {
     /// # Errors
     /// Where they cannot be written.
     pub(super) fn draw(&self) -> Result<(), TrainError> {
-        let logs = [(Some(&self.steps), "loss", 0..LOSSES.len()), (self.validation.as_ref(), "validation", 0..2)];
-        for (log, what, columns) in logs {
-            let Some(log) = log else { continue };
-            let rows = log.rows()?;
-            let names = if what == "loss" { LOSSES } else { SCORES };
-            let curve = |column: usize| Curve {
-                name: names[column].into(),
-                points: thinned(rows.iter().filter_map(|row| Some((*row.first()?, *row.get(column + 1)?)))),
-            };
-            let curves: Vec<Curve> = columns.map(curve).collect();
-            let file = self.output.join(if what == "loss" { "losses.svg" } else { "validation.svg" });
-            let text = svg(what, Scale::Logarithmic, &curves).map_err(|error| TrainError::unwritten(&file, error))?;
-            if let Some(text) = text {
-                write_atomic(&file, |out| std::io::Write::write_all(out, text.as_bytes()))?;
-            }
+        let columns = |names: &[&'static str]| names.iter().copied().enumerate().collect::<Vec<_>>();
+        let scale = Scale::Logarithmic;
+        self.steps.draw(&self.output.join("losses.svg"), "loss", scale, &columns(&LOSSES))?;
+        match &self.validation {
+            Some(log) => log.draw(&self.output.join("validation.svg"), "validation", scale, &columns(&SCORES[..2])),
+            None => Ok(()),
         }
-        Ok(())
     }
 }

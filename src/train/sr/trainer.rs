@@ -17,7 +17,8 @@ use super::samples::Samples;
 use super::validation::Validation;
 use super::{memory, state, visualization};
 use crate::pipelines::caption::tags::Tagger;
-use crate::runtime::{accelerator, precision, rng};
+use crate::runtime::memory::peak;
+use crate::runtime::{precision, rng};
 use crate::train::TrainError;
 use crate::train::adamw::norm;
 use crate::train::distributed::{Share, World};
@@ -259,10 +260,7 @@ impl<'a> Training<'a> {
         }
         self.position = Position { step: step + 1, items: items + (options.accumulation * of_micro_batch) as u64 };
         let (losses, seconds) = (Losses { l2, lpips, vsd, diff }, start.elapsed().as_secs_f64());
-        let peak_memory = match accelerator::memory(options.device) {
-            Some(memory) => Some(memory.peak),
-            None => crate::base::memory::peak_resident(),
-        };
+        let peak_memory = peak(options.device);
         let step = Step { number: step + 1, losses, norms, is_skipped, seconds, prompt_seconds, peak_memory };
         if let Some(logs) = &mut self.logs {
             let written = logs.step(&step, rate);

@@ -4,10 +4,9 @@ use std::path::PathBuf;
 
 use super::options::{Options, RewardStatistics, Step};
 use super::rewards::TERMS;
-use crate::base::write_atomic;
 use crate::train::TrainError;
 use crate::train::csv_log::CsvLog;
-use crate::train::plot::{Curve, Scale, svg, thinned};
+use crate::train::plot::Scale;
 use crate::train::tensorboard::EventFile;
 
 /// All of them.
@@ -109,29 +108,14 @@ impl Logs {
     /// # Errors
     /// Where they cannot be written.
     pub(super) fn draw(&self) -> Result<(), TrainError> {
-        let names: Vec<String> = numbers(&Step::default()).into_iter().map(|(name, _)| name).collect();
-        let column = |name: &str| names.iter().position(|other| other == name).unwrap_or(0);
-        let of_rewards = 0..TERMS.len() + 1;
-        let kl = column("kl")..column("kl") + 1;
-        let logs = [
-            (Some(&self.steps), "rewards", of_rewards.clone()),
-            (Some(&self.steps), "kl", kl),
-            (self.validation.as_ref(), "validation", of_rewards),
-        ];
-        for (log, what, columns) in logs {
-            let Some(log) = log else { continue };
-            let rows = log.rows()?;
-            let curve = |column: usize| Curve {
-                name: names[column].clone(),
-                points: thinned(rows.iter().filter_map(|row| Some((*row.first()?, *row.get(column + 1)?)))),
-            };
-            let curves: Vec<Curve> = columns.map(curve).collect();
-            let file = self.output.join(format!("{what}.svg"));
-            let text = svg(what, Scale::Linear, &curves).map_err(|error| TrainError::unwritten(&file, error))?;
-            if let Some(text) = text {
-                write_atomic(&file, |out| std::io::Write::write_all(out, text.as_bytes()))?;
-            }
+        let file = |what: &str| self.output.join(format!("{what}.svg"));
+        let of_rewards: Vec<(usize, &str)> = rewards().enumerate().collect();
+        let kl = numbers(&Step::default()).iter().position(|(name, _)| name == "kl").unwrap_or(0);
+        self.steps.draw(&file("rewards"), "rewards", Scale::Linear, &of_rewards)?;
+        self.steps.draw(&file("kl"), "kl", Scale::Linear, &[(kl, "kl")])?;
+        match &self.validation {
+            Some(log) => log.draw(&file("validation"), "validation", Scale::Linear, &of_rewards),
+            None => Ok(()),
         }
-        Ok(())
     }
 }

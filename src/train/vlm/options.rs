@@ -138,10 +138,8 @@ pub struct Step {
     pub unrated: f64,
     /// Groups that were left with less than two rated completions.
     pub skipped_groups: f64,
-    /// Of the gradient before it is clipped.
+    /// Of the gradient before it is clipped; where it is nothing, or not finite, nothing was moved.
     pub norm: f64,
-    /// Nothing was moved: the gradient was not finite, or nothing.
-    pub is_skipped: bool,
     /// The learning rate.
     pub rate: f64,
     /// Seconds: in all, of that for completions, and for ratings.

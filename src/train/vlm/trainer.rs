@@ -20,9 +20,9 @@ use super::statistics::{Sums, statistics};
 use super::{checkpoint, memory};
 use crate::base::MemoryPlan;
 use crate::pipelines::PipelineError;
-use crate::runtime::memory::free_memory;
+use crate::runtime::memory::{free_memory, peak};
+use crate::runtime::precision;
 use crate::runtime::weights::Weights;
-use crate::runtime::{accelerator, precision};
 use crate::train::TrainError;
 use crate::train::adamw::norm;
 use crate::train::distributed::World;
@@ -276,20 +276,16 @@ impl<'a> Training<'a> {
         let [stopped, sampling, rating] = [beside[count], beside[count + 1], beside[count + 2]];
         self.all_stop = stopped > 0.0;
         let (norm, rate) = (norm(&gradients)?, options.schedule.rate(options.learning_rate, self.position.step));
-        // Without any gradient there is nothing to be learned, and decay alone would wear off what was.
-        let is_skipped = !norm.is_finite() || norm == 0.0;
         let group = &mut self.policy.groups[0];
-        match is_skipped {
-            false => group.step(rate, &gradients, norm, &options.settings)?,
-            true if norm == 0.0 => (),
-            true => group.scale = (group.scale / 2.0).max(1.0),
+        // Without any gradient there is nothing to be learned, and decay alone would wear off what was.
+        if !norm.is_finite() {
+            group.scale = (group.scale / 2.0).max(1.0);
+        } else if norm > 0.0 {
+            group.step(rate, &gradients, norm, &options.settings)?;
         }
         self.rollout.used += 1;
         self.position.step += 1;
-        let peak_memory = match accelerator::memory(options.device) {
-            Some(memory) => Some(memory.peak),
-            None => crate::base::memory::peak_resident(),
-        };
+        let peak_memory = peak(options.device);
         let step = Step {
             number: self.position.step,
             loss: sums.loss,
@@ -304,7 +300,6 @@ impl<'a> Training<'a> {
             unrated: sums.unrated * size,
             skipped_groups: sums.skipped * size,
             norm,
-            is_skipped,
             rate,
             seconds: [start.elapsed().as_secs_f64(), sampling, rating],
             peak_memory,
