@@ -21,7 +21,8 @@ impl Drop for Running {
 
 fn screen() -> (Running, String) {
     let mut server = Command::new("Xvfb")
-        .args(["-displayfd", "1", "-screen", "0", "1280x800x24", "-nolisten", "tcp"])
+        // Else it starts anew whenever its last client leaves, and drops who comes in that moment.
+        .args(["-displayfd", "1", "-screen", "0", "1280x800x24", "-nolisten", "tcp", "-noreset"])
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
@@ -88,7 +89,10 @@ fn kill_9_loses_nothing_that_was_made() {
     let photo = folder.photo("photo.png", 600, 400);
     let (_server, display) = screen();
     let mut killed = viewer(&folder, &display, Some(&photo));
-    wait_for("the photo", || orange(&display) > 5000);
+    wait_for("the photo", || {
+        still_runs(&mut killed, &folder);
+        orange(&display) > 5000
+    });
     // Enter, as a hand presses it: a step in the middle of the view.
     let keys = |keys: &[&str]| {
         let window =
@@ -115,7 +119,10 @@ fn kill_9_loses_nothing_that_was_made() {
 
     // The next start finds it, and leaves it alone until it is asked.
     let mut again = viewer(&folder, &display, Some(&photo));
-    wait_for("the photo", || orange(&display) > 5000);
+    wait_for("the photo", || {
+        still_runs(&mut again, &folder);
+        orange(&display) > 5000
+    });
     keys(&["ctrl+q"]);
     wait_for("the end", || again.0.try_wait().unwrap().is_some());
     assert_eq!(session::autosave::recoverable(&autosave), left);
