@@ -40,7 +40,8 @@ impl Screen {
     pub fn new(width: u32, height: u32) -> anyhow::Result<Self> {
         let size = format!("{width}x{height}x24");
         let mut server = Command::new("Xvfb")
-            .args(["-displayfd", "1", "-screen", "0", &size, "-nolisten", "tcp"])
+            // Else it starts anew whenever its last client leaves, and drops who comes in that moment.
+            .args(["-displayfd", "1", "-screen", "0", &size, "-nolisten", "tcp", "-noreset"])
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
