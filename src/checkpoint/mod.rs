@@ -228,11 +228,7 @@ pub fn shards(index: &Path) -> Result<Vec<String>, CheckpointError> {
 
 /// Where the tensors lie in the bytes of a safetensors or `torch.save` file.
 pub fn index(bytes: &[u8]) -> Result<Index, String> {
-    let tensors = match bytes {
-        [b'P', b'K', 3, 4, ..] => torch_save::index_zip(bytes)?,
-        [0x80, 2..=5, ..] => torch_save::index_legacy(bytes)?,
-        _ => index_safetensors(bytes)?,
-    };
+    let tensors = torch_save::index(bytes).unwrap_or_else(|| index_safetensors(bytes))?;
     for (name, stored) in &tensors {
         // Strides of 0 and dimensions of 0 beside huge ones cost a file nothing, and who reads it everything.
         let has_sizes = |size: &i64| (0..=bytes.len() as i64).contains(size);
@@ -249,6 +245,12 @@ pub fn index(bytes: &[u8]) -> Result<Index, String> {
         return Err("it holds no tensors".into());
     }
     Ok(tensors)
+}
+
+/// The whole numbers that `torch.save` has written beside the tensors of a dictionary, such as a rank; none of other files.
+pub fn numbers(file: &Path) -> Result<BTreeMap<String, i64>, CheckpointError> {
+    let map = map(&File::open(file).map_err(CheckpointError::io(file))?, file)?;
+    torch_save::numbers(&map).map_err(|found| CheckpointError::format(file, found))
 }
 
 /// Under which terms a safetensors file says that it may be used (the model metadata of Stability's ModelSpec).

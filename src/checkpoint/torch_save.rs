@@ -18,8 +18,35 @@ pub(super) fn is_torchscript(bytes: &[u8]) -> bool {
     is_zip && zip_directory::entries(bytes).is_ok_and(|all| all.iter().any(|entry| is_program(&entry.name)))
 }
 
-/// The tensors of a zip container. Storages must be uncompressed, as torch writes them.
-pub(super) fn index_zip(bytes: &[u8]) -> Result<BTreeMap<String, Stored>, String> {
+/// What was saved, and where its storages are.
+type Saved = (Value, Storages);
+
+/// The tensors of a file that starts as `torch.save` starts one; `None` of others.
+pub(super) fn index(bytes: &[u8]) -> Option<Result<BTreeMap<String, Stored>, String>> {
+    Some(saved(bytes)?.and_then(|(root, storages)| located(&root, &storages)))
+}
+
+/// The whole numbers beside the tensors in the dictionary that was saved.
+pub(super) fn numbers(bytes: &[u8]) -> Result<BTreeMap<String, i64>, String> {
+    let Some(saved) = saved(bytes).transpose()? else { return Ok(BTreeMap::new()) };
+    let Value::Dict(entries) = saved.0 else { return Ok(BTreeMap::new()) };
+    let number = |entry: &(Value, Value)| match entry {
+        (Value::Text(name), Value::Int(number)) => Some((name.clone(), *number)),
+        _ => None,
+    };
+    Ok(entries.borrow().iter().filter_map(number).collect())
+}
+
+fn saved(bytes: &[u8]) -> Option<Result<Saved, String>> {
+    match bytes {
+        [b'P', b'K', 3, 4, ..] => Some(saved_zip(bytes)),
+        [0x80, 2..=5, ..] => Some(saved_legacy(bytes)),
+        _ => None,
+    }
+}
+
+/// A zip container. Storages must be uncompressed, as torch writes them.
+fn saved_zip(bytes: &[u8]) -> Result<Saved, String> {
     let entries = zip_directory::entries(bytes)?;
     let mut storages = Storages::new();
     let mut root = None;
@@ -40,12 +67,11 @@ pub(super) fn index_zip(bytes: &[u8]) -> Result<BTreeMap<String, Stored>, String
             _ => {}
         }
     }
-    let root = root.ok_or("it is a zip archive without data.pkl: no model of torch.save")?;
-    located(&root, &storages)
+    Ok((root.ok_or("it is a zip archive without data.pkl: no model of torch.save")?, storages))
 }
 
-/// The tensors of the format before PyTorch 1.6: magic number, protocol, system, value, storage keys, storages.
-pub(super) fn index_legacy(bytes: &[u8]) -> Result<BTreeMap<String, Stored>, String> {
+/// The format before PyTorch 1.6: magic number, protocol, system, value, storage keys, storages.
+fn saved_legacy(bytes: &[u8]) -> Result<Saved, String> {
     let mut at = 0;
     let mut next = || -> Result<(Value, usize), String> {
         let (value, length) = pickle::read(bytes.get(at..).unwrap_or_default())?;
@@ -76,7 +102,7 @@ pub(super) fn index_legacy(bytes: &[u8]) -> Result<BTreeMap<String, Stored>, Str
         storages.insert(key.clone(), (at + 8, size));
         at += 8 + size;
     }
-    located(&root, &storages)
+    Ok((root, storages))
 }
 
 fn located(root: &Value, storages: &Storages) -> Result<BTreeMap<String, Stored>, String> {

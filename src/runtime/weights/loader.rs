@@ -1,11 +1,12 @@
 //! What a network takes its tensors from: by checkpoint key and shape, in one dtype on one device.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use tch::{Device, Kind, Tensor};
 
 use super::fp8::is_scale;
-use super::{LoraDelta, LoraMap, Weights, WeightsError};
+use super::{LoraDelta, LoraMap, LoraSet, Weights, WeightsError};
 
 /// How tensors come into memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,6 +37,8 @@ pub struct Origin {
     pub device: Device,
     kind: Kind,
     mode: LoadMode,
+    /// What is merged into the weights.
+    loras: Option<Arc<LoraSet>>,
 }
 
 /// Hands out tensors by key and keeps account.
@@ -45,6 +48,8 @@ pub struct Loader<'a> {
     requested: Vec<(String, Vec<i64>)>,
     /// Not wanted, and not surplus either.
     ignored: BTreeSet<String>,
+    /// What some tensors are called in the file, by the names they are asked for by.
+    renamed: BTreeMap<String, String>,
     problems: Vec<String>,
     /// Of the layers of these names, which have not asked for theirs yet.
     unmerged: LoraMap,
@@ -58,7 +63,7 @@ impl<'a> Loader<'a> {
     /// A loader of the keys that start with `prefix` (a dictionary inside the file, say `params_ema.`; or empty).
     pub fn new(weights: &Weights, prefix: &str, device: Device, kind: Kind) -> Self {
         let mode = LoadMode::default();
-        Self::from(Origin { weights: weights.clone(), prefix: prefix.to_owned(), device, kind, mode })
+        Self::from(Origin { weights: weights.clone(), prefix: prefix.to_owned(), device, kind, mode, loras: None })
     }
 
     /// A loader that has handed out nothing yet.
@@ -68,6 +73,7 @@ impl<'a> Loader<'a> {
             on_read: None,
             requested: Vec::new(),
             ignored: BTreeSet::new(),
+            renamed: BTreeMap::new(),
             problems: Vec::new(),
             unmerged: LoraMap::new(),
             spare: Vec::new(),
@@ -84,6 +90,12 @@ impl<'a> Loader<'a> {
     /// The same loader, with something that is called as it reads.
     pub fn on_read(self, on_read: OnRead<'a>) -> Self {
         Self { on_read: Some(on_read), ..self }
+    }
+
+    /// The same loader, handing out weights with these LoRAs merged into them, and what replaces weights.
+    pub fn merging(mut self, loras: Arc<LoraSet>) -> Self {
+        self.origin.loras = Some(loras);
+        self
     }
 
     /// The same loader, for training: the layers of these names keep their pairs beside their weights, and share them with
@@ -138,30 +150,51 @@ impl<'a> Loader<'a> {
 
     /// The same in a dtype of its own.
     pub fn tensor_as(&mut self, kind: Kind, key: &str, shape: &[i64]) -> Result<Tensor, WeightsError> {
-        let name = format!("{}{key}", self.origin.prefix);
-        let fits = match self.origin.weights.shape(&name) {
+        let lora = match self.origin.loras.clone() {
+            Some(loras) => loras.delta(self, key, shape)?,
+            None => None,
+        };
+        match lora {
+            Some(lora) => Ok(lora.merge(&self.read(Kind::Float, key, shape)?)?.f_to_kind(kind)?),
+            None => self.read(kind, key, shape),
+        }
+    }
+
+    /// What a tensor is called in the file.
+    fn stored_name(&self, key: &str) -> String {
+        format!("{}{}", self.origin.prefix, self.renamed.get(key).map_or(key, String::as_str))
+    }
+
+    /// The same as it is stored, without a LoRA.
+    fn read(&mut self, kind: Kind, key: &str, shape: &[i64]) -> Result<Tensor, WeightsError> {
+        let name = self.stored_name(key);
+        let replacement = self.origin.loras.as_ref().and_then(|loras| loras.replacement(key));
+        let (weights, stored) = match replacement {
+            Some((weights, stored)) => (weights.clone(), stored.to_owned()),
+            None => (self.origin.weights.clone(), name.clone()),
+        };
+        let fits = match weights.shape(&stored) {
             None => {
-                self.problems.push(format!("{name} {shape:?} is missing"));
+                self.problems.push(format!("{stored} {shape:?} is missing"));
                 false
             }
             Some(found) if found != shape => {
-                self.problems.push(format!("{name} is {found:?}, expected {shape:?}"));
+                self.problems.push(format!("{stored} is {found:?}, expected {shape:?}"));
                 false
             }
             Some(_) => true,
         };
+        let device = self.origin.device;
         let tensor = match self.origin.mode {
             LoadMode::ShapesOnly => None,
             _ if !fits => None,
-            LoadMode::Mmap if self.origin.device == Device::Cpu => self
-                .origin
-                .weights
-                .lent(&name, kind)
-                .or_else(|| self.origin.weights.loaded(&name, kind, self.origin.device, None)),
+            LoadMode::Mmap if device == Device::Cpu => {
+                weights.lent(&stored, kind).or_else(|| weights.loaded(&stored, kind, device, None))
+            }
             _ => {
                 let is_fit = |spare: &Tensor| spare.size() == shape && spare.kind() == kind;
                 let spare = self.spare.iter().position(is_fit).map(|i| self.spare.swap_remove(i));
-                self.origin.weights.loaded(&name, kind, self.origin.device, spare)
+                weights.loaded(&stored, kind, device, spare)
             }
         };
         self.requested.push((name, shape.to_vec()));
@@ -220,6 +253,16 @@ impl<'a> Loader<'a> {
         numbers.iter().max().map_or(0, |highest| highest.saturating_add(1).min(numbers.len()))
     }
 
+    /// What is asked for below `name` from now on is called `stored` in the file, where there is such a thing.
+    pub fn rename(&mut self, stored: &str, name: &str) {
+        for part in ["weight", "bias"] {
+            let stored = format!("{stored}.{part}");
+            if self.has(&stored) {
+                self.renamed.insert(format!("{name}.{part}"), stored);
+            }
+        }
+    }
+
     /// Ignores all keys in which one of `parts` occurs.
     pub fn ignore_containing(&mut self, parts: &[&str]) {
         let names = self.origin.weights.shapes().into_keys();
@@ -237,6 +280,12 @@ impl<'a> Loader<'a> {
         let start = format!("{}{key}", self.origin.prefix);
         let names = self.origin.weights.shapes().into_keys().filter(|name| name.starts_with(&start)).map(str::to_owned);
         self.ignored.extend(names);
+    }
+
+    /// Ignores all that is not wanted, LoRAs too.
+    pub fn ignore_all(&mut self) {
+        self.ignore_prefix("");
+        self.origin.loras = None;
     }
 
     /// The dtype and the device of what it hands out.
@@ -268,6 +317,10 @@ impl<'a> Loader<'a> {
             if name.starts_with(&self.origin.prefix) && !is_known {
                 self.problems.push(format!("{name} belongs to no layer"));
             }
+        }
+        if let Some(loras) = self.origin.loras.clone() {
+            let strangers = loras.strangers(|key| requested.contains(self.stored_name(key).as_str()));
+            self.problems.extend(strangers);
         }
         let strangers = std::mem::take(&mut self.unmerged);
         self.problems.extend(strangers.into_keys().map(|name| format!("the LoRA of {name} belongs to no layer")));

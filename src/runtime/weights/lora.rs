@@ -4,7 +4,7 @@
 //! that [`LoraFile`] needs to know of a layout. What it reads is merged into weights as they are loaded. For training,
 //! [`Loader::unmerged`] has layers keep their pairs beside the weights.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -186,6 +186,84 @@ impl LoraFile {
             return Ok(None);
         }
         Ok(self.read(layer, scale(down[0]))?)
+    }
+}
+
+/// What a file of PEFT adapters changes of a network: pairs, of which several of one layer add up, and tensors that replace those of
+/// the network's own file. [`Loader::merging`] hands out the sum.
+pub struct LoraSet {
+    weights: Weights,
+    alpha: f64,
+    /// One an adapter.
+    adapters: Vec<LoraFile>,
+    /// Keys in the file by those of the network.
+    replaced: BTreeMap<String, String>,
+    /// Of adapters of other names.
+    unknown: Vec<String>,
+}
+
+/// What PEFT puts before the own tensors of a layer that carries a LoRA.
+pub const BASE: &str = ".base_layer.";
+
+impl LoraSet {
+    /// What is below `prefix` in the file, of adapters of these names, each with PEFT's `lora_alpha`.
+    pub fn new(weights: &Weights, prefix: &str, adapters: &[&str], alpha: f64) -> Self {
+        let layer = |key: &str, adapter: &str| {
+            peft_half(key.strip_prefix(prefix)?, adapter).map(|(layer, half)| (layer.to_owned(), half))
+        };
+        let files = adapters.iter().map(|adapter| LoraFile::new(weights, |key| layer(key, adapter))).collect();
+        let (mut replaced, mut unknown) = (BTreeMap::new(), Vec::new());
+        for key in weights.shapes().into_keys() {
+            let Some(name) = key.strip_prefix(prefix) else { continue };
+            if !name.contains(".lora_A.") && !name.contains(".lora_B.") {
+                replaced.insert(name.replacen(BASE, ".", 1), key.to_owned());
+            } else if !adapters.iter().any(|adapter| layer(key, adapter).is_some()) {
+                unknown.push(name.to_owned());
+            }
+        }
+        Self { weights: weights.clone(), alpha, adapters: files, replaced, unknown }
+    }
+
+    /// The ranks of its pairs.
+    pub fn ranks(&self) -> BTreeSet<i64> {
+        let shapes = self.adapters.iter().flat_map(|pairs| pairs.layers().filter_map(|layer| pairs.shapes(layer)));
+        shapes.filter_map(|[_, down]| down.first().copied()).collect()
+    }
+
+    /// What replaces the network's tensor of this name: the file and the key there.
+    pub(super) fn replacement(&self, key: &str) -> Option<(&Weights, &str)> {
+        Some((&self.weights, self.replaced.get(key)?))
+    }
+
+    /// What is added to a weight. Pairs that do not fit are reported.
+    pub(super) fn delta(
+        &self,
+        loader: &mut Loader,
+        key: &str,
+        shape: &[i64],
+    ) -> Result<Option<LoraDelta>, WeightsError> {
+        let Some(layer) = key.strip_suffix(".weight") else { return Ok(None) };
+        let mut deltas = Vec::new();
+        for pairs in &self.adapters {
+            if let [Some(key), None] | [None, Some(key)] = pairs.keys(layer) {
+                loader.report(format!("{}: {key} is only half of a pair", pairs.file()));
+            }
+            let misfit = |up: &[i64], down: &[i64]| format!("{layer} is {shape:?}, its LoRA {up:?} and {down:?}");
+            deltas.extend(pairs.delta(loader, layer, shape, |rank| self.alpha / rank as f64, misfit)?);
+        }
+        match deltas.len() {
+            0 | 1 => Ok(deltas.pop()),
+            _ => Ok(Some(LoraDelta::sum(&deltas)?)),
+        }
+    }
+
+    /// What belongs to no tensor of the network, in words.
+    pub(super) fn strangers(&self, is_asked_for: impl Fn(&str) -> bool) -> Vec<String> {
+        let stranger = |name: &str| format!("{}: {name} belongs to no layer", self.weights.file().display());
+        let pairs = self.adapters.iter().flat_map(LoraFile::layers);
+        let pairs = pairs.filter(|layer| !is_asked_for(&format!("{layer}.weight")));
+        let replaced = self.replaced.keys().filter(|key| !is_asked_for(key)).map(String::as_str);
+        pairs.chain(replaced).chain(self.unknown.iter().map(String::as_str)).map(stranger).collect()
     }
 }
 

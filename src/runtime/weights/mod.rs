@@ -16,7 +16,7 @@ use safetensors::Dtype;
 use tch::{Device, Kind, TchError, Tensor};
 
 pub use loader::{LoadMode, Loader, OnRead, Origin};
-pub use lora::{LoraDelta, LoraFile, LoraMap};
+pub use lora::{LoraDelta, LoraFile, LoraMap, LoraSet};
 
 use crate::base::Cancelled;
 use crate::checkpoint;
