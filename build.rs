@@ -17,7 +17,7 @@ use zip::ZipWriter;
 use zip::write::SimpleFileOptions;
 
 /// Models and cases of the parity tests that the self-test uses: files and folders of `tests/parity`.
-const FIXTURES: [&str; 19] = [
+const FIXTURES: [&str; 26] = [
     "networks/cases.safetensors",
     "networks/compact_x4.pth",
     "networks/rrdb_x4.pth",
@@ -26,6 +26,13 @@ const FIXTURES: [&str; 19] = [
     "ram/cases.json",
     "ram/small",
     "ram/small/data",
+    "sd21/cases.safetensors",
+    "sd21/osediff.pkl",
+    "sd21/prompts.json",
+    "sd21/text_encoder",
+    "sd21/tokenizer",
+    "sd21/unet",
+    "sd21/vae",
     "sd3/cases.safetensors",
     "sd3/model_20001.pkl",
     "sd3/vae_encoder_20001.pt",
@@ -56,6 +63,16 @@ fn is_used(name: &str) -> bool {
         "compact_x4_",
         "rrdb_x2",
         "rrdb_x4_",
+        "full.",
+        "step.1.",
+        "step.2.",
+        "text.0.",
+        "text.2.",
+        "text.3.",
+        "text.4.",
+        "tiled.",
+        "unet.batch.",
+        "unet.odd.",
     ];
     !name.ends_with(".embeds") && !unused.iter().any(|start| name.starts_with(start))
 }

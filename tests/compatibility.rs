@@ -18,7 +18,7 @@ use serde_json::Value;
 use crate::samples::{Folder, coz, vlm};
 use chain_of_zoom::base::{
     AlignMethod, BICUBIC, Backbone, BackboneSpec, DeviceChoice, MemoryPlan, NEAREST, Precision, PromptSource,
-    PromptSourceSpec, Tiling,
+    PromptSourceSpec, Tiling, VaeMode,
 };
 use chain_of_zoom::document::export::{sheet, stills, strip, tree};
 use chain_of_zoom::document::session::Session;
@@ -125,7 +125,7 @@ fn first() -> Settings {
         message: "What is \"this\"?\nA line more, ö.".into(),
         include_parent: false,
         temperature: 1.25,
-        tiling: Tiling { latent_tile: 48, overlap: 12, encoder_tile: 512, decoder_tile: 96, exact: true },
+        tiling: Tiling { latent_tile: 48, overlap: 12, encoder_tile: 512, decoder_tile: 96, vae_mode: VaeMode::Exact },
         device: DeviceChoice::Cuda(1),
         memory: MemoryPlan::Staged,
         align: AlignMethod::Wavelet,

@@ -7,14 +7,15 @@ use std::time::Duration;
 use crate::samples::{Folder, coz, sd3, vlm};
 use chain_of_zoom::base::{
     AlignMethod, CaptionRequest, DeviceChoice, FullImage, MemoryPlan, Precision, PromptSource, Region, Stage,
-    TileProgress, Tiling,
+    TileProgress, Tiling, VaeMode,
 };
 use chain_of_zoom::engine::{Engine, Event, Job, JobOutcome, Restorer, StepOutput};
 use chain_of_zoom::imaging::{Picture, codec};
 use chain_of_zoom::synthetic;
 use chain_of_zoom::synthetic::Size;
 
-const TILING: Tiling = Tiling { latent_tile: 8, overlap: 2, encoder_tile: 64, decoder_tile: 8, exact: false };
+const TILING: Tiling =
+    Tiling { latent_tile: 8, overlap: 2, encoder_tile: 64, decoder_tile: 8, vae_mode: VaeMode::Fast };
 
 fn job(model: &Path, memory: MemoryPlan) -> Job {
     let source = Arc::new(Picture::from_fn(45, 30, |x, y| [(x * 5) as u8, (y * 8) as u8, ((x ^ y) * 4) as u8]));

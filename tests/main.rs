@@ -23,6 +23,7 @@ mod linking;
 mod parity;
 mod round_trips;
 mod samples;
+mod sd21;
 mod sd3;
 mod selftest;
 mod session;

@@ -11,7 +11,7 @@ use proptest::sample::{Index, select};
 use crate::samples::{Folder, photo};
 use chain_of_zoom::base::{
     AlignMethod, BICUBIC, Backbone, BackboneSpec, Exif, FullImage, ModelUsed, NEAREST, Precision, Recipe, RecipeStep,
-    Region, Source, StepRecord, Tiling,
+    Region, Source, StepRecord, Tiling, VaeMode,
 };
 use chain_of_zoom::document::session::{Choices, Session};
 use chain_of_zoom::document::{History, StateId, provenance, session, thumbnail};
@@ -38,13 +38,14 @@ fn backbone() -> impl Strategy<Value = Backbone> {
 }
 
 fn full_image() -> impl Strategy<Value = FullImage> {
-    let tiling = (1u32..200, 0u32..50, 1u32..4096, 1u32..400, any::<bool>());
-    let tiling = tiling.prop_map(|(latent_tile, overlap, encoder_tile, decoder_tile, exact)| Tiling {
+    let tiling =
+        (1u32..200, 0u32..50, 1u32..4096, 1u32..400, select(vec![VaeMode::Fast, VaeMode::Averaged, VaeMode::Exact]));
+    let tiling = tiling.prop_map(|(latent_tile, overlap, encoder_tile, decoder_tile, vae_mode)| Tiling {
         latent_tile,
         overlap,
         encoder_tile,
         decoder_tile,
-        exact,
+        vae_mode,
     });
     (tiling, prop::collection::vec(any::<String>(), 0..3)).prop_map(|(tiling, prompts)| FullImage { tiling, prompts })
 }

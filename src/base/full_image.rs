@@ -1,8 +1,21 @@
 //! A full image instead of a box: how it is worked through (`inference_coz_full.py`).
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
-/// How Chain-of-Zoom's own model works through a full image (the options of `inference_coz_full.py`).
+/// How tiles of the autoencoder know of each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VaeMode {
+    /// By a small copy of the picture, as Chain-of-Zoom does.
+    #[default]
+    Fast,
+    /// By the means of what all tiles have, as OSEDiff does.
+    Averaged,
+    /// As if there were no tiles; several times as long.
+    Exact,
+}
+
+/// How a diffusion model works through a full image (the options of `inference_coz_full.py`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Tiling {
@@ -17,14 +30,48 @@ pub struct Tiling {
     /// Side of the tiles that are decoded, in pixels of the latent.
     #[serde(rename = "decoder")]
     pub decoder_tile: u32,
-    /// Encoded and decoded as if there were no tiles, rather than fast as the reference does.
-    pub exact: bool,
+    /// How these know of each other.
+    #[serde(rename = "vae", alias = "exact", deserialize_with = "vae_mode")]
+    pub vae_mode: VaeMode,
+}
+
+impl Tiling {
+    /// Chain-of-Zoom's.
+    pub const CHAIN_OF_ZOOM: Self =
+        Self { latent_tile: 64, overlap: 16, encoder_tile: 1024, decoder_tile: 128, vae_mode: VaeMode::Fast };
+    /// OSEDiff's.
+    pub const OSEDIFF: Self =
+        Self { latent_tile: 96, overlap: 32, encoder_tile: 1024, decoder_tile: 224, vae_mode: VaeMode::Averaged };
+}
+
+impl Tiling {
+    /// These, where a user has changed them, else a model's own; `Exact` is a wish that goes for every model.
+    pub fn or(self, usual: Self) -> Self {
+        let is_changed = Self { vae_mode: VaeMode::default(), ..self } != Self::default();
+        let vae_mode = if self.vae_mode == VaeMode::Exact { VaeMode::Exact } else { usual.vae_mode };
+        if is_changed { self } else { Self { vae_mode, ..usual } }
+    }
 }
 
 impl Default for Tiling {
     fn default() -> Self {
-        Self { latent_tile: 64, overlap: 16, encoder_tile: 1024, decoder_tile: 128, exact: false }
+        Self::CHAIN_OF_ZOOM
     }
+}
+
+/// Older programs knew two and wrote whether it was the exact one.
+fn vae_mode<'de, D: Deserializer<'de>>(deserializer: D) -> Result<VaeMode, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        IsExact(bool),
+        Mode(VaeMode),
+    }
+    Ok(match Written::deserialize(deserializer)? {
+        Written::IsExact(false) => VaeMode::Fast,
+        Written::IsExact(true) => VaeMode::Exact,
+        Written::Mode(mode) => mode,
+    })
 }
 
 /// A full image that is to be enlarged, or was.

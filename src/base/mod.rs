@@ -31,7 +31,7 @@ pub use error::{Remedy, UserError};
 pub use estimate::StepEstimate;
 pub use files::{WriteError, end_at_once, free_space, write_atomic};
 pub use folders::Folders;
-pub use full_image::{FullImage, Tiling};
+pub use full_image::{FullImage, Tiling, VaeMode};
 pub use hash::{sha256, sha256_of};
 pub use memory_plan::MemoryPlan;
 pub use metric::{METRICS, MetricFile, MetricSpec};

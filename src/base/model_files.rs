@@ -16,7 +16,8 @@ pub struct FileSpec {
     pub id: &'static str,
     /// In the window.
     pub label: &'static str,
-    /// The command line's option, with the reference's name; empty where a name on the command line means the file itself.
+    /// The command line's option, with the reference's name; models may share one. Empty where a name on the command line means the file
+    /// itself.
     pub option: &'static str,
     /// What `--help` says of it.
     pub help: &'static str,
@@ -45,8 +46,8 @@ pub fn is_model_file(file: &Path) -> bool {
 /// Under which name something is published.
 #[derive(Clone, Copy, Debug)]
 pub enum Published {
-    /// A repository of the Hugging Face hub, `owner/name`.
-    Repository(&'static str),
+    /// A repository of the Hugging Face hub, `owner/name`; others that hold the same come after it.
+    Repository(&'static [&'static str]),
     /// A path in the reference's `ckpt` folder, or beside the model's other files.
     Path(&'static str),
     /// Any file the user names.

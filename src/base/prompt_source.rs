@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::model_files::{Content, FileSpec, ModelFiles, Published};
-use super::{Precision, model_files};
+use super::{BackboneSpec, Precision, model_files};
 
 /// A source of prompts: a row that window, command line, hub and doctor iterate.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ const VLM_MODEL: FileSpec = FileSpec {
     help: "Vision-language model: a folder in the layout of Qwen/Qwen2.5-VL-3B-Instruct, or such a name, which is looked for \
            in the data folder and in the Hugging Face cache [default: Qwen/Qwen2.5-VL-3B-Instruct]",
     is_required: true,
-    published: Published::Repository("Qwen/Qwen2.5-VL-3B-Instruct"),
+    published: Published::Repository(&["Qwen/Qwen2.5-VL-3B-Instruct"]),
     contents: &[
         Content::File("config.json"),
         Content::File("tokenizer.json"),
@@ -270,9 +270,12 @@ impl CaptionRequest {
 /// Share of captioning that is done when the images are encoded, about.
 pub const ENCODED: f32 = 0.2;
 
-/// The prompt that was extracted and the user's own, as the reference joins them.
-pub fn joined(extracted: &str, own: &str) -> String {
-    if own.is_empty() { extracted.to_owned() } else { format!("{extracted}, {own},") }
+/// The prompt that was extracted and the user's own, as the reference of the model joins them.
+pub fn joined(extracted: &str, own: &str, backbone: &BackboneSpec) -> String {
+    match own.is_empty() && !backbone.joins_empty_prompt {
+        true => extracted.to_owned(),
+        false => format!("{extracted}, {own},"),
+    }
 }
 
 #[cfg(test)]

@@ -50,7 +50,7 @@ pub(super) fn run() -> anyhow::Result<ExitCode> {
             }
             Err(_) => {
                 let published = spec.files.iter().find_map(|file| match file.published {
-                    Published::Repository(name) => Some(name),
+                    Published::Repository(names) => names.first().copied(),
                     Published::Path(_) | Published::Anywhere => None,
                 });
                 line(spec.id, &format!("not found ({})", published.unwrap_or(spec.label)));

@@ -14,7 +14,7 @@ use super::batch::{BatchArguments, ChainKind, Task, Worker};
 use super::run_record::{RunOptions, models};
 use crate::base::{
     AlignMethod, BICUBIC, BUILT_IN, Backbone, BackboneKind, DeviceChoice, FullImage, NEAREST, PromptSource, Region,
-    Tiling, UserError,
+    Tiling, UserError, VaeMode,
 };
 use crate::document::export::tree::Tree;
 use crate::engine::{Job, LARGEST, Restorer};
@@ -52,9 +52,9 @@ pub(super) struct Arguments {
     /// Enlargement instead, as Real-ESRGAN's command has it: native (the network's own) or a number such as 2 or 3.5
     #[arg(long, value_name = "native|N", conflicts_with = "upscale", value_parser = outscale)]
     outscale: Option<Outscale>,
-    /// Colour matching to the plainly enlarged picture
-    #[arg(long, alias = "align_method", value_enum, default_value_t = Align::Nofix)]
-    align_method: Align,
+    /// Colour matching to the plainly enlarged picture [default: adain for osediff-sd21, else nofix]
+    #[arg(long, alias = "align_method", value_enum)]
+    align_method: Option<Align>,
     /// Seed of the noise, for models that draw some
     #[arg(long, default_value_t = 42)]
     seed: u64,
@@ -62,9 +62,9 @@ pub(super) struct Arguments {
     /// on the background
     #[arg(long)]
     keep_alpha: bool,
-    /// Super-resolution model: auto (the best that is here), builtin, realesrgan, sd3, nearest, bicubic, or the
-    /// file of a network such as ESRGAN, SPAN or DAT (.pth, .safetensors, .param with its .bin) [default: sd3 where one of its
-    /// files is given, else builtin]
+    /// Super-resolution model: auto (the best that is here), builtin, realesrgan, sd3, osediff-sd21, nearest, bicubic, or the
+    /// file of a network such as ESRGAN, SPAN or DAT (.pth, .safetensors, .param with its .bin) [default: sd3 or osediff-sd21
+    /// where files of its own are given, else builtin]
     #[arg(long)]
     backbone: Option<String>,
     #[command(flatten)]
@@ -78,34 +78,58 @@ pub(super) struct Arguments {
     process_size: Option<u32>,
 }
 
-/// How a full image is worked through.
+/// How a full image is worked through; what is not said is as the model has it.
 #[derive(Args)]
-#[command(next_help_heading = "Tiles of --backbone sd3")]
+#[command(next_help_heading = "Tiles of diffusion models (SD3, osediff-sd21)")]
 struct TileArguments {
-    /// Side of the tiles that are restored, in pixels of the latent (8 of the picture)
-    #[arg(long, alias = "latent_tiled_size", default_value_t = Tiling::default().latent_tile, value_parser = clap::value_parser!(u32).range(2..=4096))]
-    latent_tiled_size: u32,
-    /// How far these lie over each other
-    #[arg(long, alias = "latent_tiled_overlap", default_value_t = Tiling::default().overlap, value_parser = clap::value_parser!(u32).range(0..=4096))]
-    latent_tiled_overlap: u32,
-    /// Side of the tiles that are encoded, in pixels
-    #[arg(long, alias = "vae_encoder_tiled_size", default_value_t = Tiling::default().encoder_tile, value_parser = clap::value_parser!(u32).range(8..=16384))]
-    vae_encoder_tiled_size: u32,
-    /// Side of the tiles that are decoded, in pixels of the latent
-    #[arg(long, alias = "vae_decoder_tiled_size", default_value_t = Tiling::default().decoder_tile, value_parser = clap::value_parser!(u32).range(2..=4096))]
-    vae_decoder_tiled_size: u32,
-    /// How tiles of the autoencoder know of each other
-    #[arg(long, alias = "vae_mode", value_enum, default_value_t = VaeMode::Fast)]
-    vae_mode: VaeMode,
+    /// Side of the tiles that are restored, in pixels of the latent (8 of the picture) [default: 64, 96]
+    #[arg(long, alias = "latent_tiled_size", value_parser = clap::value_parser!(u32).range(2..=4096))]
+    latent_tiled_size: Option<u32>,
+    /// How far these lie over each other [default: 16, 32]
+    #[arg(long, alias = "latent_tiled_overlap", value_parser = clap::value_parser!(u32).range(0..=4096))]
+    latent_tiled_overlap: Option<u32>,
+    /// Side of the tiles that are encoded, in pixels [default: 1024, 1024]
+    #[arg(long, alias = "vae_encoder_tiled_size", value_parser = clap::value_parser!(u32).range(8..=16384))]
+    vae_encoder_tiled_size: Option<u32>,
+    /// Side of the tiles that are decoded, in pixels of the latent [default: 128, 224]
+    #[arg(long, alias = "vae_decoder_tiled_size", value_parser = clap::value_parser!(u32).range(2..=4096))]
+    vae_decoder_tiled_size: Option<u32>,
+    /// How tiles of the autoencoder know of each other [default: fast, averaged]
+    #[arg(long, alias = "vae_mode", value_enum)]
+    vae_mode: Option<VaeModeArgument>,
+}
+
+impl TileArguments {
+    fn tiling(&self, usual: Tiling) -> Tiling {
+        Tiling {
+            latent_tile: self.latent_tiled_size.unwrap_or(usual.latent_tile),
+            overlap: self.latent_tiled_overlap.unwrap_or(usual.overlap),
+            encoder_tile: self.vae_encoder_tiled_size.unwrap_or(usual.encoder_tile),
+            decoder_tile: self.vae_decoder_tiled_size.unwrap_or(usual.decoder_tile),
+            vae_mode: self.vae_mode.map_or(usual.vae_mode, VaeMode::from),
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "snake_case")]
-enum VaeMode {
-    /// By a small copy of the picture, as the reference does
+enum VaeModeArgument {
+    /// By a small copy of the picture, as Chain-of-Zoom does
     Fast,
+    /// By the means of what all tiles have, as OSEDiff does; they all wait in memory
+    Averaged,
     /// As if there were no tiles; several times as long
     Exact,
+}
+
+impl From<VaeModeArgument> for VaeMode {
+    fn from(mode: VaeModeArgument) -> Self {
+        match mode {
+            VaeModeArgument::Fast => Self::Fast,
+            VaeModeArgument::Averaged => Self::Averaged,
+            VaeModeArgument::Exact => Self::Exact,
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -280,14 +304,7 @@ impl Run<'_> {
             let line = secs_per_pixel.line(f64::from(width) * f64::from(height) * steps);
             worker.print_line(&format!("{name}: {line}"));
         }
-        let tiles = &arguments.tiles;
-        let tiling = Tiling {
-            latent_tile: tiles.latent_tiled_size,
-            overlap: tiles.latent_tiled_overlap,
-            encoder_tile: tiles.vae_encoder_tiled_size,
-            decoder_tile: tiles.vae_decoder_tiled_size,
-            exact: tiles.vae_mode == VaeMode::Exact,
-        };
+        let tiling = arguments.tiles.tiling(model.spec.tiling);
         let larger = |side: u32| ((f64::from(side) * self.factor) as u32).max(1);
         let job = Job {
             source: first.into(),
@@ -304,7 +321,7 @@ impl Run<'_> {
                 backbone: model.clone(),
                 device: worker.device,
                 memory: arguments.model.memory(),
-                align: arguments.align_method.into(),
+                align: arguments.align_method.map_or(model.spec.align, AlignMethod::from),
             },
         };
         if let Some(alpha) = alpha {

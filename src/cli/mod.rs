@@ -27,7 +27,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use run_record::RunOptions;
 
-use crate::base::{Backbone, BackboneSpec, DeviceChoice, log};
+use crate::base::{BACKBONES, Backbone, BackboneSpec, DeviceChoice, FILE, log};
 use crate::hub;
 use crate::runtime::log_warnings;
 
@@ -167,7 +167,10 @@ fn backbone(text: &str) -> Result<Backbone, String> {
             let missing = "Real-ESRGAN is not on this machine: get it with `coz models download realesrgan`";
             Backbone::file(hub::realesrgan().ok_or(missing)?)
         }
-        "" => return Err("expected auto, builtin, nearest, bicubic, realesrgan, sd3 or a model file".into()),
+        "" => {
+            let ids = BACKBONES.map(|spec| spec.id).into_iter().filter(|id| *id != FILE.id);
+            return Err(format!("expected auto, realesrgan, {} or a model file", ids.collect::<Vec<_>>().join(", ")));
+        }
         file if Path::new(file).exists() => Backbone::file(file),
         name => Backbone::file(hub::model_file(name).unwrap_or_else(|| name.into())),
     })

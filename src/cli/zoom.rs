@@ -10,7 +10,7 @@ use super::args::{Align, BackboneArguments, PromptArguments};
 use super::batch;
 use super::batch::{BatchArguments, ChainKind, Task, Worker};
 use super::run_record::{RunOptions, models};
-use crate::base::{BICUBIC, Backbone, NEAREST, PromptSource, Region, UserError};
+use crate::base::{AlignMethod, BICUBIC, Backbone, NEAREST, PromptSource, Region, UserError};
 use crate::document::export::tree::Tree;
 use crate::engine::{Job, Restorer};
 use crate::imaging::codec::DecodedPicture;
@@ -44,18 +44,18 @@ pub(super) struct Arguments {
     /// Enlargement of a step
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=16))]
     upscale: u32,
-    /// Colour matching to the enlarged crop
-    #[arg(long, alias = "align_method", value_enum, default_value_t = Align::Nofix)]
-    align_method: Align,
+    /// Colour matching to the enlarged crop [default: adain for osediff-sd21, else nofix]
+    #[arg(long, alias = "align_method", value_enum)]
+    align_method: Option<Align>,
     /// Seed of the noise, for models that draw some
     #[arg(long, default_value_t = 42)]
     seed: u64,
     /// Box of step I, in pixels of the state it is cut from, instead of the centre; repeat for each step
     #[arg(long, alias = "crop_box", value_name = "X,Y,W,H", value_parser = crop_box)]
     crop_box: Vec<Region>,
-    /// Super-resolution model: auto (the best that is here), builtin, realesrgan, sd3, nearest, bicubic, or the
-    /// file of a network such as ESRGAN, SPAN or DAT (.pth, .safetensors, .param with its .bin) [default: sd3 where one of its
-    /// files is given, else auto]
+    /// Super-resolution model: auto (the best that is here), builtin, realesrgan, sd3, osediff-sd21, nearest, bicubic, or the
+    /// file of a network such as ESRGAN, SPAN or DAT (.pth, .safetensors, .param with its .bin) [default: sd3 or osediff-sd21
+    /// where files of its own are given, else auto]
     #[arg(long)]
     backbone: Option<String>,
     #[command(flatten)]
@@ -169,6 +169,11 @@ fn zoom(
     let boxes = regions(arguments, &first)?;
     let mut chain = worker.begin(tree, first.clone(), exif, kind)?;
     for regions in boxes {
+        let backbone = match arguments.rec_type {
+            RecursionType::Nearest => (&NEAREST).into(),
+            RecursionType::Bicubic => (&BICUBIC).into(),
+            _ => model.clone(),
+        };
         let job = Job {
             source: first.clone().into(),
             regions,
@@ -181,14 +186,10 @@ fn zoom(
             seed: arguments.seed,
             preview: false,
             restorer: Restorer {
-                backbone: match arguments.rec_type {
-                    RecursionType::Nearest => (&NEAREST).into(),
-                    RecursionType::Bicubic => (&BICUBIC).into(),
-                    _ => model.clone(),
-                },
                 device: worker.device,
                 memory: arguments.model.memory(),
-                align: arguments.align_method.into(),
+                align: arguments.align_method.map_or(backbone.spec.align, AlignMethod::from),
+                backbone,
             },
         };
         worker.run(job, &mut chain)?;

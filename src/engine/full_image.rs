@@ -119,7 +119,7 @@ fn captions(
         let input = CaptionInput { parent: parent.clone(), enlarged, request: job.request.clone() };
         let mut on_progress = |stage, fraction: f32| progress.at(stage, (n as f32 + fraction) / total as f32).is_ok();
         let extracted = captioner.caption(&input, &mut Progress::new(&mut on_progress), on_text)?;
-        prompts.push(joined(&extracted, &job.prompt));
+        prompts.push(joined(&extracted, &job.prompt, job.restorer.backbone.spec));
         progress.tiles(n + 1, total);
     }
     Ok(prompts)

@@ -340,7 +340,10 @@ impl Worker {
                 // Variants of this box begin the same.
                 self.prefetched = Some(Prefetched::new(job, source, prepared));
             }
-            let prompt = extracted.map_or_else(|| job.prompt.clone(), |extracted| joined(&extracted, &job.prompt));
+            let prompt = extracted.map_or_else(
+                || job.prompt.clone(),
+                |extracted| joined(&extracted, &job.prompt, job.restorer.backbone.spec),
+            );
             let input =
                 StepInput { cut: cut.clone(), enlarged: enlarged.clone(), prompt: prompt.clone(), seed: job.seed };
             let restored = loaded.resolver.restore(&input, &mut progress)?;

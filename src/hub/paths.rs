@@ -165,7 +165,12 @@ pub(super) fn find(spec: &FileSpec, explicit: &ModelPaths, main: Option<&Path>) 
     let is_there = |path: &Path| if spec.is_folder() { path.is_dir() } else { path.is_file() };
     let explicit = explicit.get(spec.id);
     let candidates = match (spec.published, explicit) {
-        (Published::Repository(name), explicit) => return folder(explicit.unwrap_or(Path::new(name)), spec).map(Some),
+        (Published::Repository(_), Some(name)) => return folder(name, spec).map(Some),
+        (Published::Repository(names), None) => {
+            let mut found = names.iter().map(|name| folder(Path::new(name), spec));
+            let first = found.next().unwrap_or_else(|| folder(Path::new(""), spec));
+            return first.or_else(|error| found.find_map(Result::ok).ok_or(error)).map(Some);
+        }
         // What is not there after all is reported with whatever else the model lacks.
         (_, Some(path)) if !spec.is_required => return Ok(Some(path.to_owned())),
         (_, Some(path)) => vec![path.to_owned()],

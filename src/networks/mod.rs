@@ -9,12 +9,14 @@ pub mod plksr;
 pub mod qwen;
 pub mod ram;
 pub mod rrdb;
+pub mod sd2;
 pub mod sd3;
 pub mod single_image;
 pub mod span;
 pub mod srvgg;
 pub mod swinir;
 pub mod text;
+pub mod vae;
 
 pub use rrdb::RrdbNet;
 pub use srvgg::SrvggNetCompact;

@@ -59,6 +59,15 @@ impl Fixtures {
         Ok(Backbone { precision, ..backbone })
     }
 
+    /// OSEDiff on Stable Diffusion 2.1.
+    pub(super) fn sd21(&self) -> Result<Backbone, PipelineError> {
+        let unknown = || PipelineError::Internal("there is no backbone osediff-sd21".into());
+        let backbone = Backbone::from(BackboneSpec::named("osediff-sd21").ok_or_else(unknown)?)
+            .with("model", self.path("sd21"))
+            .with("osediff", self.path("sd21/osediff.pkl"));
+        Ok(Backbone { precision: Precision::Fp32, ..backbone })
+    }
+
     /// RAM with DAPE.
     pub(super) fn dape(&self) -> Result<PromptSource, PipelineError> {
         let unknown = || PipelineError::Internal("there is no prompt source dape".into());

@@ -72,7 +72,7 @@ pub struct Check {
 }
 
 /// All checks, in the order in which they run.
-pub const CHECKS: [Check; 36] = {
+pub const CHECKS: [Check; 39] = {
     use Limit::{AtLeast, AtMost};
     const fn check(name: &'static str, about: &'static str, limit: Limit, run: Run) -> Check {
         Check { name, about, limit, run }
@@ -105,6 +105,8 @@ pub const CHECKS: [Check; 36] = {
         check("vae-decoder-tf32", "the same with TF32", AtMost(3e-3), networks::vae_decoder_tf32),
         check("clip", "CLIP L against transformers, relative", AtMost(1e-5), networks::clip),
         check("clip-2", "CLIP G against transformers, relative", AtMost(1e-5), networks::clip_2),
+        check("clip-h", "CLIP H against transformers, relative", AtMost(1e-5), networks::clip_h),
+        check("unet", "SD 2.1 UNet with OSEDiff's LoRAs against diffusers, relative", AtMost(1e-5), networks::unet),
         check("t5", "T5 encoder against transformers, relative", AtMost(1e-5), networks::t5),
         check(
             "vision-tower",
@@ -120,6 +122,12 @@ pub const CHECKS: [Check; 36] = {
         check("rrdb", "ESRGAN's network against PyTorch, relative", AtMost(1e-5), networks::rrdb),
         check("compact", "the compact network against PyTorch, relative", AtMost(1e-5), networks::compact),
         check("step", "a step against the reference's, dB", AtLeast(48.0), pictures::step),
+        check(
+            "step-sd21",
+            "a step of OSEDiff on SD 2.1 against the reference's, in every plan, dB",
+            AtLeast(48.0),
+            pictures::sd21_step,
+        ),
         check("step-cpu", "a step against the CPU's, dB", AtLeast(60.0), pictures::step_against_cpu),
         check(
             "step-levels",

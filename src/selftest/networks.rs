@@ -5,11 +5,13 @@ use tch::{Kind, Tensor};
 
 use super::fixtures::Cases;
 use super::{Context, Value, quiet, relative_difference};
+use crate::networks::sd2::lora::OsediffLora;
+use crate::networks::sd2::unet::Unet;
 use crate::networks::sd3::lora::{AdaLoras, merged_encoder};
 use crate::networks::sd3::mmdit::Mmdit;
-use crate::networks::sd3::vae::Vae;
-use crate::networks::text::clip::ClipText;
+use crate::networks::text::clip::{ClipText, ClipTextWithProjection};
 use crate::networks::text::t5::T5Encoder;
+use crate::networks::vae::Vae;
 use crate::networks::{RrdbNet, SrvggNetCompact};
 use crate::pipelines::PipelineError;
 use crate::runtime::accelerator;
@@ -42,6 +44,26 @@ pub(super) fn transformer(context: &Context) -> Value {
 pub(super) fn transformer_lora(context: &Context) -> Value {
     let weights = context.fixtures.weights("sd3/model_20001.pkl")?;
     of_transformer(context, AdaLoras::read(&weights)?, "velocity_lora")
+}
+
+pub(super) fn unet(context: &Context) -> Value {
+    let cases = context.fixtures.cases("sd21")?;
+    let weights = context.fixtures.weights("sd21/unet/diffusion_pytorch_model.safetensors")?;
+    let loras = OsediffLora::open(&context.fixtures.path("sd21/osediff.pkl"))?;
+    let config = context.fixtures.config("sd21/unet/config.json")?;
+    let model = Unet::load(&mut context.loader(&weights).merging(loras.unet), &config)?;
+    let case = |name: &str| context.case(&cases, &format!("unet.even.{name}"));
+    let noise = model.forward(&case("latent")?, 999.0, &case("embeds")?, &mut quiet)?;
+    Ok(Some(relative_difference(&noise, &case("rank_4")?)?))
+}
+
+pub(super) fn clip_h(context: &Context) -> Value {
+    let cases = context.fixtures.cases("sd21")?;
+    let weights = context.fixtures.weights("sd21/text_encoder/model.safetensors")?;
+    let config = context.fixtures.config("sd21/text_encoder/config.json")?;
+    let clip = ClipText::load(&mut context.loader(&weights), &config)?;
+    let states = clip.forward(&context.case(&cases, "text.1.ids")?.f_unsqueeze(0)?)?.last;
+    Ok(Some(relative_difference(&states, cases.tensor("text.1.embeds")?)?))
 }
 
 fn vae(context: &Context, own: Option<&Weights>) -> Result<Vae, PipelineError> {
@@ -97,13 +119,13 @@ fn of_text<C: DeserializeOwned>(
 
 pub(super) fn clip(context: &Context) -> Value {
     of_text(context, "text_encoder", "penultimate", |loader, config, ids| {
-        Ok(ClipText::load(loader, config)?.forward(ids)?.penultimate)
+        Ok(ClipTextWithProjection::load(loader, config)?.forward(ids)?.0.penultimate)
     })
 }
 
 pub(super) fn clip_2(context: &Context) -> Value {
     of_text(context, "text_encoder_2", "penultimate", |loader, config, ids| {
-        Ok(ClipText::load(loader, config)?.forward(ids)?.penultimate)
+        Ok(ClipTextWithProjection::load(loader, config)?.forward(ids)?.0.penultimate)
     })
 }
 

@@ -64,6 +64,22 @@ pub(super) fn step(context: &Context) -> Value {
     Ok(psnr(&context.restored(Precision::Fp32, MemoryPlan::Resident)?, &theirs))
 }
 
+/// A step of OSEDiff on Stable Diffusion 2.1, in each memory plan.
+pub(super) fn sd21_step(context: &Context) -> Value {
+    let cases = context.fixtures.cases("sd21")?;
+    let (enlarged, theirs) = (Arc::new(cases.picture("step.0.picture")?), cases.picture("step.0.result")?);
+    let prompts: Vec<String> = context.fixtures.config("sd21/prompts.json")?;
+    let number = |name: &str| Ok::<_, PipelineError>(cases.numbers(name)?.first().copied().unwrap_or(0));
+    let prompt = prompts.get(number("step.0.prompt")? as usize).cloned().unwrap_or_default();
+    let input = StepInput { cut: enlarged.clone(), enlarged, prompt, seed: number("step.0.seed")? as u64 };
+    let mut least = MOST_DB;
+    for plan in [MemoryPlan::Resident, MemoryPlan::Staged, MemoryPlan::Streamed] {
+        let restored = restore(&mut sr::open(&context.fixtures.sd21()?, context.device, plan, 0)?, &input)?;
+        least = luma_psnr(&restored, &theirs, 0).min(least);
+    }
+    Ok(Some(least))
+}
+
 /// The same step on the device and on the CPU; `None` where they are the same.
 fn on_both(context: &Context) -> Result<Option<[Picture; 2]>, PipelineError> {
     if !context.is_cuda() {

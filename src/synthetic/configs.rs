@@ -61,6 +61,48 @@ fn vae(widths: [u32; 4], groups: u32) -> Value {
     })
 }
 
+/// Stable Diffusion 2.1-base.
+pub(super) struct Sd21 {
+    pub unet: Value,
+    pub vae: Value,
+    pub text: Value,
+}
+
+pub(super) fn sd21(size: Size) -> Sd21 {
+    let (widths, heads, groups) = match size {
+        Size::Full => ([320, 640, 1280, 1280], [5, 10, 20, 20], 32),
+        Size::Tiny => ([12, 18, 24, 24], [1, 2, 3, 4], 6),
+    };
+    let (vae_widths, [vocab, width, inner, layers, text_heads]) = match size {
+        Size::Full => ([128, 256, 512, 512], [49_408, 1024, 4096, 23, 16]),
+        Size::Tiny => ([12, 18, 24, 24], [700, 36, 100, 3, 3]),
+    };
+    let (down, up) = (["DownEncoderBlock2D"; 4], ["UpDecoderBlock2D"; 4]);
+    Sd21 {
+        unet: json!({
+            "_class_name": "UNet2DConditionModel", "_diffusers_version": "0.10.0", "act_fn": "silu",
+            "attention_head_dim": heads, "block_out_channels": widths, "center_input_sample": false,
+            "cross_attention_dim": width, "downsample_padding": 1, "dual_cross_attention": false, "flip_sin_to_cos": true,
+            "freq_shift": 0, "in_channels": 4, "layers_per_block": 2, "mid_block_scale_factor": 1, "norm_eps": 1e-5,
+            "norm_num_groups": groups, "num_class_embeds": null, "only_cross_attention": false, "out_channels": 4,
+            "sample_size": 64, "use_linear_projection": true,
+            "down_block_types": ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
+            "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
+        }),
+        vae: json!({
+            "_class_name": "AutoencoderKL", "_diffusers_version": "0.10.0", "act_fn": "silu", "in_channels": 3,
+            "out_channels": 3, "latent_channels": 4, "block_out_channels": vae_widths, "layers_per_block": 2,
+            "norm_num_groups": groups, "sample_size": 768, "down_block_types": down, "up_block_types": up,
+        }),
+        text: json!({
+            "architectures": ["CLIPTextModel"], "model_type": "clip_text_model", "hidden_act": "gelu",
+            "vocab_size": vocab, "hidden_size": width, "intermediate_size": inner, "num_hidden_layers": layers,
+            "num_attention_heads": text_heads, "projection_dim": 512, "max_position_embeddings": 77,
+            "layer_norm_eps": 1e-5, "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1,
+        }),
+    }
+}
+
 fn t5([vocab, width, head, inner, layers, heads]: [u32; 6]) -> Value {
     json!({
         "architectures": ["T5EncoderModel"], "model_type": "t5", "feed_forward_proj": "gated-gelu",

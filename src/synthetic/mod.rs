@@ -4,6 +4,7 @@
 mod captioners;
 mod configs;
 mod numbers;
+mod sd21;
 mod tokenizers;
 mod torch_save;
 
@@ -15,12 +16,13 @@ use serde_json::{Value, json};
 use tch::{Device, Kind};
 
 use crate::checkpoint::CheckpointError;
-use crate::networks::sd3::lora::AdaLoras;
+use crate::networks::sd3::lora::{AdaLoras, ENCODER};
+use crate::networks::sd3::mmdit;
 use crate::networks::sd3::mmdit::Mmdit;
-use crate::networks::sd3::vae::Vae;
-use crate::networks::sd3::{mmdit, vae};
-use crate::networks::text::clip::ClipText;
+use crate::networks::text::clip::ClipTextWithProjection;
 use crate::networks::text::t5::T5Encoder;
+use crate::networks::vae;
+use crate::networks::vae::Vae;
 use crate::runtime::weights::{LoadMode, Loader, Weights, WeightsError};
 
 pub use configs::Size;
@@ -53,8 +55,8 @@ pub enum RandomError {
 /// Names and shapes of one network's tensors.
 type Tensors = Vec<(String, Vec<i64>)>;
 
-/// Writes Stable Diffusion 3, Qwen2.5-VL (in `vlm`), and what Chain-of-Zoom adds to them (in `ckpt`, the tagger too)
-/// below `folder`, which must be empty or not be there. `on_file` is called with what is being written.
+/// Writes Stable Diffusion 3, Qwen2.5-VL (in `vlm`), what Chain-of-Zoom adds to them (in `ckpt`, the tagger too), and Stable Diffusion
+/// 2.1 (in `sd21`) with what OSEDiff adds to it (in `preset`) below `folder`, which must be empty or not be there. `on_file` is called with what is being written.
 pub fn write(folder: &Path, size: Size, on_file: &mut dyn FnMut(&str)) -> Result<(), RandomError> {
     let is_empty = std::fs::read_dir(folder).map_or(true, |mut entries| entries.next().is_none());
     if !is_empty {
@@ -63,16 +65,19 @@ pub fn write(folder: &Path, size: Size, on_file: &mut dyn FnMut(&str)) -> Result
     let configs = configs::of(size);
     let mut numbers = Numbers::new(42);
     let mut part = |name: &str, stem: &str, config: &Value, tensors: &Tensors| {
-        on_file(&format!("{name}: {:.2} billion numbers", tensors.iter().map(count).sum::<i64>() as f64 / 1e9));
-        text(&folder.join(name).join("config.json"), &config.to_string())?;
-        safetensors(&folder.join(name), stem, tensors, &mut numbers)
+        part(&folder.join(name), stem, config, tensors, &mut numbers, on_file)
     };
     let transformer = transformer(&configs.transformer)?;
     let (vae, encoder) = vae(&configs.vae)?;
     part("transformer", "diffusion_pytorch_model", &configs.transformer, &transformer)?;
     part("vae", "diffusion_pytorch_model", &configs.vae, &vae)?;
     for (name, config) in [("text_encoder", &configs.clip_l), ("text_encoder_2", &configs.clip_g)] {
-        part(name, "model", config, &requested(config, |loader, config| ClipText::load(loader, &config).map(drop))?)?;
+        part(
+            name,
+            "model",
+            config,
+            &requested(config, |loader, config| ClipTextWithProjection::load(loader, &config).map(drop))?,
+        )?;
     }
     let t5 = requested(&configs.t5, |loader, config| T5Encoder::load(loader, &config).map(drop))?;
     part("text_encoder_3", "model", &configs.t5, &t5)?;
@@ -85,8 +90,24 @@ pub fn write(folder: &Path, size: Size, on_file: &mut dyn FnMut(&str)) -> Result
     torch_save::list(&ckpt.join("SR_LoRA").join("model_20001.pkl"), &loras(&transformer), &mut numbers)?;
     let encoder = with_loras(&encoder);
     torch_save::dictionary(&ckpt.join("SR_VAE").join("vae_encoder_20001.pt"), None, &encoder, &mut numbers)?;
+    sd21::write(&folder.join("sd21"), &folder.join("preset").join("models").join("osediff.pkl"), size, on_file)?;
     captioners::vlm(&folder.join("vlm"), &ckpt.join("VLM_LoRA").join("checkpoint-10000"), size, on_file)?;
     captioners::tagger(&ckpt, size, on_file)
+}
+
+/// A network's folder: its config, and its tensors.
+fn part(
+    folder: &Path,
+    stem: &str,
+    config: &Value,
+    tensors: &Tensors,
+    numbers: &mut Numbers,
+    on_file: &mut dyn FnMut(&str),
+) -> Result<(), RandomError> {
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    on_file(&format!("{name}: {:.2} billion numbers", tensors.iter().map(count).sum::<i64>() as f64 / 1e9));
+    text(&folder.join("config.json"), &config.to_string())?;
+    safetensors(folder, stem, tensors, numbers)
 }
 
 fn count((_, shape): &(String, Vec<i64>)) -> i64 {
@@ -146,13 +167,17 @@ fn with_loras(encoder: &Tensors) -> Tensors {
         }
         named.push((format!("{layer}.base_layer.{part}"), shape.clone()));
         if part == "weight" {
-            let (mut down, mut up) = (shape.clone(), vec![1; shape.len()]);
-            (down[0], up[0], up[1]) = (RANK, shape[0], RANK);
-            named.push((format!("{layer}.lora_A.default_encoder.weight"), down));
-            named.push((format!("{layer}.lora_B.default_encoder.weight"), up));
+            named.extend(pair(layer, ENCODER, shape));
         }
     }
     named
+}
+
+/// The LoRA of a layer whose weight has this shape, as PEFT names it.
+fn pair(layer: &str, adapter: &str, shape: &[i64]) -> [(String, Vec<i64>); 2] {
+    let (mut down, mut up) = (shape.to_vec(), vec![1; shape.len()]);
+    (down[0], up[0], up[1]) = (RANK, shape[0], RANK);
+    [(format!("{layer}.lora_A.{adapter}.weight"), down), (format!("{layer}.lora_B.{adapter}.weight"), up)]
 }
 
 /// Half precision, in one file or in shards with an index.

@@ -93,6 +93,8 @@ pub enum Action {
     OpenBackbone(&'static BackboneSpec),
     /// Ask for a file of this one that is in no folder: a LoRA.
     OpenBackboneFile(Backbone, &'static FileSpec),
+    /// It lies there; the model it belongs to may lack others.
+    UseModelFile(&'static FileSpec, PathBuf),
     /// Have prompts come from this.
     UsePromptSource(&'static PromptSourceSpec),
     /// Ask for the folder or file of its model.
@@ -183,7 +185,7 @@ impl Action {
             Self::AddModelFolder(_) => Command::AddModelFolder.label().into(),
             Self::RemoveModelFolder(_) => "Remove this folder".into(),
             Self::OpenBackbone(spec) => format!("Open {}…", spec.label),
-            Self::OpenBackboneFile(_, file) => format!("Open {}…", file.label),
+            Self::OpenBackboneFile(_, file) | Self::UseModelFile(file, _) => format!("Open {}…", file.label),
             Self::UsePromptSource(spec) | Self::UsePromptSourceAt(spec, _) => format!("Prompt from: {}", spec.label),
             Self::OpenPromptSource(spec) => format!("Open {}…", spec.title),
             Self::Download(_) => "Get these models".into(),
@@ -229,6 +231,7 @@ impl Action {
             | Self::RemoveModelFolder(_)
             | Self::OpenBackbone(_)
             | Self::OpenBackboneFile(..)
+            | Self::UseModelFile(..)
             | Self::UsePromptSource(_)
             | Self::OpenPromptSource(_)
             | Self::UsePromptSourceAt(..)

@@ -538,9 +538,7 @@ impl State {
     /// Why the best model is that one.
     pub fn reason(&self) -> &'static str {
         match self.backbones.first() {
-            Some(best) if best.is_diffusion() => {
-                "Best on this machine: all files of Chain-of-Zoom's own model are here"
-            }
+            Some(best) if best.is_diffusion() => "Best on this machine: all files of this diffusion model are here",
             Some(best) if best.is(&BUILT_IN) => "The only one on this machine",
             _ => "Best on this machine",
         }

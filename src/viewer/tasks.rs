@@ -315,16 +315,22 @@ impl Tasks {
     }
 
     /// Asks for the folder of a diffusion model; its other files are looked for beside it.
-    pub(super) fn ask_for_diffusion(&self, spec: &'static BackboneSpec) {
+    pub(super) fn ask_for_diffusion(&self, spec: &'static BackboneSpec, others: ModelPaths) {
         let sender = self.sender.clone();
         self.dialog(move |dialog| {
             let main = spec.files.first()?;
             let dialog = dialog.set_title(format!("Open the folder of {}", main.label));
+            let place = dialog.pick_folder()?;
             let mut explicit = ModelPaths::default();
-            explicit.set(main.id, dialog.pick_folder()?);
-            // Where it is not whole, that is told; the window may be closed by now.
-            let found = hub::backbone(spec, &explicit, Precision::Auto);
-            found.map_err(|problem| sender.send(Outcome::Failed(problem))).ok().map(Action::UseBackbone)
+            explicit.set(main.id, place.clone());
+            Some(match hub::backbone(spec, &explicit.or(others), Precision::Auto) {
+                Ok(backbone) => Action::UseBackbone(backbone),
+                Err(problem) => {
+                    // Where it is not whole, that is told; the window may be closed by now.
+                    _ = sender.send(Outcome::Failed(problem));
+                    Action::UseModelFile(main, place)
+                }
+            })
         });
     }
 
@@ -422,7 +428,10 @@ impl Tasks {
         self.dialog(move |dialog| {
             let dialog = dialog.set_title(format!("Open {}", file.label));
             let place = dialog.add_filter(file.label, &["pkl", "pt", "pth", "safetensors"]).pick_file()?;
-            Some(Action::UseBackbone(backbone.with(file.role, place)))
+            Some(match backbone.main_file() {
+                Some(_) => Action::UseBackbone(backbone.with(file.role, place)),
+                None => Action::UseModelFile(file, place),
+            })
         });
     }
 

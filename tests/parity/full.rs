@@ -7,7 +7,7 @@ use tch::Tensor;
 
 use super::fixture;
 use crate::samples::{Folder, coz, sd3};
-use chain_of_zoom::base::{Backbone, DeviceChoice, MemoryPlan, Precision, Progress, TileProgress, Tiling};
+use chain_of_zoom::base::{Backbone, DeviceChoice, MemoryPlan, Precision, Progress, TileProgress, Tiling, VaeMode};
 use chain_of_zoom::imaging::metrics::luma_psnr;
 use chain_of_zoom::imaging::{Filter, Picture, codec, resize};
 use chain_of_zoom::pipelines::sr::SuperResolver;
@@ -52,7 +52,7 @@ fn model(memory: MemoryPlan) -> Box<dyn SuperResolver> {
     sr::open(&backbone(), DeviceChoice::Cpu, memory, 0).unwrap()
 }
 
-fn input(case: &Case, exact: bool) -> FullImageInput {
+fn input(case: &Case, vae_mode: VaeMode) -> FullImageInput {
     let [upscale, seed, latent_tile, overlap, encoder_tile, decoder_tile, _] = case.options[..] else { panic!() };
     let (width, height) = (case.photo.width() * upscale as u32, case.photo.height() * upscale as u32);
     let [latent_tile, overlap, encoder_tile, decoder_tile] =
@@ -60,7 +60,7 @@ fn input(case: &Case, exact: bool) -> FullImageInput {
     FullImageInput {
         source: Arc::new(case.photo.clone()),
         enlarged: Arc::new(resize(&case.photo, width, height, Filter::Lanczos)),
-        tiling: Tiling { latent_tile, overlap, encoder_tile, decoder_tile, exact },
+        tiling: Tiling { latent_tile, overlap, encoder_tile, decoder_tile, vae_mode },
         seed: seed as u64,
     }
 }
@@ -81,7 +81,7 @@ fn near(what: &str, ours: &Picture, theirs: &Picture) {
 fn full_images_are_those_of_the_reference() {
     let _no_grad = tch::no_grad_guard();
     for (n, case) in cases().iter().enumerate() {
-        let input = input(case, false);
+        let input = input(case, VaeMode::Fast);
         let mut model = model(MemoryPlan::Resident);
         let mut quiet = |_, _| true;
         let tiles = model.tiles(&input, &mut Progress::new(&mut quiet)).unwrap();
@@ -146,8 +146,8 @@ fn the_command_makes_the_same_picture_and_takes_any_size() {
 fn exactly_encoded_and_decoded_pictures_do_not_depend_on_the_tiles() {
     let _no_grad = tch::no_grad_guard();
     let case = &cases()[0];
-    let restored = |encoder_tile: u32, decoder_tile: u32, exact: bool| {
-        let mut input = input(case, exact);
+    let restored = |encoder_tile: u32, decoder_tile: u32, vae_mode: VaeMode| {
+        let mut input = input(case, vae_mode);
         (input.tiling.encoder_tile, input.tiling.decoder_tile) = (encoder_tile, decoder_tile);
         let mut model = model(MemoryPlan::Resident);
         let mut quiet = |_, _| true;
@@ -155,12 +155,12 @@ fn exactly_encoded_and_decoded_pictures_do_not_depend_on_the_tiles() {
         model.restore_full_image(&input, &[PROMPT.into()], progress, &mut |_| ()).unwrap()
     };
     // All at once: larger than the picture.
-    let at_once = restored(4096, 4096, false);
+    let at_once = restored(4096, 4096, VaeMode::Fast);
     for (encoder, decoder) in [(96, 16), (64, 8), (136, 11), (200, 24)] {
-        let tiled = restored(encoder, decoder, true);
+        let tiled = restored(encoder, decoder, VaeMode::Exact);
         let (off, _, psnr) = difference(&tiled, &at_once);
         assert!(off == 0 && psnr > 55.0, "{encoder}, {decoder}: {off} differ by more than 2, {psnr} dB");
     }
-    let (_, _, psnr) = difference(&restored(96, 16, false), &at_once);
+    let (_, _, psnr) = difference(&restored(96, 16, VaeMode::Fast), &at_once);
     assert!(psnr < 50.0, "the fast way shows its tiles: {psnr} dB");
 }

@@ -11,6 +11,7 @@ mod networks;
 mod qwen;
 mod ram;
 mod resample;
+mod sd21;
 mod sd3;
 mod single_image;
 mod train;

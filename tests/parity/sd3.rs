@@ -15,13 +15,14 @@ use chain_of_zoom::checkpoint;
 use chain_of_zoom::imaging::metrics::luma_psnr;
 use chain_of_zoom::imaging::{Picture, codec};
 use chain_of_zoom::networks::sd3::lora::{AdaLoras, merged_encoder};
+use chain_of_zoom::networks::sd3::mmdit;
 use chain_of_zoom::networks::sd3::mmdit::Mmdit;
-use chain_of_zoom::networks::sd3::vae::Vae;
-use chain_of_zoom::networks::sd3::{mmdit, vae};
-use chain_of_zoom::networks::text::clip::ClipText;
+use chain_of_zoom::networks::text::clip::ClipTextWithProjection;
 use chain_of_zoom::networks::text::t5::T5Encoder;
 use chain_of_zoom::networks::text::tokenizer::{ClipTokenizer, T5Tokenizer};
 use chain_of_zoom::networks::text::{clip, t5};
+use chain_of_zoom::networks::vae;
+use chain_of_zoom::networks::vae::Vae;
 use chain_of_zoom::pipelines::sr;
 use chain_of_zoom::pipelines::sr::StepInput;
 use chain_of_zoom::runtime::weights::{Loader, Weights, WeightsError};
@@ -121,11 +122,11 @@ fn the_text_encoders_say_the_same() {
     let cases = cases();
     for name in ["text_encoder", "text_encoder_2"] {
         let weights = weights(name);
-        let model = ClipText::load(&mut loader(&weights), &config::<clip::Config>(name)).unwrap();
+        let model = ClipTextWithProjection::load(&mut loader(&weights), &config::<clip::Config>(name)).unwrap();
         let case = |part: &str| &cases[&format!("{name}.{part}")];
-        let said = model.forward(case("ids")).unwrap();
+        let (said, pooled) = model.forward(case("ids")).unwrap();
         same(name, &said.penultimate, case("penultimate"));
-        same(name, &said.pooled, case("pooled"));
+        same(name, &pooled, case("pooled"));
     }
     let weights = weights("text_encoder_3");
     let model = T5Encoder::load(&mut loader(&weights), &config::<t5::Config>("text_encoder_3")).unwrap();

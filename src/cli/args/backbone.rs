@@ -10,7 +10,7 @@ use crate::hub::ModelPaths;
 
 /// The options.
 #[derive(Args)]
-#[command(next_help_heading = "With --backbone sd3")]
+#[command(next_help_heading = "Diffusion models")]
 pub(crate) struct BackboneArguments {
     #[command(flatten)]
     files: BackboneFiles,
@@ -27,10 +27,10 @@ pub(crate) struct BackboneArguments {
 }
 
 impl BackboneArguments {
-    /// The diffusion model one of whose files is given, so that it is the model that is meant.
+    /// The diffusion model of which most files are given, so that it is the model that is meant: the first of those that share them.
     fn meant(&self) -> Option<&'static BackboneSpec> {
-        let is_given = |spec: &&&BackboneSpec| spec.files.iter().any(|file| self.files.0.get(file.id).is_some());
-        BACKBONES.iter().find(is_given).copied()
+        let count = |spec: &&BackboneSpec| self.files.0.count(spec.files);
+        BACKBONES.into_iter().rev().filter(|spec| count(spec) > 0).max_by_key(count)
     }
 
     /// The model asked for by name or file; without one, that of which a file is given, else the command's default.
@@ -53,7 +53,7 @@ impl BackboneArguments {
 
     /// A model with its files, found where they are not given.
     fn with_files(&self, spec: &'static BackboneSpec) -> Result<Backbone, UserError> {
-        hub::backbone(spec, &self.files.0.clone().or(ModelPaths::of_user()), self.mixed_precision)
+        hub::backbone(spec, &self.files.0.paths(spec.files).or(ModelPaths::of_user()), self.mixed_precision)
     }
 
     /// In which numbers models compute.

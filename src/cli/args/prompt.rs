@@ -34,7 +34,11 @@ fn prompt_type() -> impl TypedValueParser<Value = &'static PromptSourceSpec> {
 impl PromptArguments {
     /// The source of prompts. Its files are found where they are not given: first where the viewer's user has said.
     pub(crate) fn prompt_source(&self, precision: Precision) -> Result<PromptSource, UserError> {
-        hub::prompt_source(self.prompt_type, &self.files.0.clone().or(ModelPaths::of_user()), precision)
+        hub::prompt_source(
+            self.prompt_type,
+            &self.files.0.paths(self.prompt_type.files).or(ModelPaths::of_user()),
+            precision,
+        )
     }
 
     /// How it is asked; `include_parent`: about the parent state too. `tokens`: where their number is not given.

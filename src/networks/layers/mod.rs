@@ -2,6 +2,7 @@
 
 pub mod restoration;
 pub mod swin;
+pub mod timestep;
 pub mod upsample;
 pub mod windows;
 pub mod winograd;

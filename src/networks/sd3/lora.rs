@@ -5,15 +5,13 @@ use std::collections::BTreeMap;
 
 use tch::{Kind, Tensor};
 
-use crate::runtime::weights::lora::{Half, peft_half};
+use crate::runtime::weights::lora::{BASE, Half, peft_half};
 use crate::runtime::weights::{Loader, LoraDelta, LoraFile, LoraMap, Weights, WeightsError};
 
 /// Of the encoder's adapter; the reference leaves PEFT's default.
 const ENCODER_ALPHA: f64 = 8.0;
 /// PEFT's name of that adapter.
 pub const ENCODER: &str = "default_encoder";
-/// What PEFT puts in front of the tensors of a layer that carries a LoRA.
-const BASE: &str = ".base_layer.";
 
 /// Pairs for the layers of the class AdaLayerNormZero, in the order of the blocks: first the image's, then the text's.
 #[derive(Default)]

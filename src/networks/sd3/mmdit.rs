@@ -5,6 +5,7 @@ use serde::Deserialize;
 use tch::{Kind, TchError, Tensor};
 
 use super::lora::AdaLoras;
+use crate::networks::layers::timestep::TimestepEmbedding;
 use crate::networks::layers::{Conv2d, Linear, RmsNorm, attention, join_heads, split_heads};
 use crate::runtime::Layers;
 use crate::runtime::weights::{Loader, LoraDelta, WeightsError};
@@ -14,8 +15,6 @@ const NETWORK: &str = "SD3 transformer";
 const EPSILON: f64 = 1e-6;
 /// Width of the timestep's sines and cosines.
 const TIME_CHANNELS: i64 = 256;
-/// The longest period of those.
-const MAX_PERIOD: f64 = 10_000.0;
 
 /// `transformer/config.json`.
 #[derive(Clone, Debug, Deserialize)]
@@ -315,7 +314,7 @@ pub struct Mmdit {
     patches: Conv2d,
     /// `[1, max * max, D]`, as stored: rounded to half precision in the published checkpoints.
     positions: Tensor,
-    time: [Linear; 2],
+    time: TimestepEmbedding,
     pooled: [Linear; 2],
     context: Linear,
     blocks: Layers<Block>,
@@ -336,12 +335,12 @@ impl Mmdit {
         let (width, patch) = (config.width(), config.patch_size);
         let patches = Conv2d::load(loader, "pos_embed.proj", [config.in_channels, width], patch, patch, 0)?;
         let positions = loader.tensor("pos_embed.pos_embed", &[1, config.pos_embed_max_size.pow(2), width])?;
-        let pair = |loader: &mut Loader, name: &str, inputs: i64| -> Result<[Linear; 2], WeightsError> {
-            let at = |i: i64| format!("time_text_embed.{name}.linear_{i}");
-            Ok([Linear::load(loader, &at(1), inputs, width)?, Linear::load(loader, &at(2), width, width)?])
-        };
-        let time = pair(loader, "timestep_embedder", TIME_CHANNELS)?;
-        let pooled = pair(loader, "text_embedder", config.pooled_projection_dim)?;
+        let time = TimestepEmbedding::load(loader, "time_text_embed.timestep_embedder", TIME_CHANNELS, width)?;
+        let pooled = ["linear_1", "linear_2"].map(|name| format!("time_text_embed.text_embedder.{name}"));
+        let pooled = [
+            Linear::load(loader, &pooled[0], config.pooled_projection_dim, width)?,
+            Linear::load(loader, &pooled[1], width, width)?,
+        ];
         let context =
             Linear::load(loader, "context_embedder", config.joint_attention_dim, config.caption_projection_dim)?;
         loras.check(loader, config.adaptable_before(config.num_layers));
@@ -443,13 +442,8 @@ impl Mmdit {
 
     /// `[B, pooled] -> [B, D]`: time and pooled prompt embeds together.
     pub fn conditioning(&self, t: f64, pooled: &Tensor) -> Result<Tensor, TchError> {
-        let device = pooled.device();
-        let half = TIME_CHANNELS / 2;
-        let exponent = Tensor::f_arange(half, (Kind::Float, device))?.f_mul_scalar(-MAX_PERIOD.ln())?;
-        let angles = exponent.f_div_scalar(half)?.f_exp()?.f_mul_scalar(t)?;
-        let waves = Tensor::f_cat(&[angles.f_cos()?, angles.f_sin()?], 0)?.f_to_kind(pooled.kind())?.f_unsqueeze(0)?;
-        let through = |layers: &[Linear; 2], x: &Tensor| layers[1].forward(&layers[0].forward(x)?.f_silu()?);
-        through(&self.time, &waves)?.f_add(&through(&self.pooled, pooled)?)
+        let text = self.pooled[1].forward(&self.pooled[0].forward(pooled)?.f_silu()?)?;
+        self.time.forward(t, pooled.kind(), pooled.device())?.f_add(&text)
     }
 }
 

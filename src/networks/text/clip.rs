@@ -1,4 +1,5 @@
-//! CLIP's text encoder (transformers' `CLIPTextModelWithProjection`), as Stable Diffusion 3 uses two of.
+//! CLIP's text encoder (transformers' `CLIPTextModel`), as Stable Diffusion 2 uses one of; with a projection
+//! (`CLIPTextModelWithProjection`), as Stable Diffusion 3 uses two of.
 
 use serde::Deserialize;
 use tch::{Kind, TchError, Tensor};
@@ -20,7 +21,8 @@ pub struct Config {
     pub hidden_size: i64,
     /// Inner width of a layer.
     pub intermediate_size: i64,
-    /// Width of the pooled output.
+    /// Width of the pooled output; transformers' default where there is none.
+    #[serde(default = "projection_dim")]
     pub projection_dim: i64,
     /// Layers.
     pub num_hidden_layers: i64,
@@ -35,6 +37,17 @@ pub struct Config {
     /// The end-of-text token; 2 in old configs, where it stands for the largest id.
     #[serde(default = "legacy_end")]
     pub eos_token_id: i64,
+}
+
+impl Config {
+    /// The most bytes that layers hold at once for a prompt of so many tokens, whatever the precision, about.
+    pub fn activations(&self, tokens: u64) -> u64 {
+        4 * 4 * self.intermediate_size.unsigned_abs() * tokens
+    }
+}
+
+fn projection_dim() -> i64 {
+    512
 }
 
 fn legacy_end() -> i64 {
@@ -93,19 +106,18 @@ impl Layer {
 pub struct Encoded {
     /// The hidden states before the last layer, `[B, T, hidden]`: what SD 3 attends to.
     pub penultimate: Tensor,
-    /// The projected state at the end of the text, `[B, projection]`.
-    pub pooled: Tensor,
+    /// Those behind the last layer, normalised: what SD 2 attends to.
+    pub last: Tensor,
 }
 
-/// The whole encoder.
+/// The encoder.
 pub struct ClipText {
     tokens: Tensor,
     positions: Tensor,
     layers: Layers<Layer>,
     final_norm: LayerNorm,
-    projection: Linear,
     activation: Activation,
-    config: Config,
+    heads: i64,
 }
 
 impl ClipText {
@@ -114,6 +126,12 @@ impl ClipText {
     /// # Errors
     /// Every missing, surplus or misshapen key, and an unknown activation, all at once.
     pub fn load(loader: &mut Loader, config: &Config) -> Result<Self, WeightsError> {
+        let text = Self::load_part(loader, config)?;
+        loader.finish(NETWORK)?;
+        Ok(text)
+    }
+
+    fn load_part(loader: &mut Loader, config: &Config) -> Result<Self, WeightsError> {
         let activation = match config.hidden_act.as_str() {
             "gelu" => Activation::Gelu,
             "quick_gelu" => Activation::QuickGelu,
@@ -132,9 +150,7 @@ impl ClipText {
         let layers =
             Layers::load(loader, config.num_hidden_layers, move |loader, i| Layer::load(loader, i, &of_layers))?;
         let final_norm = LayerNorm::load(loader, "text_model.final_layer_norm", width, config.layer_norm_eps)?;
-        let projection = Linear::load_without_bias(loader, "text_projection", width, config.projection_dim)?;
-        loader.finish(NETWORK)?;
-        Ok(Self { tokens, positions, layers, final_norm, projection, activation, config: config.clone() })
+        Ok(Self { tokens, positions, layers, final_norm, activation, heads: config.num_attention_heads })
     }
 
     /// Token ids `[B, T]`, with T at most the longest prompt.
@@ -145,17 +161,43 @@ impl ClipText {
         let mut penultimate = x.shallow_clone();
         self.layers.each(|_, layer| {
             penultimate = x.shallow_clone();
-            x = layer.forward(&penultimate, self.config.num_attention_heads, self.activation)?;
+            x = layer.forward(&penultimate, self.heads, self.activation)?;
             Ok::<(), WeightsError>(())
         })?;
-        let last = self.final_norm.forward(&x)?;
+        Ok(Encoded { penultimate, last: self.final_norm.forward(&x)? })
+    }
+}
+
+/// The encoder with a projection of what it says at the end of the text.
+pub struct ClipTextWithProjection {
+    text: ClipText,
+    projection: Linear,
+    config: Config,
+}
+
+impl ClipTextWithProjection {
+    /// Reads encoder and projection.
+    ///
+    /// # Errors
+    /// As [`ClipText::load`].
+    pub fn load(loader: &mut Loader, config: &Config) -> Result<Self, WeightsError> {
+        let text = ClipText::load_part(loader, config)?;
+        let projection =
+            Linear::load_without_bias(loader, "text_projection", config.hidden_size, config.projection_dim)?;
+        loader.finish(NETWORK)?;
+        Ok(Self { text, projection, config: config.clone() })
+    }
+
+    /// Token ids `[B, T]` -> the hidden states, and the projected one at the end of the text, `[B, projection]`.
+    pub fn forward(&self, ids: &Tensor) -> Result<(Encoded, Tensor), WeightsError> {
+        let encoded = self.text.forward(ids)?;
         // With the legacy id the end is where the largest id is, which in CLIP's vocabulary is the end of the text.
         let end = match self.config.eos_token_id {
             LEGACY_END => ids.f_argmax(-1, false)?,
             id => ids.f_eq(id)?.f_to_kind(Kind::Int)?.f_argmax(-1, false)?,
         };
         let index = end.f_view([-1, 1, 1])?.f_expand([-1, 1, self.config.hidden_size], false)?;
-        let pooled = self.projection.forward(&last.f_gather(1, &index, false)?.f_squeeze_dim(1)?)?;
-        Ok(Encoded { penultimate, pooled })
+        let pooled = self.projection.forward(&encoded.last.f_gather(1, &index, false)?.f_squeeze_dim(1)?)?;
+        Ok((encoded, pooled))
     }
 }

@@ -61,14 +61,27 @@ struct TokenizerConfig {
     added_tokens_decoder: HashMap<String, Added>,
 }
 
+impl TokenizerConfig {
+    fn or(self, others: Self) -> Self {
+        Self {
+            bos_token: self.bos_token.or(others.bos_token),
+            eos_token: self.eos_token.or(others.eos_token),
+            unk_token: self.unk_token.or(others.unk_token),
+            pad_token: self.pad_token.or(others.pad_token),
+            added_tokens_decoder: others.added_tokens_decoder,
+        }
+    }
+}
+
 #[derive(Deserialize)]
 struct Added {
     content: String,
 }
 
 impl ClipTokenizer {
-    /// Reads a folder such as `tokenizer`; its `tokenizer_config.json` says which tokens are special, the one for padding
-    /// above all: `!` in Stable Diffusion 3's second tokenizer.
+    /// Reads a folder such as `tokenizer`. Which tokens are special, the one for padding above all, `tokenizer_config.json` says: `!` in
+    /// Stable Diffusion 3's second tokenizer. In older folders, where that lists no added tokens, `special_tokens_map.json` has the last
+    /// word, as in transformers: `!` in Stable Diffusion 2.
     pub fn open(folder: &Path) -> Result<Self, WeightsError> {
         let (vocab_file, merges_file) = (folder.join("vocab.json"), folder.join("merges.txt"));
         let vocab: HashMap<String, u32> =
@@ -80,10 +93,14 @@ impl ClipTokenizer {
             .collect::<Option<Vec<_>>>()
             .ok_or_else(|| format(&merges_file, "a line does not hold two parts"))?;
         let config_file = folder.join("tokenizer_config.json");
-        let config: TokenizerConfig = match config_file.exists() {
-            true => serde_json::from_str(&text(&config_file)?).map_err(|error| format(&config_file, error))?,
-            false => TokenizerConfig::default(),
+        let read = |file: &Path| match file.exists() {
+            true => serde_json::from_str(&text(file)?).map_err(|error| format(file, error)),
+            false => Ok(TokenizerConfig::default()),
         };
+        let mut config: TokenizerConfig = read(&config_file)?;
+        if config.added_tokens_decoder.is_empty() {
+            config = read(&folder.join("special_tokens_map.json"))?.or(config);
+        }
         let name = |named: &Option<Named>, usual: &str| named.as_ref().map_or(usual, Named::content).to_owned();
         let start = name(&config.bos_token, "<|startoftext|>");
         let end = name(&config.eos_token, "<|endoftext|>");

@@ -2,7 +2,7 @@
 //! a line in `REGISTRY` and a row of [`BACKBONES`](crate::base::BACKBONES).
 
 mod interpolation;
-mod osediff_sd3;
+mod osediff;
 mod upscaler;
 
 use std::sync::Arc;
@@ -10,7 +10,8 @@ use std::sync::Arc;
 use tch::Device;
 
 pub use interpolation::Interpolation;
-pub use osediff_sd3::prompts::{Embeds, PromptEncoder};
+pub use osediff::TextEncoder;
+pub use osediff::sd3::prompts::{Embeds, PromptEncoder};
 pub use upscaler::Upscaler;
 
 use super::{FullImageInput, PartialResult, PipelineError};
@@ -105,12 +106,13 @@ pub trait SuperResolver: Send {
 type Open = fn(&Backbone, Devices, MemoryPlan, u64) -> Result<Box<dyn SuperResolver>, PipelineError>;
 
 /// What opens each of [`BACKBONES`](crate::base::BACKBONES), by id.
-const REGISTRY: [(&str, Open); 5] = [
+const REGISTRY: [(&str, Open); 6] = [
     ("nearest", |_, _, _, _| Ok(Box::new(Interpolation(Filter::Nearest)))),
     ("bicubic", |_, _, _, _| Ok(Box::new(Interpolation(Filter::Bicubic)))),
     ("builtin", |backbone, devices, _, _| Ok(Box::new(Upscaler::of(backbone, devices.picture)?))),
     ("file", |backbone, devices, _, _| Ok(Box::new(Upscaler::of(backbone, devices.picture)?))),
-    ("sd3", osediff_sd3::open),
+    ("sd3", osediff::sd3::open),
+    ("osediff-sd21", osediff::sd21::open),
 ];
 
 /// Opens a model, where another model needs `other_model_bytes` of the same memory. Slow: on the engine's thread only.
@@ -132,7 +134,7 @@ pub fn resolved(backbone: &Backbone, device: DeviceChoice) -> Backbone {
         return backbone.clone();
     }
     let device = device::resolve(device).map_or(Device::Cpu, |devices| devices.picture);
-    Backbone { precision: osediff_sd3::precision_on(backbone, device), ..backbone.clone() }
+    Backbone { precision: osediff::precision_on(backbone, device), ..backbone.clone() }
 }
 
 /// SHA-256 of all weights of a model, in hexadecimal; `None` for those without. Slow for large ones, the first time.

@@ -3,7 +3,7 @@
 use tch::{Kind, TchError, Tensor};
 
 use super::model::{Conditioned, GEN, Model, REG};
-use crate::networks::sd3::vae::moments;
+use crate::networks::vae::moments;
 use crate::train::tape;
 use crate::train::tape::Tape;
 

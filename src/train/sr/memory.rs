@@ -1,7 +1,8 @@
 //! What a step takes of memory beside the weights, before any is made: counted on the full-size model (docs/benchmarks.md), and
 //! in proportion for others.
 
-use crate::networks::sd3::{mmdit, vae};
+use crate::networks::sd3::mmdit;
+use crate::networks::vae;
 
 /// Feature maps of the VAE's first width at full size, in float32, of encoder, decoder and LPIPS together.
 const MAPS: f64 = 74.0;

@@ -9,9 +9,10 @@ use tch::{Device, Kind, TchError, Tensor};
 
 use crate::evaluate::metrics::Lpips;
 use crate::networks::sd3::lora::ENCODER;
+use crate::networks::sd3::mmdit;
 use crate::networks::sd3::mmdit::Mmdit;
-use crate::networks::sd3::vae::{Decoder, Encoder, Ops};
-use crate::networks::sd3::{mmdit, vae};
+use crate::networks::vae;
+use crate::networks::vae::{Decoder, Encoder, Ops};
 use crate::runtime::weights::{Loader, LoraDelta, LoraMap, Weights};
 use crate::train::TrainError;
 use crate::train::adamw::{AdamWConfig, Group};

@@ -12,7 +12,7 @@ use crate::base::{CaptionRequest, MemoryPlan, Progress};
 use crate::imaging::Picture;
 use crate::pipelines::caption::tags::Tagger;
 use crate::pipelines::caption::{CaptionInput, Captioner};
-use crate::pipelines::sr::PromptEncoder;
+use crate::pipelines::sr::{PromptEncoder, TextEncoder};
 use crate::runtime::memory::free_memory;
 use crate::train::TrainError;
 
@@ -66,7 +66,7 @@ impl Prompts {
     /// where the trainer is open and will need `step` bytes. Returns the plan.
     pub fn set_plan(&mut self, plan: MemoryPlan, step: u64) -> MemoryPlan {
         let models = self.encoder.weight_bytes(true) + self.tagger.as_ref().map_or(0, Captioner::bytes);
-        let needed = models + self.encoder.activations;
+        let needed = models + self.encoder.activations();
         self.plan = match (plan, free_memory(self.device)) {
             (MemoryPlan::Auto, Some(free)) if free < needed => MemoryPlan::Streamed,
             (MemoryPlan::Auto, Some(free)) if free < needed + step => MemoryPlan::Staged,

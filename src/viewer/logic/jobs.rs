@@ -256,7 +256,10 @@ impl Viewer {
         let job = Job {
             size: (width.saturating_mul(MAX_FACTOR), height.saturating_mul(MAX_FACTOR)),
             request: CaptionRequest { max_new_tokens: TILE_TOKENS, ..job.request },
-            full_image: Some(FullImage { tiling: self.state.settings.tiling, prompts: Vec::new() }),
+            full_image: Some(FullImage {
+                tiling: self.state.settings.tiling.or(job.restorer.backbone.spec.tiling),
+                prompts: Vec::new(),
+            }),
             ..job
         };
         self.start(placed.parent, Some(job), false);

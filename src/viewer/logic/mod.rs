@@ -124,7 +124,13 @@ impl Viewer {
             Action::UseBackbone(backbone) => {
                 self.state.settings.remember_model(&backbone);
                 self.state.settings.backbone.clone_from(&backbone);
-                (self.state.choices.backbone, self.state.settings.auto_backbone) = (backbone, Some(false));
+                let before = std::mem::replace(&mut self.state.choices.backbone, backbone);
+                self.state.settings.auto_backbone = Some(false);
+                // Whoever has left it as the model wants it is taken not to mind.
+                let (align, spec) = (&mut self.state.choices.align, self.state.choices.backbone.spec);
+                if *align == before.spec.align {
+                    *align = spec.align;
+                }
                 self.state.session_backbone = false;
                 if self.state.models {
                     self.look_for_models();
@@ -133,8 +139,15 @@ impl Viewer {
             Action::AddModels(backbones) => self.add_models(&backbones),
             Action::AddModelFolder(folder) => self.add_model_folder(folder),
             Action::RemoveModelFolder(folder) => self.remove_model_folder(&folder),
-            Action::OpenBackbone(spec) => self.tasks.ask_for_diffusion(spec),
+            Action::OpenBackbone(spec) => {
+                self.tasks.ask_for_diffusion(spec, self.state.settings.model_paths.clone());
+            }
             Action::OpenBackboneFile(backbone, file) => self.tasks.ask_for_backbone_file(backbone, file),
+            Action::UseModelFile(file, place) => {
+                self.state.settings.model_paths.set(file.id, place);
+                self.look_for_models();
+                self.look_for_backbones();
+            }
             Action::UsePromptSource(spec) if spec.files.is_empty() => self.use_prompt_source(spec.into()),
             Action::UsePromptSource(spec) => {
                 let ticket = self.prompt_source_search.start();

@@ -9,7 +9,8 @@ use strum::VariantArray;
 
 use super::dim;
 use crate::base::{
-    BACKBONES, Backbone, BackboneKind, BackboneSpec, FILE, FileSpec, MemoryPlan, PROMPT_SOURCES, Precision, bytes_label,
+    BACKBONES, Backbone, BackboneKind, BackboneSpec, FILE, FileSpec, MemoryPlan, PROMPT_SOURCES, Precision, VaeMode,
+    bytes_label,
 };
 use crate::hub::ModelAsset;
 use crate::viewer::actions::Action;
@@ -182,7 +183,12 @@ fn diffusion(viewer: &mut Viewer, ui: &mut egui::Ui, spec: &'static BackboneSpec
     }
     match found {
         None => _ = ui.label(dim(ui, "Looking for it…")),
-        Some(FoundBackbone::Nothing(problem)) => _ = ui.add(Label::new(dim(ui, problem.details)).wrap()),
+        Some(FoundBackbone::Nothing(problem)) => {
+            ui.add(Label::new(dim(ui, problem.details)).wrap());
+            for file in spec.files.iter().filter(|file| file.is_required && !file.is_folder()) {
+                button(viewer, ui, Action::OpenBackboneFile(spec.into(), file));
+            }
+        }
         Some(FoundBackbone::Incomplete(backbone, missing)) => {
             let folder = backbone.main_file().unwrap_or(Path::new(""));
             ui.add(Label::new(dim(ui, folder.display().to_string())).wrap());
@@ -292,9 +298,9 @@ fn whole(viewer: &mut Viewer, ui: &mut egui::Ui, backbone: Backbone) {
             for &plan in MemoryPlan::VARIANTS {
                 let about = match plan {
                     MemoryPlan::Auto => "By the free memory",
-                    MemoryPlan::Resident => "All weights stay: fastest, 17 GB in 16 bits",
-                    MemoryPlan::Staged => "Text encoders are read for each new prompt: about 7 GB",
-                    MemoryPlan::Streamed => "Every layer is read when it is its turn: 2 to 3 GB",
+                    MemoryPlan::Resident => "All weights stay: fastest; SD3 takes 17 GB in 16 bits",
+                    MemoryPlan::Staged => "Text encoders are read for each new prompt: SD3 takes about 7 GB",
+                    MemoryPlan::Streamed => "Every layer is read when it is its turn: SD3 takes 2 to 3 GB",
                 };
                 if ui.radio(viewer.state.settings.memory == plan, plan.to_string()).on_hover_text(about).clicked() {
                     viewer.actions.push(Action::UseMemory(plan));
@@ -304,10 +310,10 @@ fn whole(viewer: &mut Viewer, ui: &mut egui::Ui, backbone: Backbone) {
         ui.end_row();
         ui.label("Full images");
         ui.horizontal(|ui| {
-            let exact = &mut viewer.state.settings.tiling.exact;
-            ui.radio_value(exact, false, "fast")
-                .on_hover_text("As the reference: tiles know of each other by a small copy");
-            ui.radio_value(exact, true, "exact")
+            let mode = &mut viewer.state.settings.tiling.vae_mode;
+            ui.radio_value(mode, VaeMode::Fast, "fast")
+                .on_hover_text("As the reference of the model: tiles know little of each other");
+            ui.radio_value(mode, VaeMode::Exact, "exact")
                 .on_hover_text("As if there were no tiles; takes several times as long");
         });
         ui.end_row();

@@ -1,8 +1,10 @@
 //! The autoencoder on pictures of any size, tile by tile, so that memory is bounded by the tile.
 //!
-//! Group norms look at the full image, so tiles must know what there is. Two ways:
-//! - fast, as the reference's `VAEHook` (`my_utils/vaehook.py`): the numbers come from one pass over the input reduced to
-//!   the size of a tile; attention sees its tile. Every pixel is computed about once.
+//! Group norms look at the full image, so tiles must know what there is. Three ways, the first two those of the reference's `VAEHook`
+//! (`my_utils/vaehook.py`); in these attention sees its tile:
+//! - fast: the numbers come from one pass over the input reduced to the size of a tile. Every pixel is computed about once.
+//! - averaged: all tiles go from norm to norm together; the numbers are the means of what each tile has. Every pixel is computed about
+//!   once, and all tiles wait in memory.
 //! - exact: the numbers are those of the full image, summed up norm by norm in passes over all tiles, whose edges
 //!   reach as far as the convolutions do; what is as coarse as the latent is computed whole. The result is that of one
 //!   large pass, whatever the tile; it takes several times as long.
@@ -11,7 +13,8 @@ use std::ops::Range;
 
 use tch::{Device, Kind, TchError, Tensor};
 
-use super::vae::{Decoder, Encoder, Ops, by_itself, moments};
+use super::{Decoder, Encoder, Ops, State, by_itself, moments};
+use crate::base::VaeMode;
 use crate::networks::layers::GroupNorm;
 
 /// Context on each side of a tile in the fast way, in pixels for the encoder and in those of the latent for the decoder.
@@ -25,8 +28,8 @@ const BAND: i64 = 256;
 pub struct VaeTiles {
     /// Side of a tile: in pixels where encoding, in pixels of the latent where decoding.
     pub size: i64,
-    /// Exact rather than fast.
-    pub exact: bool,
+    /// How tiles know of each other.
+    pub mode: VaeMode,
 }
 
 /// Left and right, or top and bottom.
@@ -258,6 +261,70 @@ impl Work<'_> {
         Ok(tiles(&spans(width), &spans(height)))
     }
 
+    /// Every tile's own output in one of the reference's ways.
+    fn in_mode<E: From<TchError>>(
+        &self,
+        VaeTiles { size, mode }: VaeTiles,
+        tiles: &[Tile],
+        on_progress: &mut dyn FnMut(f32) -> Result<(), E>,
+        made: &mut dyn FnMut(&Area, Tensor) -> Result<(), E>,
+    ) -> Result<(), E> {
+        if mode == VaeMode::Averaged {
+            return self.averaged(tiles, on_progress, made);
+        }
+        let estimate = 1.0 / (tiles.len() + 1) as f32;
+        let found = self.estimated(size, &mut part(on_progress, 0.0..estimate))?;
+        self.each(tiles, &found, &mut part(on_progress, estimate..1.0), made)
+    }
+
+    /// Every tile's own output, with where it belongs, by means and variances that are the means of those of all tiles.
+    fn averaged<E: From<TchError>>(
+        &self,
+        tiles: &[Tile],
+        on_progress: &mut dyn FnMut(f32) -> Result<(), E>,
+        made: &mut dyn FnMut(&Area, Tensor) -> Result<(), E>,
+    ) -> Result<(), E> {
+        // They wait where memory is plenty.
+        let begun = tiles.iter().map(|tile| {
+            let state = State { x: self.cut(&tile.input)?, kept: None };
+            Ok::<_, E>(state.to_device(Device::Cpu)?)
+        });
+        let mut states = begun.collect::<Result<Vec<_>, _>>()?;
+        let norms = self.ops.norms().filter(|(i, _)| self.range.contains(i));
+        let stops: Vec<_> = norms.map(|(i, norm)| (i, Some(norm))).chain([(self.range.end, None)]).collect();
+        let mut found: Vec<Option<Moments>> = (0..self.range.end).map(|_| None).collect();
+        let mut start = self.range.start;
+        for (stop, norm) in stops {
+            let (mut sums, mut pixels): (Option<Moments>, f64) = (None, 0.0);
+            for (n, (tile, state)) in tiles.iter().zip(&mut states).enumerate() {
+                let mut on_progress = |fraction: f32| {
+                    let here = (n as f32 + fraction) / tiles.len() as f32 * (stop - start) as f32;
+                    on_progress(((start - self.range.start) as f32 + here) / self.range.len().max(1) as f32)
+                };
+                let here = state.to_device(self.device)?;
+                let here = self.ops.advance(start..stop, here, &mut given(&found), &mut on_progress)?;
+                let Some(norm) = norm else {
+                    made(&tile.output, tile.kept.of(&here.x)?)?;
+                    continue;
+                };
+                let size = (here.x.size()[2] * here.x.size()[3]) as f64;
+                let (mean, variance) = found_in(norm, &here.x)?;
+                let (mean, variance) = (mean.f_mul_scalar(size)?, variance.f_mul_scalar(size)?);
+                sums = Some(match sums {
+                    None => (mean, variance),
+                    Some(sums) => (sums.0.f_add(&mean)?, sums.1.f_add(&variance)?),
+                });
+                pixels += size;
+                *state = here.to_device(Device::Cpu)?;
+            }
+            if let Some((mean, variance)) = sums {
+                found[stop] = Some((mean.f_div_scalar(pixels)?, variance.f_div_scalar(pixels)?));
+            }
+            start = stop;
+        }
+        Ok(())
+    }
+
     /// Every tile's own output, with where it belongs.
     fn each<E: From<TchError>>(
         &self,
@@ -331,7 +398,7 @@ impl Encoder {
             };
             Ok(area.of(out)?.f_copy_(&x).map(|_| ())?)
         };
-        if tiles.exact {
+        if tiles.mode == VaeMode::Exact {
             let fine = work(0..ops.coarse_from());
             let grid = fine.grid(tiles.size)?;
             let found = fine.summed(&grid, &mut part(on_progress, 0.0..0.8))?;
@@ -342,9 +409,7 @@ impl Encoder {
         }
         let all = work(ops.all());
         let split = all.split(tiles.size, ENCODER_PADDING)?;
-        let estimate = 1.0 / (split.len() + 1) as f32;
-        let found = all.estimated(tiles.size, &mut part(on_progress, 0.0..estimate))?;
-        all.each(&split, &found, &mut part(on_progress, estimate..1.0), &mut made)?;
+        all.in_mode(tiles, &split, on_progress, &mut made)?;
         Ok(moments(&out.ok_or_else(|| TchError::Shape("no tiles".into()))?)?)
     }
 }
@@ -367,7 +432,7 @@ impl Decoder {
         if width.max(height) <= tiles.size + 2 * DECODER_PADDING {
             return made(&Area { across: 0..0, down: 0..0 }, self.forward(&latent.f_to_kind(kind)?, on_progress)?);
         }
-        if tiles.exact {
+        if tiles.mode == VaeMode::Exact {
             let first = latent.f_to_kind(kind)?;
             let coarse = ops.run(0..ops.coarse_to(), first, &mut by_itself, &mut part(on_progress, 0.0..0.1))?;
             let fine = work(ops.coarse_to()..ops.all().end, &coarse);
@@ -377,8 +442,6 @@ impl Decoder {
         }
         let all = work(ops.all(), latent);
         let split = all.split(tiles.size, DECODER_PADDING)?;
-        let estimate = 1.0 / (split.len() + 1) as f32;
-        let found = all.estimated(tiles.size, &mut part(on_progress, 0.0..estimate))?;
-        all.each(&split, &found, &mut part(on_progress, estimate..1.0), &mut made)
+        all.in_mode(tiles, &split, on_progress, &mut made)
     }
 }

@@ -1,16 +1,14 @@
-//! Full images (`inference_coz_full.py`): the picture is encoded in tiles, the latent is cut into tiles that lie over
+//! Full images (`inference_coz_full.py`), and steps too large for one piece: the picture is encoded in tiles, the latent is cut into tiles that lie over
 //! each other, each is restored with a prompt of its own, and the results are blended and decoded in tiles.
 
 use std::sync::Arc;
 
 use tch::{Device, Kind, TchError, Tensor};
 
-use super::{
-    CACHED_PROMPTS, CLIP_TOKENS, Embeds, MODEL, OsediffSd3, Posterior, T5_TOKENS, TIMESTEP, sample, to_unit_range,
-};
+use super::{CACHED_PROMPTS, Denoiser, Osediff, Posterior, TextEncoder, sample, to_unit_range};
 use crate::base::{MemoryPlan, Progress, Stage, Tiling};
 use crate::imaging::Picture;
-use crate::networks::sd3::tiles::VaeTiles;
+use crate::networks::vae::tiles::VaeTiles;
 use crate::pipelines::{FullImageInput, PartialResult, PipelineError};
 use crate::runtime::accelerator;
 use crate::runtime::memory::free_memory;
@@ -20,8 +18,6 @@ use crate::runtime::tensor::{levels_from_picture, picture_from_tensor_truncated}
 const BATCH: usize = 8;
 /// Of the Gaussian by which tiles are blended, in tiles.
 const VARIANCE: f64 = 0.01;
-/// Added to the sum of the weights: at the picture's very corners they are not much larger.
-const EPSILON: f64 = 1e-10;
 
 /// A full image that was encoded.
 pub(super) struct EncodedFullImage {
@@ -79,11 +75,11 @@ fn padded(picture: &Picture, [width, height]: [u32; 2]) -> Picture {
     Picture::from_fn(width, height, |x, y| picture.pixel(x.min(right), y.min(bottom)))
 }
 
-impl OsediffSd3 {
+impl<T: TextEncoder<Embeds = D::Embeds>, D: Denoiser> Osediff<T, D> {
     /// Sides that the picture is padded to.
     fn sides(&self, picture: &Picture, tiling: &Tiling) -> [u32; 2] {
         let up = |by: u32| [picture.width(), picture.height()].map(|side| side.next_multiple_of(by.max(1)));
-        let reduction = self.multiple / self.patch;
+        let reduction = self.multiple / self.parts.latent.patch;
         // Tiles have sides of whole patches by themselves; a latent that is not cut needs them.
         let sides = up(reduction);
         match self.is_cut(sides.map(|side| i64::from(side / reduction)), tiling) {
@@ -95,11 +91,15 @@ impl OsediffSd3 {
     /// A latent of no more pixels than a tile is not cut, unless it is longer than the model has positions for.
     fn is_cut(&self, [width, height]: [i64; 2], tiling: &Tiling) -> bool {
         let tile = i64::from(tiling.latent_tile);
-        width * height > tile * tile || width.max(height) > self.longest
+        width * height > tile * tile || width.max(height) > self.parts.latent.longest
     }
 
     /// Has the full image encoded.
-    fn encode_full_image(&mut self, input: &FullImageInput, progress: &mut Progress) -> Result<(), PipelineError> {
+    pub(super) fn encode_full_image(
+        &mut self,
+        input: &FullImageInput,
+        progress: &mut Progress,
+    ) -> Result<(), PipelineError> {
         let known =
             |known: &EncodedFullImage| Arc::ptr_eq(&known.enlarged, &input.enlarged) && known.tiling == input.tiling;
         if self.full_image.as_ref().is_some_and(known) {
@@ -112,11 +112,11 @@ impl OsediffSd3 {
             true => levels_from_picture(picture)?,
             false => levels_from_picture(&padded(picture, sides))?,
         };
-        let tiles = VaeTiles { size: input.tiling.encoder_tile.into(), exact: input.tiling.exact };
-        let vae = self.vae.get(progress)?;
+        let tiles = VaeTiles { size: input.tiling.encoder_tile.into(), mode: input.tiling.vae_mode };
+        let vae = self.parts.vae.get(progress)?;
         let mut on_progress = |fraction: f32| progress.at(Stage::Encoding, fraction).map_err(PipelineError::from);
         on_progress(0.0)?;
-        let place = (self.devices.picture, self.vae_kind);
+        let place = (self.target.devices.picture, self.target.vae_kind);
         let encoded = vae.encoder.forward_tiled(&pixels, place, tiles, &mut on_progress)?;
         self.offload_vae()?;
         let posterior = Posterior::of(&encoded)?;
@@ -127,12 +127,12 @@ impl OsediffSd3 {
     /// The latent of the full image, and where it is cut.
     fn cuts(&self, input: &FullImageInput) -> Result<(Tensor, Cuts), PipelineError> {
         let Some(encoded) = &self.full_image else { return Err(PipelineError::Internal("nothing was encoded".into())) };
-        let z = sample(&encoded.posterior, input.seed, self.devices.picture)?
-            .f_mul_scalar(self.vae_config.scaling_factor)?;
+        let z = sample(&encoded.posterior, input.seed, self.target.devices.picture)?
+            .f_mul_scalar(self.parts.vae_config.scaling_factor)?;
         let (_, _, height, width) = z.size4()?;
         let size = [width, height];
         let cuts = match self.is_cut(size, &input.tiling) {
-            true => Cuts::of(size, &input.tiling, self.patch.into(), self.longest),
+            true => Cuts::of(size, &input.tiling, self.parts.latent.patch.into(), self.parts.latent.longest),
             false => Cuts { side: size, corners: vec![[0, 0]] },
         };
         Ok((z, cuts))
@@ -147,18 +147,18 @@ impl OsediffSd3 {
         self.encode_full_image(input, progress)?;
         let (z, cuts) = self.cuts(input)?;
         let mut pictures = Vec::new();
-        let tiles = VaeTiles { size: input.tiling.decoder_tile.into(), exact: input.tiling.exact };
+        let tiles = VaeTiles { size: input.tiling.decoder_tile.into(), mode: input.tiling.vae_mode };
         for (n, &corner) in cuts.corners.iter().enumerate() {
             // The shift is not added here: so does the reference.
-            let latent = cuts.part(&z, corner)?.f_div_scalar(self.vae_config.scaling_factor)?.f_contiguous()?;
+            let latent = cuts.part(&z, corner)?.f_div_scalar(self.parts.vae_config.scaling_factor)?.f_contiguous()?;
             let of = cuts.corners.len();
-            let mut shown = Canvas::new(cuts.side.map(|side| side as u32 * self.multiple / self.patch));
-            let vae = self.vae.get(progress)?;
+            let mut shown = Canvas::new(cuts.side.map(|side| side as u32 * self.multiple / self.parts.latent.patch));
+            let vae = self.parts.vae.get(progress)?;
             let mut on_progress = |fraction: f32| {
                 progress.at(Stage::Encoding, (n as f32 + fraction) / of as f32).map_err(PipelineError::from)
             };
             let mut on_piece = |at: [i64; 2], piece: Tensor| shown.paste(at, &piece).map(|_| ());
-            vae.decoder.forward_tiled(&latent, self.vae_kind, tiles, &mut on_progress, &mut on_piece)?;
+            vae.decoder.forward_tiled(&latent, self.target.vae_kind, tiles, &mut on_progress, &mut on_piece)?;
             pictures.push(Arc::new(shown.picture));
             progress.tiles(n + 1, of);
         }
@@ -192,22 +192,17 @@ impl OsediffSd3 {
             for some in these.chunks(batch) {
                 let parts: Result<Vec<_>, _> = some.iter().map(|&n| cuts.part(&z, cuts.corners[n])).collect();
                 let z = Tensor::f_cat(&parts?, 0)?;
-                let embeds: Vec<_> = some.iter().filter_map(|&n| self.cached_embeds(&prompt(n))).collect();
-                let together = |part: fn(&Embeds) -> &Tensor| {
-                    Tensor::f_cat(&embeds.iter().map(|embeds| part(embeds)).collect::<Vec<_>>(), 0)
-                };
-                let (prompt_embeds, pooled) = (together(|embeds| &embeds.prompt)?, together(|embeds| &embeds.pooled)?);
-                let mmdit = self.mmdit.get(progress)?;
+                let cached = |prompt: &str| self.embeds.iter().find(|(known, _)| known == prompt);
+                let embeds: Vec<_> = some.iter().filter_map(|&n| Some(&cached(&prompt(n))?.1)).collect();
+                let network = self.parts.network.get(progress)?;
                 let mut on_progress = |fraction: f32| {
                     progress
                         .at(Stage::Denoising, (some[0] as f32 + fraction * some.len() as f32) / of as f32)
                         .map_err(PipelineError::from)
                 };
-                let velocity =
-                    mmdit.forward(&z.f_to_kind(self.kind)?, TIMESTEP, &prompt_embeds, &pooled, &mut on_progress)?;
-                let restored = z.f_sub(&velocity.f_to_kind(Kind::Float)?)?;
+                let restored = self.parts.denoiser.restored(network, &z, &embeds, &mut on_progress)?;
                 if of == 1 {
-                    self.mmdit.unload_unless_kept();
+                    self.parts.network.unload_unless_kept();
                     return self.decoded(input, &restored, progress, on_partial);
                 }
                 for (i, &n) in some.iter().enumerate() {
@@ -217,10 +212,10 @@ impl OsediffSd3 {
                 }
                 progress.tiles(some[some.len() - 1] + 1, of);
             }
-            self.mmdit.unload_unless_kept();
+            self.parts.network.unload_unless_kept();
         }
-        accelerator::wait(self.devices.picture)?;
-        let z = sum.f_div(&weight.f_add_scalar(EPSILON)?)?.f_to_kind(Kind::Float)?;
+        accelerator::wait(self.target.devices.picture)?;
+        let z = sum.f_div(&weight.f_add_scalar(self.parts.latent.epsilon)?)?.f_to_kind(Kind::Float)?;
         self.decoded(input, &z, progress, on_partial)
     }
 
@@ -233,15 +228,15 @@ impl OsediffSd3 {
         on_partial: &mut dyn FnMut(PartialResult),
     ) -> Result<Picture, PipelineError> {
         progress.at(Stage::Decoding, 0.0)?;
-        let latent = z.f_div_scalar(self.vae_config.scaling_factor)?;
-        let tiles = VaeTiles { size: input.tiling.decoder_tile.into(), exact: input.tiling.exact };
+        let latent = z.f_div_scalar(self.parts.vae_config.scaling_factor)?;
+        let tiles = VaeTiles { size: input.tiling.decoder_tile.into(), mode: input.tiling.vae_mode };
         let mut result = Canvas::new([input.enlarged.width(), input.enlarged.height()]);
-        let (kind, vae_kind) = (self.kind, self.vae_kind);
-        let vae = self.vae.get(progress)?;
+        let (label, kind, vae_kind) = (self.spec.label, self.target.kind, self.target.vae_kind);
+        let vae = self.parts.vae.get(progress)?;
         let mut on_progress = |fraction: f32| progress.at(Stage::Decoding, fraction).map_err(PipelineError::from);
         let mut on_piece = |at: [i64; 2], piece: Tensor| {
             if !piece.f_isfinite()?.f_all()?.f_double_value(&[])?.eq(&1.0) {
-                return Err(PipelineError::not_finite(MODEL, kind));
+                return Err(PipelineError::not_finite(label, kind));
             }
             let piece = result.paste(at, &piece)?;
             on_partial(PartialResult { left: at[0] as u32, top: at[1] as u32, picture: Arc::new(piece) });
@@ -256,16 +251,14 @@ impl OsediffSd3 {
 
     /// How many tiles are restored at a time, by the memory that is free.
     fn batch(&self, cuts: &Cuts) -> usize {
-        let device = self.devices.picture;
+        let device = self.target.devices.picture;
         if device == Device::Cpu && self.plan != MemoryPlan::Streamed {
             // Its cores are busy with one.
             return 1;
         }
         let Some(free) = free_memory(device) else { return 1 };
-        // About forty numbers for each token and channel are alive at a time.
-        let patches = (cuts.side[0] * cuts.side[1]) as u64 / u64::from(self.patch * self.patch);
-        let tokens = patches + (CLIP_TOKENS + T5_TOKENS) as u64;
-        let each = tokens * self.width * 40 * self.kind.elt_size_in_bytes() as u64;
+        let numbers = self.parts.denoiser.activations((cuts.side[0] * cuts.side[1]) as f64) as u64;
+        let each = numbers * self.target.kind.elt_size_in_bytes() as u64;
         ((free / 2 / each.max(1)) as usize).clamp(1, BATCH)
     }
 }

@@ -4,10 +4,9 @@ use std::path::Path;
 
 use tch::{Device, Kind, TchError, Tensor};
 
-use super::config;
+use super::super::{TextEncoder, config};
 use crate::base::{Progress, Stage};
-use crate::networks::text::clip;
-use crate::networks::text::clip::ClipText;
+use crate::networks::text::clip::ClipTextWithProjection;
 use crate::networks::text::t5;
 use crate::networks::text::t5::T5Encoder;
 use crate::networks::text::tokenizer::{ClipTokenizer, T5Tokenizer};
@@ -30,12 +29,11 @@ pub struct Embeds {
 /// The text encoders; their weights come and go by the memory plan.
 pub struct PromptEncoder {
     tokenizers: ([ClipTokenizer; 2], T5Tokenizer),
-    clips: [LazyModel<ClipText>; 2],
+    clips: [LazyModel<ClipTextWithProjection>; 2],
     t5: LazyModel<T5Encoder>,
     kind: Kind,
     device: Device,
-    /// Bytes that encoding a prompt takes beside the weights.
-    pub activations: u64,
+    activations: u64,
 }
 
 impl PromptEncoder {
@@ -46,11 +44,11 @@ impl PromptEncoder {
     /// What is missing, or of another model.
     pub fn open(model: &Path, device: Device, kind: Kind) -> Result<Self, PipelineError> {
         let folder = |name: &str| model.join(name);
-        let clip = |name: &str| -> Result<LazyModel<ClipText>, PipelineError> {
+        let clip = |name: &str| -> Result<LazyModel<ClipTextWithProjection>, PipelineError> {
             let (weights, config) = (Weights::open_folder(&folder(name), "model")?, config(&folder(name))?);
             Ok(LazyModel::new(vec![weights.clone()], move |mode, on_read| {
                 let mut loader = Loader::new(&weights, "", device, kind).mode(mode).on_read(on_read);
-                ClipText::load(&mut loader, &config)
+                ClipTextWithProjection::load(&mut loader, &config)
             })?)
         };
         let clips = [clip("text_encoder")?, clip("text_encoder_2")?];
@@ -67,26 +65,6 @@ impl PromptEncoder {
         Ok(Self { tokenizers, clips, t5, kind, device, activations })
     }
 
-    /// Bytes of the weights: `all` of them, or those that are not in memory.
-    pub fn weight_bytes(&self, all: bool) -> u64 {
-        fn bytes<N>(part: &LazyModel<N>, kind: Kind, all: bool) -> u64 {
-            if all || !part.is_open() { part.bytes(kind.elt_size_in_bytes()) } else { 0 }
-        }
-        self.clips.iter().map(|clip| bytes(clip, self.kind, all)).sum::<u64>() + bytes(&self.t5, self.kind, all)
-    }
-
-    /// Products and sums that a prompt takes: one for each weight and token.
-    pub(super) fn operations(&self) -> f64 {
-        let of_clips = self.clips.iter().map(|clip| clip.bytes(1) as f64 * CLIP_TOKENS as f64).sum::<f64>();
-        of_clips + self.t5.bytes(1) as f64 * T5_TOKENS as f64
-    }
-
-    /// Whether weights stay in memory between prompts.
-    pub fn set_keep(&mut self, keep: bool) {
-        self.clips.iter_mut().for_each(|clip| clip.set_keep(keep));
-        self.t5.set_keep(keep);
-    }
-
     /// The embeds of some prompts together, `[B, T, joint]` and `[B, pooled]`; nobody waits for them.
     ///
     /// # Errors
@@ -96,12 +74,12 @@ impl PromptEncoder {
         let prompt = Tensor::f_cat(&embeds.iter().map(|embeds| &embeds.prompt).collect::<Vec<_>>(), 0)?;
         Ok([prompt, Tensor::f_cat(&embeds.iter().map(|embeds| &embeds.pooled).collect::<Vec<_>>(), 0)?])
     }
+}
 
-    /// The embeds of some prompts, on `device`.
-    ///
-    /// # Errors
-    /// What libtorch says; that somebody asked to stop.
-    pub fn encode(
+impl TextEncoder for PromptEncoder {
+    type Embeds = Embeds;
+
+    fn encode(
         &mut self,
         prompts: &[String],
         device: Device,
@@ -125,19 +103,40 @@ impl PromptEncoder {
         let ids = prompts.iter().map(|prompt| tokenizer.encode(prompt, T5_TOKENS)).collect();
         let long = t5.forward(&together(ids)?, &mut on_progress)?;
         self.t5.unload_unless_kept();
-        let both =
-            |part: fn(&clip::Encoded) -> &Tensor| Tensor::f_cat(&encoded.iter().map(part).collect::<Vec<_>>(), -1);
+        let penultimate: Vec<_> = encoded.iter().map(|(encoded, _)| &encoded.penultimate).collect();
+        let pooled: Vec<_> = encoded.iter().map(|(_, pooled)| pooled).collect();
         // Zeros up to T5's width; where that is less, what is beyond it is cut off, as the reference's padding does.
-        let clip = both(|encoded| &encoded.penultimate)?;
+        let clip = Tensor::f_cat(&penultimate, -1)?;
         let clip = clip.f_constant_pad_nd([0, long.size()[2] - clip.size()[2]])?;
         accelerator::wait(self.device)?;
         let prompt = Tensor::f_cat(&[&clip, &long], 1)?.f_to_device(device)?;
-        let pooled = both(|encoded| &encoded.pooled)?.f_to_device(device)?;
+        let pooled = Tensor::f_cat(&pooled, -1)?.f_to_device(device)?;
         let each = |i: i64| -> Result<Embeds, PipelineError> {
             // Of its own memory: the others' may go before it.
             let own = |x: &Tensor| -> Result<Tensor, TchError> { Tensor::f_cat(&[x.f_narrow(0, i, 1)?], 0) };
             Ok(Embeds { prompt: own(&prompt)?, pooled: own(&pooled)? })
         };
         (0..prompts.len() as i64).map(each).collect()
+    }
+
+    fn set_keep(&mut self, keep: bool) {
+        self.clips.iter_mut().for_each(|clip| clip.set_keep(keep));
+        self.t5.set_keep(keep);
+    }
+
+    fn weight_bytes(&self, all: bool) -> u64 {
+        fn bytes<N>(part: &LazyModel<N>, kind: Kind, all: bool) -> u64 {
+            if all || !part.is_open() { part.bytes(kind.elt_size_in_bytes()) } else { 0 }
+        }
+        self.clips.iter().map(|clip| bytes(clip, self.kind, all)).sum::<u64>() + bytes(&self.t5, self.kind, all)
+    }
+
+    fn activations(&self) -> u64 {
+        self.activations
+    }
+
+    fn operations(&self) -> f64 {
+        let of_clips = self.clips.iter().map(|clip| clip.bytes(1) as f64 * CLIP_TOKENS as f64).sum::<f64>();
+        of_clips + self.t5.bytes(1) as f64 * T5_TOKENS as f64
     }
 }
