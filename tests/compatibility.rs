@@ -18,7 +18,7 @@ use serde_json::Value;
 use crate::samples::{Folder, coz, vlm};
 use chain_of_zoom::base::{
     AlignMethod, BICUBIC, Backbone, BackboneSpec, DeviceChoice, MemoryPlan, NEAREST, Precision, PromptSource,
-    PromptSourceSpec, Tiling, VaeMode,
+    PromptSourceSpec, ServerEndpoint, Tiling, VaeMode,
 };
 use chain_of_zoom::document::export::{sheet, stills, strip, tree};
 use chain_of_zoom::document::session::Session;
@@ -122,6 +122,7 @@ fn first() -> Settings {
             Precision::Fp32,
         ),
         model_paths,
+        server: ServerEndpoint::default(),
         message: "What is \"this\"?\nA line more, ö.".into(),
         include_parent: false,
         temperature: 1.25,

@@ -67,6 +67,9 @@ pub fn coz<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Command {
         // Several run beside each other: threads that wait leave the cores to the others.
         .env("OMP_WAIT_POLICY", "passive")
         .env_remove("LD_LIBRARY_PATH")
+        .env_remove("OPENAI_API_KEY")
+        .env_remove("OPENAI_BASE_URL")
+        .env_remove("OPENAI_MODEL")
         .env_remove("HF_HUB_CACHE")
         .env_remove("HUGGINGFACE_HUB_CACHE");
     for variable in ["XDG_CONFIG_HOME", "XDG_DATA_HOME", "HF_HOME"] {

@@ -53,14 +53,30 @@ pub fn write_atomic<E: std::fmt::Display>(
     file: &Path,
     write: impl FnOnce(&mut std::io::BufWriter<&mut std::fs::File>) -> Result<(), E>,
 ) -> Result<(), WriteError> {
+    // As any other program would create it: what the umask allows.
+    write_with_mode(file, 0o666, write)
+}
+
+/// The same for what nobody else may read.
+pub fn write_private(file: &Path, text: &str) -> Result<(), WriteError> {
+    write_with_mode(file, 0o600, |out| out.write_all(text.as_bytes()))
+}
+
+/// `mode`: the permissions of a new file, where the system has such.
+fn write_with_mode<E: std::fmt::Display>(
+    file: &Path,
+    mode: u32,
+    write: impl FnOnce(&mut std::io::BufWriter<&mut std::fs::File>) -> Result<(), E>,
+) -> Result<(), WriteError> {
     let failed = |details: String| WriteError { file: file.to_owned(), details };
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder).map_err(|error| failed(error.to_string()))?;
     let mut builder = tempfile::Builder::new();
     builder.prefix(".coz-").suffix(".part");
-    // As any other program would create it: what the umask allows.
     #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(mode));
+    #[cfg(not(unix))]
+    let _ = mode;
     let part = {
         // In one go with the list of those that are not finished.
         let mut unfinished = unfinished();

@@ -37,4 +37,9 @@ impl Folders {
     pub fn settings_file(&self) -> PathBuf {
         self.config.join("settings.toml")
     }
+
+    /// The key of the server that writes prompts, which only this user may read.
+    pub fn server_key_file(&self) -> PathBuf {
+        self.config.join("server-key.toml")
+    }
 }

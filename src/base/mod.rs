@@ -21,6 +21,7 @@ mod progress;
 mod prompt_source;
 mod recipe;
 mod region;
+mod server;
 mod slot;
 mod units;
 
@@ -29,7 +30,7 @@ pub use backbone::{BACKBONES, BICUBIC, BUILT_IN, Backbone, BackboneKind, Backbon
 pub use device::DeviceChoice;
 pub use error::{Remedy, UserError};
 pub use estimate::StepEstimate;
-pub use files::{WriteError, end_at_once, free_space, write_atomic};
+pub use files::{WriteError, end_at_once, free_space, write_atomic, write_private};
 pub use folders::Folders;
 pub use full_image::{FullImage, Tiling, VaeMode};
 pub use hash::{sha256, sha256_of};
@@ -39,8 +40,11 @@ pub use model_files::{Content, FileSpec, MODEL_ENDINGS, ModelFiles, Published, i
 pub use paths::path_of;
 pub use precision::Precision;
 pub use progress::{Cancelled, Progress, Stage, TileProgress};
-pub use prompt_source::{CaptionRequest, ENCODED, PROMPT_SOURCES, PromptSource, PromptSourceSpec, USER, joined};
+pub use prompt_source::{
+    CaptionRequest, ENCODED, PROMPT_SOURCES, PromptSource, PromptSourceSpec, SERVER, USER, joined,
+};
 pub use recipe::{Exif, MOST_PIXELS, PROGRAM, Recipe, RecipeStep, Source, StepRecord};
 pub use region::{MAX_FACTOR, Plan, Region, plan, square_around};
+pub use server::{ServerAddress, ServerEndpoint, ServerKey, is_in_the_cloud};
 pub use slot::{CancelToken, Slot, Ticket};
 pub use units::{bytes_label, magnification_label, secs_label};

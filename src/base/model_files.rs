@@ -169,7 +169,10 @@ impl Read {
         let takes_one = matches!(specs, [only] if !only.is_folder());
         if !self.is_whole(specs) || (self.single.is_some() && !takes_one) {
             let required: Vec<&str> = specs.iter().filter(|spec| spec.is_required).map(|spec| spec.role).collect();
-            return Err(format!("{} needs {}", self.id, required.join(", ")));
+            return Err(match required.as_slice() {
+                [] => format!("{} has no files", self.id),
+                required => format!("{} needs {}", self.id, required.join(", ")),
+            });
         }
         let mut files = ModelFiles::default();
         for spec in specs {

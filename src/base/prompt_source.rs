@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::model_files::{Content, FileSpec, ModelFiles, Published};
-use super::{BackboneSpec, Precision, model_files};
+use super::{BackboneSpec, Precision, ServerEndpoint, model_files};
 
 /// A source of prompts: a row that window, command line, hub and doctor iterate.
 #[derive(Debug)]
@@ -146,8 +146,19 @@ static VLM_TUNED: PromptSourceSpec = PromptSourceSpec {
     ],
 };
 
+/// A vision-language model behind an address.
+pub static SERVER: PromptSourceSpec = PromptSourceSpec {
+    id: "server",
+    tag: "server",
+    label: "Server",
+    title: "A server you run",
+    about: "A vision-language model on a server with OpenAI's chat API: Ollama, llama.cpp, LM Studio, vLLM",
+    is_asked: true,
+    files: &[],
+};
+
 /// All sources, in the order in which they are offered.
-pub static PROMPT_SOURCES: [&PromptSourceSpec; 4] = [&USER, &TAGS, &VLM, &VLM_TUNED];
+pub static PROMPT_SOURCES: [&PromptSourceSpec; 5] = [&USER, &TAGS, &VLM, &VLM_TUNED, &SERVER];
 
 impl PromptSourceSpec {
     /// The source of this id.
@@ -173,12 +184,14 @@ pub struct PromptSource {
     pub files: ModelFiles,
     /// In which numbers it computes.
     pub precision: Precision,
+    /// Who is asked, of a server: always this user's own, never what a file says.
+    pub server: Option<Box<ServerEndpoint>>,
 }
 
 impl From<&'static PromptSourceSpec> for PromptSource {
     /// One without files.
     fn from(spec: &'static PromptSourceSpec) -> Self {
-        Self { spec, files: ModelFiles::default(), precision: Precision::default() }
+        Self { spec, files: ModelFiles::default(), precision: Precision::default(), server: None }
     }
 }
 
@@ -197,12 +210,22 @@ impl PromptSource {
         self
     }
 
+    /// The same, asked there where it is a server.
+    pub fn asked_at(self, endpoint: ServerEndpoint) -> Self {
+        Self { server: self.is_server().then(|| Box::new(endpoint)), ..self }
+    }
+
+    /// Whether pictures go to a server.
+    pub fn is_server(&self) -> bool {
+        *self.spec == SERVER
+    }
+
     /// Whether no model is asked.
     pub fn is_user(&self) -> bool {
         *self.spec == USER
     }
 
-    /// The file or folder it is known by; `None` for the user's own prompt.
+    /// The file or folder it is known by; `None` for what has none.
     pub fn main_file(&self) -> Option<&Path> {
         self.files.get(self.spec.distinct_file()?.role)
     }
@@ -229,7 +252,7 @@ impl<'de> Deserialize<'de> for PromptSource {
         let spec = same.clone().rev().find(|spec| read.is_whole(spec.files)).or_else(|| same.clone().next());
         let spec = spec.ok_or_else(|| serde::de::Error::custom(format!("there is no prompt source {:?}", read.id)))?;
         let (files, precision) = read.files(spec.files).map_err(serde::de::Error::custom)?;
-        Ok(Self { spec, files, precision })
+        Ok(Self { spec, files, precision, server: None })
     }
 }
 
@@ -265,6 +288,11 @@ impl CaptionRequest {
             }
         }
     }
+
+    /// What is asked.
+    pub fn question(&self) -> &str {
+        self.message.as_deref().unwrap_or(Self::default_message(self.include_parent))
+    }
 }
 
 /// Share of captioning that is done when the images are encoded, about.
@@ -286,6 +314,7 @@ mod tests {
     fn sources_are_written_as_ever_and_read_again() {
         for (text, id) in [
             (r#""own""#, "null"),
+            (r#""server""#, "server"),
             (r#"{"vlm":{"model":"/m","precision":"auto"}}"#, "vlm_base"),
             (r#"{"vlm":{"adapter":"/a","model":"/m","precision":"fp32"}}"#, "vlm"),
             (r#"{"tags":{"dape":null,"precision":"auto","ram":"/r","tags":"/t","thresholds":"/h"}}"#, "dape"),
@@ -297,5 +326,21 @@ mod tests {
         let old = r#"{"vlm":{"model":"/m","adapter":null,"precision":"auto"}}"#;
         let source: PromptSource = serde_json::from_str(old).expect("as programs wrote it before");
         assert_eq!(source.spec, &VLM);
+    }
+
+    #[test]
+    fn a_file_says_nothing_of_a_server_but_that_one_is_asked() {
+        let address = "https://example.org/v1".parse().expect("it is one");
+        let endpoint = ServerEndpoint { address, ..ServerEndpoint::default() };
+        let source = PromptSource::from(&SERVER).asked_at(endpoint.clone());
+        assert_eq!(source.server.as_deref(), Some(&endpoint));
+        let text = serde_json::to_string(&source).expect("it is plain data");
+        assert_eq!(text, r#""server""#);
+        assert_eq!(serde_json::from_str::<PromptSource>(&text).expect("it was written so").server, None);
+        for text in [r#"{"server":"https://example.org/v1"}"#, r#"{"server":{"address":"https://example.org/v1"}}"#] {
+            let read = serde_json::from_str::<PromptSource>(text);
+            assert!(read.is_err() || read.is_ok_and(|source| source.server.is_none()), "{text}");
+        }
+        assert_eq!(PromptSource::from(&USER).asked_at(endpoint).server, None);
     }
 }

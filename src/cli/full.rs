@@ -187,7 +187,8 @@ pub(super) fn run(arguments: &Arguments, options: &RunOptions) -> anyhow::Result
         RecursionType::Bicubic => ((&BICUBIC).into(), PromptSource::default()),
         _ => {
             let model = arguments.model.model(arguments.backbone.as_deref(), DEFAULT)?;
-            (model, arguments.prompt.prompt_source(arguments.model.precision())?)
+            let include_parent = arguments.rec_type == RecursionType::RecursiveMultiscale;
+            (model, arguments.prompt.prompt_source(arguments.model.precision(), include_parent)?)
         }
     };
     let factor = arguments.factor(&model)?;

@@ -15,7 +15,7 @@ use crate::base::{
 const FILE: &str = "run.json";
 
 /// Options on which no result depends.
-const WITHOUT_EFFECT: [&str; 14] = [
+const WITHOUT_EFFECT: [&str; 16] = [
     "input",
     "output",
     "device",
@@ -31,6 +31,9 @@ const WITHOUT_EFFECT: [&str; 14] = [
     // Known by what is in their files.
     "backbone",
     "prompt_type",
+    // By its model's name; where it stands is nobody's business.
+    "prompt_server",
+    "prompt_server_model",
 ];
 
 /// Model files of more bytes are told apart by name, size and date.
@@ -158,8 +161,11 @@ pub(super) fn models(backbone: &Backbone, prompt_source: &PromptSource) -> BTree
         let files: Vec<_> = files.iter().map(|(part, path)| (format!("{role}, {part}"), identity(path))).collect();
         std::iter::once((role.to_owned(), id)).chain(files)
     };
+    let server = prompt_source.server.as_ref().filter(|server| !server.model.is_empty());
+    let of_server = server.map(|server| ("prompt source, model".to_owned(), server.model.clone()));
     of("model", backbone.name(), &backbone.files)
         .chain(of("prompt source", prompt_source.spec.id.into(), &prompt_source.files))
+        .chain(of_server)
         .collect()
 }
 

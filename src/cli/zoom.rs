@@ -72,8 +72,13 @@ impl Arguments {
     fn prompt_source(&self) -> Result<PromptSource, UserError> {
         match self.rec_type {
             RecursionType::Nearest | RecursionType::Bicubic => Ok(PromptSource::default()),
-            _ => self.prompt.prompt_source(self.model.precision()),
+            _ => self.prompt.prompt_source(self.model.precision(), self.includes_parent()),
         }
+    }
+
+    /// Whether captioners see the parent state too.
+    fn includes_parent(&self) -> bool {
+        self.rec_type == RecursionType::RecursiveMultiscale
     }
 
     /// Whether every step goes on from the one before.
@@ -181,7 +186,7 @@ fn zoom(
             prompt: arguments.prompt.prompt.clone(),
             extracted_prompt: None,
             prompt_source: prompt_source.clone(),
-            request: arguments.prompt.request(arguments.rec_type == RecursionType::RecursiveMultiscale, TOKENS),
+            request: arguments.prompt.request(arguments.includes_parent(), TOKENS),
             full_image: None,
             seed: arguments.seed,
             preview: false,

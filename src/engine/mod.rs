@@ -8,6 +8,7 @@ mod message;
 mod models;
 mod network_facts;
 mod outbox;
+mod prompt_server;
 mod scoring;
 mod worker;
 
@@ -18,6 +19,7 @@ pub use full_image::LARGEST;
 use message::Command;
 pub use message::{Event, Job, JobId, JobOutcome, Restorer, StepOutput};
 pub use network_facts::{NetworkFacts, is_network};
+pub use prompt_server::ServerTrial;
 pub use scoring::ScoreRequest;
 
 use crate::base::{Backbone, DeviceChoice, Slot, Ticket};

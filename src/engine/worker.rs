@@ -227,14 +227,17 @@ impl Worker {
             return Ok(false);
         }
         let mut on_progress = |_, _| is_active();
-        self.prefetch(job, &mut Progress::new(&mut on_progress), &is_active, &mut |_| ())?;
+        // Nobody has asked for the box yet: what models here see stays here, what a server sees does not.
+        let asks = !job.prompt_source.is_server();
+        self.prefetch(job, asks, &mut Progress::new(&mut on_progress), &is_active, &mut |_| ())?;
         Ok(true)
     }
 
-    /// Has cut and extracted prompt of the job's first step in `prefetched`.
+    /// Has cut and extracted prompt of the job's first step in `prefetched`; the prompt only where `asks` says so.
     fn prefetch(
         &mut self,
         job: &Job,
+        asks: bool,
         progress: &mut Progress,
         is_active: &(dyn Fn() -> bool + Sync),
         on_text: &mut dyn FnMut(&str),
@@ -244,7 +247,8 @@ impl Worker {
         let mut prepared = self.begin(job, 0, &source, region)?;
         self.prefetched = Some(Prefetched::new(job, &source, prepared.clone()));
         if !reduces_only(region, job) {
-            let opened = self.models.open(job, &self.outbox)?;
+            let mut opened = self.models.open(job, &self.outbox)?;
+            opened.captioner = opened.captioner.filter(|_| asks);
             encode_and_caption(opened, job, &source, &mut prepared, progress, is_active, on_text)?;
             self.prefetched = Some(Prefetched::new(job, &source, prepared));
         }
@@ -290,7 +294,7 @@ impl Worker {
         let is_active = || !ticket.cancel.is_cancelled();
         let mut on_progress = reporter(&outbox, id, 0, &is_active);
         let mut on_text = |text: &str| outbox.send(Event::Captioning { job: id, step: 0, text: text.to_owned() });
-        self.prefetch(job, &mut Progress::new(&mut on_progress), &is_active, &mut on_text)?;
+        self.prefetch(job, true, &mut Progress::new(&mut on_progress), &is_active, &mut on_text)?;
         let text = self.prefetched.as_ref().and_then(|it| it.step.extracted_prompt.clone()).unwrap_or_default();
         self.outbox.send(Event::Captioned { job: id, text });
         Ok(())

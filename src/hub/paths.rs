@@ -80,7 +80,7 @@ impl ModelPaths {
 }
 
 /// Some entries of the settings file.
-fn in_settings<T: Default + serde::de::DeserializeOwned>() -> T {
+pub(super) fn in_settings<T: Default + serde::de::DeserializeOwned>() -> T {
     let Some(file) = Folders::of_user().map(|folders| folders.settings_file()) else { return T::default() };
     let failed = |error: &dyn std::fmt::Display| tracing::warn!("{}: {error}", file.display());
     match std::fs::read_to_string(&file) {

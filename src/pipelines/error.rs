@@ -141,6 +141,8 @@ pub enum PipelineError {
         address: String,
         /// What it, or the network, said.
         details: String,
+        /// What to do about it.
+        hint: &'static str,
     },
     /// The picture to start from had left memory, and could not be reread.
     #[error(transparent)]
@@ -299,10 +301,7 @@ impl From<PipelineError> for UserError {
                 "The picture could not be reread",
                 "Its file in the data folder is gone or damaged: go on from another state.",
             ),
-            PipelineError::Server { .. } => (
-                "The server does not answer as it should",
-                "Check that it runs, that its address ends with /v1, and OPENAI_API_KEY where it needs a key.",
-            ),
+            PipelineError::Server { hint, .. } => ("The server does not answer as it should", *hint),
             PipelineError::Internal(_) => {
                 ("Something broke inside", "Nothing is lost. Please report it with `coz doctor`.")
             }

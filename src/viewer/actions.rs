@@ -101,6 +101,12 @@ pub enum Action {
     OpenPromptSource(&'static PromptSourceSpec),
     /// It is there, and used from now on.
     UsePromptSourceAt(&'static PromptSourceSpec, PathBuf),
+    /// The server that writes prompts is at this address.
+    UseServer(String),
+    /// Find out what is there.
+    TryServer,
+    /// Let that be.
+    StopTryingServer,
     /// Download these models.
     Download(Vec<&'static ModelAsset>),
     /// Make the steps again that the opened picture tells of.
@@ -188,6 +194,9 @@ impl Action {
             Self::OpenBackboneFile(_, file) | Self::UseModelFile(file, _) => format!("Open {}…", file.label),
             Self::UsePromptSource(spec) | Self::UsePromptSourceAt(spec, _) => format!("Prompt from: {}", spec.label),
             Self::OpenPromptSource(spec) => format!("Open {}…", spec.title),
+            Self::UseServer(_) => "Use this server".into(),
+            Self::TryServer => "Test the server".into(),
+            Self::StopTryingServer => "Stop testing the server".into(),
             Self::Download(_) => "Get these models".into(),
             Self::Rebuild => "Make them again".into(),
             Self::UseMemory(plan) => format!("Memory plan: {plan}"),
@@ -235,6 +244,9 @@ impl Action {
             | Self::UsePromptSource(_)
             | Self::OpenPromptSource(_)
             | Self::UsePromptSourceAt(..)
+            | Self::UseServer(_)
+            | Self::TryServer
+            | Self::StopTryingServer
             | Self::Download(_)
             | Self::UseMemory(_)
             | Self::Align(_)

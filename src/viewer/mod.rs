@@ -9,6 +9,7 @@ mod dialogs;
 mod logic;
 pub mod network_facts;
 mod open;
+pub mod prompt_server;
 mod sample;
 mod scores;
 pub mod selftest;
@@ -61,6 +62,8 @@ pub struct Viewer {
     exports: Slot,
     /// Where the prompt source that is to be used is being looked for.
     prompt_source_search: Slot,
+    /// The server that writes prompts is being tried.
+    server_trial: Slot,
     /// What is being found out of the document's states.
     examining: Slot,
     /// The self-test that runs.
@@ -145,6 +148,7 @@ impl Viewer {
             opening: Slot::default(),
             exports: Slot::default(),
             prompt_source_search: Slot::default(),
+            server_trial: Slot::default(),
             examining: Slot::default(),
             selftest: Slot::default(),
             backbone_search,

@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::base::{
-    AlignMethod, BUILT_IN, Backbone, DeviceChoice, Folders, MemoryPlan, PromptSource, Tiling, UserError, write_atomic,
+    AlignMethod, BUILT_IN, Backbone, DeviceChoice, Folders, MemoryPlan, PromptSource, ServerEndpoint, Tiling,
+    UserError, write_atomic,
 };
 use crate::document::session::Choices;
+use crate::hub;
 use crate::hub::ModelPaths;
 use crate::imaging::Format;
 use crate::scene::film;
@@ -48,6 +50,8 @@ pub struct Settings {
     /// Where such models are, where the user has said so.
     #[serde(rename = "places")]
     pub model_paths: ModelPaths,
+    /// The server that is asked where they come from one; its key is in a file of its own.
+    pub server: ServerEndpoint,
     /// What a vision-language model is asked, instead of what the reference asks; empty: that.
     pub message: String,
     /// It is shown the parent state too.
@@ -120,6 +124,7 @@ impl Default for Settings {
             model_folders: Vec::new(),
             prompt_source: PromptSource::default(),
             model_paths: ModelPaths::default(),
+            server: ServerEndpoint::default(),
             message: String::new(),
             include_parent: true,
             temperature: 0.7,
@@ -186,7 +191,10 @@ const OPENED_MODELS: usize = 64;
 impl Settings {
     /// From the user's file. Where there is none these are the defaults; where it cannot be read, also what was wrong.
     pub fn load() -> (Self, Option<Unreadable>) {
-        Self::file().map_or_else(|| (Self::default(), None), |file| Self::load_from(&file))
+        let Some(folders) = Folders::of_user() else { return (Self::default(), None) };
+        let (mut settings, unreadable) = Self::load_from(&folders.settings_file());
+        settings.server.key = hub::server_key(&folders.server_key_file(), &settings.server.address);
+        (settings, unreadable)
     }
 
     fn load_from(file: &Path) -> (Self, Option<Unreadable>) {
@@ -220,9 +228,11 @@ impl Settings {
         (Self::default(), Some(unreadable))
     }
 
-    /// Into the user's file, whole or not at all.
+    /// Into the user's files, whole or not at all.
     pub fn save(&self) -> Result<(), String> {
-        let file = Self::file().ok_or("this system has no place for settings")?;
+        let folders = Folders::of_user().ok_or("this system has no place for settings")?;
+        hub::keep_server_key(&folders.server_key_file(), &self.server)?;
+        let file = folders.settings_file();
         let text = toml::to_string_pretty(self).map_err(|error| error.to_string())?;
         write_atomic(&file, |out| std::io::Write::write_all(out, text.as_bytes())).map_err(|e| e.to_string())
     }
@@ -313,6 +323,8 @@ mod tests {
         settings.keys.insert("fit".into(), vec!["Ctrl+F".into()]);
         settings.remember_prompt("fur");
         settings.film.hold = 0.5;
+        settings.server.address = "https://example.org/v1".parse().expect("it is one");
+        settings.server.model = "eyes".into();
         let text = toml::to_string_pretty(&settings).expect("settings are plain data");
         assert_eq!(toml::from_str::<Settings>(&text).expect("what was written can be read"), settings);
     }

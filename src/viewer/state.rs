@@ -9,6 +9,7 @@ use std::time::Instant;
 use super::actions::{Action, Against, CompareMode, Tool};
 use super::bindings::Bindings;
 use super::network_facts;
+use super::prompt_server::ServerForm;
 use super::scores::Files;
 use super::selftest::Selftest;
 use super::settings::Settings;
@@ -88,6 +89,8 @@ pub struct State {
     pub diffusion: Vec<(&'static BackboneSpec, FoundBackbone)>,
     /// The sources of prompts, and where each is or what is missing; empty while they are looked for.
     pub prompt_models: Vec<(&'static PromptSourceSpec, Result<PathBuf, UserError>)>,
+    /// The server that writes prompts, as it is entered and tried.
+    pub server: ServerForm,
     /// The super-resolution models on this machine, the best first; empty while they are looked for.
     pub backbones: Vec<Backbone>,
     /// What is known of networks that were listed.
@@ -414,6 +417,7 @@ impl State {
             transfer: None,
             diffusion: Vec::new(),
             prompt_models: Vec::new(),
+            server: ServerForm::default(),
             backbones: Vec::new(),
             network_facts: network_facts::Known::new(),
             facts_device: String::new(),

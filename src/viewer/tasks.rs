@@ -16,14 +16,14 @@ use super::state::{Examined, Exporting, FoundBackbone};
 use super::{dialogs, sample, selftest};
 use crate::base::{
     BACKBONES, Backbone, BackboneSpec, DeviceChoice, FileSpec, METRICS, MODEL_ENDINGS, MetricSpec, PROMPT_SOURCES,
-    Precision, PromptSource, PromptSourceSpec, Source, Ticket, UserError,
+    Precision, PromptSource, PromptSourceSpec, ServerEndpoint, Source, Ticket, UserError,
 };
 use crate::document::consistency::examine;
 use crate::document::export::{Export, Exporter};
 use crate::document::session::autosave::RecoverableSession;
 use crate::document::session::{EXTENSION, Session, autosave};
 use crate::document::{CachedPicture, History, ScaleState, StateId, session};
-use crate::engine::{NetworkFacts, is_network};
+use crate::engine::{NetworkFacts, ServerTrial, is_network};
 use crate::hub;
 use crate::hub::{ASSETS, Found, HubError, ModelAsset, ModelPaths, Patience, Transfer};
 use crate::imaging::codec::Preview;
@@ -67,6 +67,8 @@ pub(super) enum Outcome {
     Downloaded(Result<(), HubError>),
     /// Where prompts come from from now on.
     PromptSource { generation: u64, prompt_source: PromptSource },
+    /// What was found where a server that writes prompts should be.
+    ServerTrial { generation: u64, trial: Box<ServerTrial> },
     /// An export is over: a line worth telling, nothing where it was stopped, or why it did not work.
     Exported { generation: u64, result: Result<Option<String>, UserError> },
     /// Something happened in the self-test.
@@ -462,6 +464,14 @@ impl Tasks {
                 let hint = format!("Download it, or choose {open:?} in \"Models and memory\".");
                 Some(Outcome::Failed(UserError { hint, ..problem }))
             }
+        });
+    }
+
+    /// Finds out what there is of a server that writes prompts.
+    pub(super) fn try_server(&self, server: ServerEndpoint, Ticket { generation, cancel }: Ticket) {
+        self.spawn("trial", move || {
+            let trial = ServerTrial::run(&server, &cancel)?;
+            Some(Outcome::ServerTrial { generation, trial: Box::new(trial) })
         });
     }
 

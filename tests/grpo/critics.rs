@@ -1,13 +1,10 @@
 //! Critics that compute, and those behind an address.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpListener;
-use std::sync::{Arc, Mutex};
-
-use serde_json::{Value, json};
+use serde_json::json;
 use tch::{Device, Kind, Tensor};
 
 use super::{checkpoint, column, model, photos, said, train};
+use crate::chat_server::{ChatServer, message, respond};
 use crate::samples::{Folder, photo};
 use chain_of_zoom::base::Precision;
 use chain_of_zoom::imaging::Picture;
@@ -120,57 +117,18 @@ fn the_model_itself_rates_with_no_more_memory_and_the_phases_change_nothing() {
     }
 }
 
-/// A server that answers each request by its number and body; returns its address.
-fn server(answer: impl Fn(usize, &Value) -> (u16, String) + Send + 'static) -> (String, Arc<Mutex<Vec<Value>>>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = format!("http://{}/v1", listener.local_addr().unwrap());
-    let bodies = Arc::new(Mutex::new(Vec::new()));
-    let kept = bodies.clone();
-    std::thread::spawn(move || {
-        for (number, stream) in listener.incoming().flatten().enumerate() {
-            let mut reader = BufReader::new(stream.try_clone().unwrap());
-            let (mut length, mut line, mut first) = (0, String::new(), String::new());
-            while reader.read_line(&mut line).unwrap_or(0) > 2 {
-                if first.is_empty() {
-                    first.clone_from(&line);
-                }
-                if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
-                    length = value.trim().parse().unwrap();
-                }
-                line.clear();
-            }
-            let mut body = vec![0; length];
-            reader.read_exact(&mut body).unwrap();
-            let body: Value = serde_json::from_slice(&body).unwrap_or_default();
-            let (status, text) = match first.contains("/models") {
-                true => (200, json!({ "data": [{ "id": "eyes" }] }).to_string()),
-                false => answer(number, &body),
-            };
-            kept.lock().unwrap().push(body);
-            let head = format!("HTTP/1.1 {status} X\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", text.len());
-            let mut stream = stream;
-            _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(text.as_bytes()));
-        }
-    });
-    (address, bodies)
-}
-
-fn message(text: &str) -> (u16, String) {
-    (200, json!({ "choices": [{ "message": { "content": text } }] }).to_string())
-}
-
 #[test]
 fn servers_are_asked_with_both_pictures_and_patience() {
-    let (address, bodies) = server(|number, _| match number {
-        1 => (503, "busy".into()),
-        _ => message("Score: 80"),
+    let server = ChatServer::start(|number, _, stream| match number {
+        0 => respond(stream, 503, "", b"busy"),
+        _ => message(stream, "Score: 80"),
     });
-    let options = CriticOptions { name: address, ..options(false) };
+    let options = CriticOptions { name: server.address.clone(), ..options(false) };
     let mut critic = critic::open(&options).unwrap();
     let ratings = critic::ratings(&mut *critic, &pictures(), &["fur".to_owned()], &mut || true).unwrap();
     assert_eq!(ratings, [Some(0.8)]);
-    let bodies = bodies.lock().unwrap();
-    let asked = bodies.last().unwrap();
+    let questions = server.questions();
+    let asked = &questions.last().unwrap().body;
     assert_eq!((asked["model"].as_str(), asked["max_tokens"].as_u64()), (Some("eyes"), Some(8)));
     let content = asked["messages"][0]["content"].as_array().unwrap();
     let images = content.iter().filter_map(|part| part["image_url"]["url"].as_str());
@@ -184,19 +142,20 @@ fn who_is_not_rated_leaves_its_group() {
     let folder = Folder::new();
     photos(&folder, 2);
     // It has no opinion of texts of an odd number of letters, and never changes its mind.
-    let (address, _) = server(|_, body| {
-        let text = body["messages"][0]["content"][4]["text"].as_str().unwrap_or_default().to_owned();
-        message(if text.chars().count() % 2 == 0 { "70" } else { "no idea" })
+    let server = ChatServer::start(|_, asked, stream| {
+        let text = asked.body["messages"][0]["content"][4]["text"].as_str().unwrap_or_default();
+        message(stream, if text.chars().count() % 2 == 0 { "70" } else { "no idea" });
     });
     let out = folder.path("out");
-    let output = train(&folder, &out, &["--critic", &address, "--max_train_steps", "2"]);
+    let output = train(&folder, &out, &["--critic", &server.address, "--max_train_steps", "2"]);
     assert!(output.status.success(), "{}", said(&output));
     assert!(column(&out, "unrated").iter().sum::<f64>() > 0.0);
     assert!(column(&out, "loss").iter().all(|loss| loss.is_finite()));
 
-    let (silent, _) = server(|_, _| message("no idea"));
+    // One that has only thought has rated nothing either.
+    let silent = ChatServer::start(|_, _, stream| message(stream, "<think>Which number?"));
     let out = folder.path("silent");
-    let options = ["--critic", &silent, "--max_train_steps", "100", "--gradient_accumulation_steps", "1"];
+    let options = ["--critic", &silent.address, "--max_train_steps", "100", "--gradient_accumulation_steps", "1"];
     let output = train(&folder, &out, &options);
     assert!(!output.status.success() && said(&output).contains("The critic gives no ratings"), "{}", said(&output));
     assert!(column(&out, "skipped_groups").iter().all(|&groups| groups == 1.0));

@@ -9,6 +9,7 @@ mod pointer;
 mod prompt;
 mod quality;
 mod selftest;
+mod server;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

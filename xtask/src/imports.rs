@@ -73,7 +73,7 @@ const ONLY_IN: Table = &[
     ("openh264", &["scene"]),
     ("zip", &["hub", "document/session", "checkpoint", "synthetic", "selftest"]),
     ("clap", &["cli"]),
-    ("ureq", &["hub", "pipelines/caption/server.rs"]),
+    ("ureq", &["hub", "pipelines/caption/server"]),
 ];
 
 /// Fails with all that lies against the tables above.

@@ -132,7 +132,8 @@ fn measure(arguments: &Arguments) -> Result<Figures, UserError> {
     };
     let start = Instant::now();
     let (device, plan, precision) = (arguments.device, arguments.model.memory(), arguments.model.precision());
-    let mut captioner = caption::open(&arguments.prompt.prompt_source(precision)?, device)?;
+    let prompt_source = arguments.prompt.prompt_source(precision, arguments.include_parent)?;
+    let mut captioner = caption::open(&prompt_source, device)?;
     let captioner_bytes = captioner.as_ref().map_or(0, |captioner| captioner.bytes());
     let backbone = (!arguments.captioner_only).then(|| arguments.model.diffusion()).transpose()?;
     let mut resolver =

@@ -7,6 +7,7 @@ pub mod vlm;
 
 use std::sync::Arc;
 
+use server::Server;
 use tags::Tagger;
 use tch::Device;
 use vlm::Vlm;
@@ -25,6 +26,16 @@ pub struct CaptionInput {
     pub enlarged: Arc<Picture>,
     /// For those that are asked.
     pub request: CaptionRequest,
+}
+
+impl CaptionInput {
+    /// What a vision-language model is shown, in this order.
+    pub(in crate::pipelines) fn pictures(&self) -> Vec<Arc<Picture>> {
+        match self.request.include_parent {
+            true => vec![self.parent.clone(), self.enlarged.clone()],
+            false => vec![self.enlarged.clone()],
+        }
+    }
 }
 
 /// Writes the prompt for a region. Lives on the engine's thread.
@@ -59,11 +70,12 @@ pub trait Captioner: Send {
 type Open = fn(&PromptSource, Device) -> Result<Box<dyn Captioner>, PipelineError>;
 
 /// What opens each of [`PROMPT_SOURCES`](crate::base::PROMPT_SOURCES), by id; the user's own prompt needs nothing.
-const REGISTRY: [(&str, Option<Open>); 4] = [
+const REGISTRY: [(&str, Option<Open>); 5] = [
     ("null", None),
     ("dape", Some(|source, device| Ok(Box::new(Tagger::open(source, device)?)))),
     ("vlm_base", Some(|source, device| Ok(Box::new(Vlm::open(source, device)?)))),
     ("vlm", Some(|source, device| Ok(Box::new(Vlm::open(source, device)?)))),
+    ("server", Some(|source, _| Ok(Box::new(Server::open(source)?)))),
 ];
 
 /// Opens a captioner; `None` where the prompt is the user's own. Weights are read with the first picture.

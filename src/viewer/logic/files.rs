@@ -132,6 +132,7 @@ impl Viewer {
                     self.use_prompt_source(prompt_source);
                 }
             }
+            Outcome::ServerTrial { generation, trial } => self.take_server_trial(generation, *trial),
             Outcome::Exported { generation, result } => {
                 if self.exports.finish(generation) {
                     self.state.exporting = None;

@@ -9,6 +9,7 @@ use crate::base::{
 };
 use crate::document::StateId;
 use crate::engine::{Event, Job, JobId, JobOutcome, Restorer, StepOutput};
+use crate::hub;
 use crate::scene::canvas::Overlay;
 use crate::viewer::Viewer;
 use crate::viewer::state::{Cause, Message, PlacedBox, Queued, Retry, Running};
@@ -412,7 +413,7 @@ impl Viewer {
             size: (choices.process_size, choices.process_size),
             prompt,
             extracted_prompt: None,
-            prompt_source: settings.prompt_source.clone(),
+            prompt_source: self.prompt_source(),
             request: CaptionRequest {
                 message: Some(settings.message.trim().to_owned()).filter(|message| !message.is_empty()),
                 include_parent: settings.include_parent,
@@ -423,6 +424,15 @@ impl Viewer {
             preview: true,
             restorer: self.restorer(),
         })
+    }
+
+    /// Where prompts come from, with the user's own server.
+    fn prompt_source(&self) -> PromptSource {
+        let source = self.state.settings.prompt_source.clone();
+        if !source.is_server() {
+            return source;
+        }
+        source.asked_at(hub::with_key(self.state.settings.server.clone()))
     }
 
     /// The model that is chosen, and how it runs.

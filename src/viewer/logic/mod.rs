@@ -162,6 +162,9 @@ impl Viewer {
                 let ticket = self.prompt_source_search.start();
                 self.tasks.look_for_prompt_source(spec, paths.clone(), ticket);
             }
+            Action::UseServer(address) => self.use_server(&address),
+            Action::TryServer => self.try_server(),
+            Action::StopTryingServer => self.stop_trying_server(),
             Action::Download(assets) => self.download(assets),
             Action::Rebuild => {
                 if let Some(rebuild) = self.state.rebuild.take() {

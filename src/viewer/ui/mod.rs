@@ -15,6 +15,7 @@ mod offered_models;
 mod palette;
 mod prompt_field;
 mod prompt_panel;
+mod prompt_server;
 mod prompt_source;
 mod quality;
 mod rebuild;

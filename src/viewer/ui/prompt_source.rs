@@ -16,7 +16,10 @@ pub(super) fn show(viewer: &mut Viewer, ui: &mut egui::Ui) -> bool {
     if source.is_user() {
         return false;
     }
-    let is_asked = source.spec.is_asked;
+    let (is_asked, is_server) = (source.spec.is_asked, source.is_server());
+    if is_server {
+        super::prompt_server::show(viewer, ui);
+    }
     let entered = extracted(viewer, ui);
     if is_asked {
         question(viewer, ui);

@@ -93,10 +93,7 @@ impl Vlm {
         self.networks.get(progress)?;
         let _kept = allocator::keep_blocks();
         let request = &input.request;
-        let pictures = match request.include_parent {
-            true => vec![input.parent.clone(), input.enlarged.clone()],
-            false => vec![input.enlarged.clone()],
-        };
+        let pictures = input.pictures();
         self.encode_images(&pictures, progress)?;
         let images = self.cache[self.cache.len() - pictures.len()..].iter().map(|cached| &cached.image);
         let language = &self.networks.get(progress)?.language;

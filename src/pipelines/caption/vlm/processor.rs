@@ -65,8 +65,7 @@ pub fn caption_chat(message: &str, images: usize) -> Value {
 
 /// The same for a region alone or with its parent, in the reference's words or in others.
 pub(super) fn chat_of(request: &CaptionRequest, images: usize) -> Value {
-    let message = CaptionRequest::default_message(request.include_parent);
-    caption_chat(request.message.as_deref().unwrap_or(message), images)
+    caption_chat(request.question(), images)
 }
 
 impl Processor {

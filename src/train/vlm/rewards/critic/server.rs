@@ -1,9 +1,10 @@
 //! A critic behind an address: a server that speaks OpenAI's chat completions.
 
 use super::{ANSWER_TOKENS, Critic, CriticOptions, question, rating};
+use crate::base::{ServerEndpoint, ServerKey};
 use crate::imaging::Picture;
 use crate::pipelines::PipelineError;
-use crate::pipelines::caption::server::{ChatServer, Part};
+use crate::pipelines::caption::server::{ChatServer, Part, Patience, Question};
 use crate::train::TrainError;
 
 pub(super) struct Server(ChatServer);
@@ -14,7 +15,15 @@ impl Server {
             let found = "the expected score needs the probabilities of all answers, which servers do not tell".into();
             return Err(TrainError::Critic(found));
         }
-        Ok(Self(ChatServer::open(&options.name, options.model.as_deref())?))
+        let endpoint = ServerEndpoint {
+            address: options.name.parse().map_err(TrainError::Critic)?,
+            model: options.model.clone().unwrap_or_default(),
+            key: ServerKey::of_environment(),
+        };
+        let mut server = ChatServer::new(endpoint, Patience::TRAINING);
+        // Whether it is there shows before anything else is done.
+        server.model(&mut || true)?;
+        Ok(Self(server))
     }
 }
 
@@ -26,7 +35,7 @@ impl Critic for Server {
         attempt: u64,
         goes_on: &mut dyn FnMut() -> bool,
     ) -> Result<Vec<Option<f64>>, TrainError> {
-        let [first, second] = [self.0.image(first)?, self.0.image(second)?];
+        let [first, second] = [ChatServer::image(first)?, ChatServer::image(second)?];
         let rate = |description: &String| {
             if !goes_on() {
                 return Err(PipelineError::Cancelled.into());
@@ -39,8 +48,15 @@ impl Critic for Server {
                 Part::Image(&second),
                 Part::Text(behind),
             ];
-            // Who has given no number may give one in another mood.
-            Ok(rating(&self.0.answer(&parts, ANSWER_TOKENS, attempt as f64, goes_on)?))
+            let question = Question {
+                system: None,
+                parts: &parts,
+                max_tokens: ANSWER_TOKENS,
+                // Who has given no number may give one in another mood.
+                temperature: attempt as f64,
+                seed: None,
+            };
+            Ok(rating(&self.0.answer(&question, goes_on, &mut |_| ())?.unwrap_or_default()))
         };
         descriptions.iter().map(rate).collect()
     }
