@@ -24,6 +24,8 @@ use chain_of_zoom::imaging::{Picture, codec};
 use chain_of_zoom::pipelines::caption::server::{ChatServer as Client, Patience, Question};
 use chain_of_zoom::pipelines::caption::{CaptionInput, Captioner};
 use chain_of_zoom::pipelines::{PipelineError, caption};
+use chain_of_zoom::synthetic;
+use chain_of_zoom::synthetic::Size;
 
 const KEY: &str = "sk-canary-0123456789";
 
@@ -278,7 +280,6 @@ fn what_is_no_answer_is_named_and_nothing_is_lost() {
         ("text/event-stream", many, "more than 4 MB"),
         ("text/event-stream", b"data: {\"error\":{\"message\":\"no such model\"}}\n".to_vec(), "no such model"),
         ("text/event-stream", b"data: {\"error\":\"the key sk-canary-0123456789\"}\n".to_vec(), "the key (key)"),
-        ("application/json", b"{\"choices\":[{\"message\":{\"content\":\"<think>\"}}]}".to_vec(), "thought until"),
     ];
     let (count, served) = (answers.len(), answers.clone());
     let server = ChatServer::start(move |number, _, to| match served.get(number) {
@@ -334,6 +335,29 @@ fn fields_that_a_server_does_not_know_are_left_out_from_then_on() {
     assert_eq!(body["messages"].as_array().unwrap().len(), 1);
     let content = body["messages"][0]["content"].as_array().unwrap();
     assert_eq!(content.last().unwrap()["text"], CaptionRequest::default_message(false));
+}
+
+#[test]
+fn a_model_that_thinks_away_all_tokens_is_asked_not_to() {
+    let server = ChatServer::start(|number, _, to| match number {
+        0 | 4 => message(to, "<think>A fox?"),
+        1 => {
+            let text = "Unrecognized request argument supplied: chat_template_kwargs";
+            document(to, 400, &json!({ "error": { "message": text } }));
+        }
+        _ => stream(to, &["fur"]),
+    });
+    let mut captioner = open(&server);
+    assert_eq!(ask(&mut *captioner).unwrap(), "fur");
+    assert_eq!(ask(&mut *captioner).unwrap(), "fur");
+    let questions = server.questions();
+    assert_eq!(questions.len(), 4);
+    assert!(questions[0].body.get("reasoning_effort").is_none());
+    assert_eq!(questions[1].body["chat_template_kwargs"], json!({ "enable_thinking": false }));
+    assert_eq!(questions[3].body["reasoning_effort"], "none", "from then on");
+    assert!(questions[3].body.get("chat_template_kwargs").is_none());
+    let text = problem(ask(&mut *captioner).unwrap_err());
+    assert!(text.contains("thought until the tokens were used up") && text.contains("--max-new-tokens"), "{text}");
 }
 
 #[test]
@@ -406,7 +430,7 @@ fn no_server_is_asked_ahead_of_the_user() {
     assert_eq!(server.questions().len(), 2);
 }
 
-/// Every file below a folder that holds this text, plain or as an archive holds it.
+/// Every file below a folder that holds this text.
 fn holding(folder: &Path, text: &str) -> Vec<String> {
     let has = |bytes: &[u8]| bytes.windows(text.len()).any(|part| part == text.as_bytes());
     let files = walkdir::WalkDir::new(folder).into_iter().flatten().filter(|entry| entry.file_type().is_file());
@@ -450,24 +474,25 @@ fn the_command_line_asks_a_server_and_its_key_is_in_no_file() {
     assert_eq!(server.questions().last().unwrap().images().len(), 2);
     assert_eq!(server.asked().len(), 2, "no list is asked for where a model is named");
 
-    // By the environment, in full images too.
+    // By the environment.
     let run = zoom("environment").env("OPENAI_BASE_URL", &server.address).env("OPENAI_API_KEY", KEY).output().unwrap();
     assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
     assert_eq!(authorization(), bearer);
-    let mut full = coz(["full", "-i", photo.to_str().unwrap(), "-o", folder.path("full").to_str().unwrap()]);
-    full.args([
-        "--backbone",
-        "builtin",
-        "--device",
-        "cpu",
-        "--prompt-type",
-        "server",
-        "--prompt-server",
-        &server.address,
-    ]);
-    let (before, run) = (server.questions().len(), full.output().unwrap());
+
+    // For the tiles of a full image, to a model that follows them.
+    let model = folder.path("model");
+    synthetic::write(&model, Size::Tiny, &mut |_| {}).unwrap();
+    let run = coz(["full", "-i", photo.to_str().unwrap(), "-o", folder.path("full").to_str().unwrap()])
+        .args(["--backbone", "sd3", "--pretrained_model_name_or_path", model.to_str().unwrap()])
+        .args(["--mixed_precision", "fp32", "--device", "cpu", "--save-prompts", "--prompt-type", "server"])
+        .args(["--prompt-server", &server.address])
+        .output()
+        .unwrap();
     assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
-    assert!(server.questions().len() > before && authorization().is_none());
+    assert_eq!((server.questions().len(), authorization()), (5, None));
+    assert_eq!(server.questions()[4].body["max_tokens"], 16);
+    let text = std::fs::read_to_string(folder.path("full/per-sample/photo/txt/0.txt")).unwrap();
+    assert_eq!(text, "fur 4");
 
     assert_eq!(holding(folder.root(), "canary"), [""; 0], "results, their records and the log");
     assert_eq!(holding(folder.root(), &server.address), [""; 0], "where it stands is nobody's business");

@@ -100,6 +100,8 @@ struct Unknown {
     stream: bool,
     /// Some chat templates know only a user; what the system says comes behind the pictures then.
     system: bool,
+    reasoning_effort: bool,
+    chat_template_kwargs: bool,
 }
 
 impl Unknown {
@@ -112,13 +114,16 @@ impl Unknown {
             ("temperature", &mut self.temperature),
             ("stream", &mut self.stream),
             ("system", &mut self.system),
+            ("reasoning_effort", &mut self.reasoning_effort),
+            ("chat_template_kwargs", &mut self.chat_template_kwargs),
         ];
         let is_named = |name: &str| said.split(|it: char| !it.is_alphanumeric() && it != '_').any(|word| word == name);
         let new = fields.into_iter().find(|(name, known)| !**known && is_named(name));
         new.map(|(_, known)| *known = true).is_some()
     }
 
-    fn body(&self, model: &str, question: &Question) -> Value {
+    /// `is_hushed`: its model is not to reason.
+    fn body(&self, model: &str, question: &Question, is_hushed: bool) -> Value {
         let part = |part: &Part| match part {
             Part::Text(text) => json!({ "type": "text", "text": text }),
             Part::Image(url) => json!({ "type": "image_url", "image_url": { "url": url } }),
@@ -141,6 +146,13 @@ impl Unknown {
         }
         if !self.stream {
             body["stream"] = true.into();
+        }
+        // The one is OpenAI's and Ollama's name for it, the other vLLM's and llama.cpp's.
+        if is_hushed && !self.reasoning_effort {
+            body["reasoning_effort"] = "none".into();
+        }
+        if is_hushed && !self.chat_template_kwargs {
+            body["chat_template_kwargs"] = json!({ "enable_thinking": false });
         }
         body
     }
@@ -169,6 +181,8 @@ pub struct ChatServer {
     /// The one to be asked, once it is known.
     model: Option<String>,
     unknown: Unknown,
+    /// Its model has used up the tokens with thoughts, and is asked not to from then on.
+    is_hushed: bool,
     has_answered: bool,
 }
 
@@ -176,7 +190,7 @@ impl ChatServer {
     /// Asks nothing yet.
     pub fn new(endpoint: ServerEndpoint, patience: Patience) -> Self {
         let model = Some(endpoint.model.clone()).filter(|model| !model.is_empty());
-        Self { endpoint, patience, model, unknown: Unknown::default(), has_answered: false }
+        Self { endpoint, patience, model, unknown: Unknown::default(), is_hushed: false, has_answered: false }
     }
 
     /// The models that the server names. `goes_on` is asked again and again, here and below.
@@ -232,8 +246,23 @@ impl ChatServer {
         on_text: &mut dyn FnMut(&str),
     ) -> Result<Option<String>, PipelineError> {
         let model = self.model(goes_on)?;
+        let answer = self.answer_of(&model, question, goes_on, on_text)?;
+        if answer.is_some() || self.is_hushed {
+            return Ok(answer);
+        }
+        self.is_hushed = true;
+        self.answer_of(&model, question, goes_on, on_text)
+    }
+
+    fn answer_of(
+        &mut self,
+        model: &str,
+        question: &Question,
+        goes_on: &mut dyn FnMut() -> bool,
+        on_text: &mut dyn FnMut(&str),
+    ) -> Result<Option<String>, PipelineError> {
         self.patiently(goes_on, &mut |server, goes_on| {
-            let body = server.unknown.body(&model, question).to_string().into_bytes();
+            let body = server.unknown.body(model, question, server.is_hushed).to_string().into_bytes();
             let mut answer = Answer::default();
             let mut take = |bytes: &[u8]| {
                 let reading = answer.push(bytes)?;
