@@ -41,8 +41,8 @@ pub struct ChatServer {
 }
 
 impl ChatServer {
-    /// `answer` is given the number of each question, from 0, the question, and where to write; each in a thread of its own.
-    /// What models there are, it tells itself.
+    /// `answer` is given the number of each question, from 0, the question, and where to write; each in a thread of its
+    /// own. What models there are, it tells itself.
     pub fn start(answer: impl Fn(usize, &Asked, &mut TcpStream) + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = format!("http://{}/v1", listener.local_addr().unwrap());

@@ -1,5 +1,5 @@
-//! Prompts by servers: one that streams, stalls, errs, cuts, sends elsewhere and talks nonsense. What is sent, to whom, and that
-//! keys stay with those they are for.
+//! Prompts by servers: one that streams, stalls, errs, cuts, sends elsewhere and talks nonsense. What is sent, to whom,
+//! and that keys stay with those they are for.
 
 use std::io::Write;
 use std::net::TcpListener;
@@ -491,7 +491,7 @@ fn the_command_line_asks_a_server_and_its_key_is_in_no_file() {
     assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
     assert_eq!((server.questions().len(), authorization()), (5, None));
     assert_eq!(server.questions()[4].body["max_tokens"], 16);
-    let text = std::fs::read_to_string(folder.path("full/per-sample/photo/txt/0.txt")).unwrap();
+    let text = std::fs::read_to_string(folder.path("full/per-sample/photo/txt/0_0.txt")).unwrap();
     assert_eq!(text, "fur 4");
 
     assert_eq!(holding(folder.root(), "canary"), [""; 0], "results, their records and the log");

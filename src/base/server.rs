@@ -1,5 +1,5 @@
-//! A server that people run already and that speaks OpenAI's chat API: where it is, which model is asked there, and its key.
-//! All of it is the user's own; of a session or a picture it is no part.
+//! A server that people run already and that speaks OpenAI's chat API: where it is, which model is asked there, and its
+//! key. All of it is the user's own; of a session or a picture it is no part.
 
 use std::fmt;
 use std::str::FromStr;
@@ -157,8 +157,8 @@ pub struct ServerEndpoint {
 }
 
 impl ServerEndpoint {
-    /// What leaves this machine and where to, in plain words; `None` where nothing does. `include_parent`: the parent state is
-    /// shown too.
+    /// What leaves this machine and where to, in plain words; `None` where nothing does. `include_parent`: the parent
+    /// state is shown too.
     pub fn notice(&self, include_parent: bool) -> Option<String> {
         let what =
             if include_parent { "The box, the state around it and the question" } else { "The box and its question" };

@@ -41,8 +41,8 @@ pub fn server_of_environment() -> Result<Option<ServerEndpoint>, UserError> {
     Ok(Some(ServerEndpoint { address, model, key: ServerKey::of_environment() }))
 }
 
-/// A server that was entered without a key has that of the environment, which may be meant for another one: so only where
-/// the environment names this one, or nobody else can read it.
+/// A server that was entered without a key has that of the environment, which may be meant for another one: so only
+/// where the environment names this one, or nobody else can read it.
 pub fn with_key(server: ServerEndpoint) -> ServerEndpoint {
     let is_named = || {
         let named = server_of_environment().ok().flatten();
@@ -75,7 +75,7 @@ pub fn server_key(file: &Path, address: &ServerAddress) -> ServerKey {
     }
 }
 
-/// Keeps the server's key in this file; where it has none, none for it. That of another server stays until there is one.
+/// Keeps the server's key in this file; where it has none, none for it. That of another one stays until there is one.
 ///
 /// # Errors
 /// What the system says.

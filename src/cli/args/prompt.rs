@@ -23,8 +23,8 @@ pub(crate) struct PromptArguments {
     pub prompt: String,
     #[command(flatten)]
     files: PromptSourceFiles,
-    /// The server for --prompt-type server, up to and with /v1 [default: OPENAI_BASE_URL, else what was entered in the window,
-    /// else Ollama on this machine]. Its key is OPENAI_API_KEY
+    /// The server for --prompt-type server, up to and with /v1 [default: OPENAI_BASE_URL, else what was entered in the
+    /// window, else Ollama on this machine]. Its key is OPENAI_API_KEY
     #[arg(long, alias = "prompt_server", value_name = "URL")]
     prompt_server: Option<ServerAddress>,
     /// The model that is asked there [default: OPENAI_MODEL with OPENAI_BASE_URL, else the first that the server names]
@@ -42,8 +42,8 @@ fn prompt_type() -> impl TypedValueParser<Value = &'static PromptSourceSpec> {
 }
 
 impl PromptArguments {
-    /// The source of prompts. Its files are found where they are not given: first where the viewer's user has said. Where
-    /// pictures leave this machine, that is told.
+    /// The source of prompts. Its files are found where they are not given: first where the viewer's user has said.
+    /// Where pictures leave this machine, that is told.
     pub(crate) fn prompt_source(&self, precision: Precision, include_parent: bool) -> Result<PromptSource, UserError> {
         let paths = self.files.0.paths(self.prompt_type.files).or(ModelPaths::of_user());
         let source = hub::prompt_source(self.prompt_type, &paths, precision)?;

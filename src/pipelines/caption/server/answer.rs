@@ -1,5 +1,5 @@
 //! What a server answers, from its bytes: a stream of events as OpenAI's API has it (`data: {..}`, one a line, up to
-//! `data: [DONE]`), or one JSON document from servers that do not stream. Answers are text from anywhere: all is bounded.
+//! `data: [DONE]`), or one JSON document from servers that do not stream. Answers come from anywhere: all is bounded.
 
 use serde_json::Value;
 

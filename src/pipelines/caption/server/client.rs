@@ -1,5 +1,5 @@
-//! A client of servers that speak OpenAI's chat completions with images: vLLM, llama.cpp, Ollama, LM Studio, OpenAI itself.
-//! No server has all fields of that API; what one does not know it is not told again.
+//! A client of servers that speak OpenAI's chat completions with images: vLLM, llama.cpp, Ollama, LM Studio, OpenAI
+//! itself. No server has all fields of that API; what one does not know it is not told again.
 
 use std::io::Cursor;
 use std::time::{Duration, Instant};

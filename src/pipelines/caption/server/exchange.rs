@@ -1,4 +1,4 @@
-//! One request on a thread of its own: whoever waits for the answer can leave at any moment, and the thread ends with that.
+//! One request on a thread of its own: whoever waits for the answer can leave at any moment, and the thread ends then.
 
 use std::io::{ErrorKind, Read};
 use std::time::{Duration, Instant};

@@ -103,7 +103,7 @@ pub struct Trial {
     pub seen: Result<(String, String, Duration), PipelineError>,
 }
 
-/// Asks a server for its models, and one of them what it sees in a picture of this program's own: an orange disc on blue.
+/// Asks a server for its models, and one of them what is in a picture of the program's own: an orange disc on blue.
 ///
 /// # Errors
 /// [`PipelineError::Cancelled`]; a server that does not answer at all.
