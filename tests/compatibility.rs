@@ -234,6 +234,8 @@ fn settings_are_what_they_were() {
         let mut saved = table(&now);
         // Newer than these.
         assert_eq!(saved.remove("keep_location"), Some(false.into()));
+        let usual = toml::Table::from_iter([("address".into(), "http://127.0.0.1:11434/v1".into())]);
+        assert_eq!(saved.remove("server"), Some(usual.into()));
         assert_eq!(saved, table(&then), "{name}: saved again it says the same");
     }
     // The command line looks there too.
