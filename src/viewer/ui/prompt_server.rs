@@ -14,7 +14,7 @@ const LISTED: usize = 100;
 pub(super) fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
     let settings = &viewer.state.settings;
     if let Some(notice) = settings.server.notice(settings.include_parent) {
-        ui.add(Label::new(RichText::new(notice).color(theme::ACCENT)).wrap());
+        ui.add(Label::new(RichText::new(notice).color(ui.visuals().warn_fg_color)).wrap());
     }
     let title = format!("Server: {}", settings.server.address.host());
     CollapsingHeader::new(title).id_salt("server").show(ui, |ui| {
