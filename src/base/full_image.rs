@@ -1,10 +1,10 @@
 //! A full image instead of a box: how it is worked through (`inference_coz_full.py`).
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
 /// How tiles of the autoencoder know of each other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(from = "Written", into = "Written")]
 pub enum VaeMode {
     /// By a small copy of the picture, as Chain-of-Zoom does.
     #[default]
@@ -13,6 +13,40 @@ pub enum VaeMode {
     Averaged,
     /// As if there were no tiles; several times as long.
     Exact,
+}
+
+/// As sessions and settings have it: at first there were two, and it was said whether it is the exact one.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Written {
+    IsExact(bool),
+    Other(Other),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Other {
+    Averaged,
+}
+
+impl From<VaeMode> for Written {
+    fn from(mode: VaeMode) -> Self {
+        match mode {
+            VaeMode::Fast => Self::IsExact(false),
+            VaeMode::Exact => Self::IsExact(true),
+            VaeMode::Averaged => Self::Other(Other::Averaged),
+        }
+    }
+}
+
+impl From<Written> for VaeMode {
+    fn from(written: Written) -> Self {
+        match written {
+            Written::IsExact(false) => Self::Fast,
+            Written::IsExact(true) => Self::Exact,
+            Written::Other(Other::Averaged) => Self::Averaged,
+        }
+    }
 }
 
 /// How a diffusion model works through a full image (the options of `inference_coz_full.py`).
@@ -31,7 +65,7 @@ pub struct Tiling {
     #[serde(rename = "decoder")]
     pub decoder_tile: u32,
     /// How these know of each other.
-    #[serde(rename = "vae", alias = "exact", deserialize_with = "vae_mode")]
+    #[serde(rename = "exact")]
     pub vae_mode: VaeMode,
 }
 
@@ -57,21 +91,6 @@ impl Default for Tiling {
     fn default() -> Self {
         Self::CHAIN_OF_ZOOM
     }
-}
-
-/// Older programs knew two and wrote whether it was the exact one.
-fn vae_mode<'de, D: Deserializer<'de>>(deserializer: D) -> Result<VaeMode, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Written {
-        IsExact(bool),
-        Mode(VaeMode),
-    }
-    Ok(match Written::deserialize(deserializer)? {
-        Written::IsExact(false) => VaeMode::Fast,
-        Written::IsExact(true) => VaeMode::Exact,
-        Written::Mode(mode) => mode,
-    })
 }
 
 /// A full image that is to be enlarged, or was.
