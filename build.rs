@@ -74,7 +74,8 @@ fn is_used(name: &str) -> bool {
         "unet.batch.",
         "unet.odd.",
     ];
-    !name.ends_with(".embeds") && !unused.iter().any(|start| name.starts_with(start))
+    let is_embeds = name.ends_with(".embeds") && !name.starts_with("text.") && !name.starts_with("unet.");
+    !is_embeds && !unused.iter().any(|start| name.starts_with(start))
 }
 
 fn pack_fixtures(archive: &Path) -> Result<(), Box<dyn Error>> {
