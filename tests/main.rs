@@ -29,6 +29,7 @@ mod sd21;
 mod sd3;
 mod selftest;
 mod session;
+mod single_file;
 mod training;
 mod viewer;
 mod window;

@@ -109,7 +109,8 @@ static SD3: BackboneSpec = BackboneSpec {
             label: "Stable Diffusion 3",
             option: "pretrained-model-name-or-path",
             help: "Folder in the layout of stabilityai/stable-diffusion-3-medium-diffusers, or such a name, which is looked \
-                   for in the data folder and in the Hugging Face cache",
+                   for in the data folder and in the Hugging Face cache; or a single file (sd3_medium*.safetensors), \
+                   or the folder it lies in",
             is_required: true,
             published: Published::Repository(&["stabilityai/stable-diffusion-3-medium-diffusers"]),
             contents: &[
@@ -134,6 +135,7 @@ static SD3: BackboneSpec = BackboneSpec {
                 Content::Weights("transformer", "diffusion_pytorch_model"),
                 Content::File("vae/config.json"),
                 Content::Weights("vae", "diffusion_pytorch_model"),
+                Content::SingleFile,
             ],
         },
         FileSpec {

@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::{DeviceChoice, MemoryPlan};
+use super::{BackboneSpec, DeviceChoice, MemoryPlan};
 
 /// What the program itself can change so that the same goes on; the window offers it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +14,8 @@ pub enum Remedy {
     Memory(MemoryPlan),
     /// A device has stopped: what computes instead.
     Device(DeviceChoice),
+    /// The file is a model of another kind: use it as that.
+    Backbone(&'static BackboneSpec),
 }
 
 /// A failure in words.

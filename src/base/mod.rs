@@ -9,6 +9,7 @@ mod files;
 mod folders;
 mod full_image;
 mod hash;
+pub mod hub_cache;
 pub mod log;
 pub mod memory;
 mod memory_plan;

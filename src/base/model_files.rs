@@ -63,12 +63,19 @@ pub enum Content {
     Optional(&'static str),
     /// `{folder}/{stem}.safetensors`, its `.fp16` variant, or shards of it; `folder` may be empty.
     Weights(&'static str, &'static str),
+    /// In place of the folder, or in it, a single file with the original's key names may hold all weights or some.
+    SingleFile,
 }
 
 impl FileSpec {
     /// Whether it is a folder.
     pub fn is_folder(&self) -> bool {
         !self.contents.is_empty()
+    }
+
+    /// Whether a single file will do in the folder's place.
+    pub fn takes_single_file(&self) -> bool {
+        self.contents.iter().any(|content| matches!(content, Content::SingleFile))
     }
 }
 

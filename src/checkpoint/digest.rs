@@ -8,6 +8,7 @@ use std::time::UNIX_EPOCH;
 
 use serde::{Deserialize, Serialize};
 
+use super::sd3::Sd3;
 use super::{CheckpointError, find, shards, weights_file};
 use crate::base::{Backbone, Content, Folders, sha256, sha256_of, write_atomic};
 
@@ -31,6 +32,10 @@ pub fn weights_digest(backbone: &Backbone) -> Result<String, CheckpointError> {
         let Some(path) = backbone.files.get(spec.role) else { continue };
         if !spec.is_folder() {
             files.push(weights_file(path));
+        }
+        if spec.takes_single_file() {
+            files.extend(Sd3::at(path)?.files()?);
+            continue;
         }
         for content in spec.contents {
             if let Content::Weights(folder, stem) = content {

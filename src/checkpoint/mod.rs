@@ -6,6 +6,7 @@ mod digest;
 mod kinds;
 mod ncnn;
 mod pickle;
+pub mod sd3;
 mod torch_save;
 pub mod torch_writer;
 mod zip_directory;
@@ -38,6 +39,26 @@ pub enum CheckpointError {
         /// What was found instead.
         found: String,
     },
+    /// A small file of a model, or what it says of the others.
+    #[error("{}: {found}", file.display())]
+    Config {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        found: String,
+    },
+    /// Parts of a model are not there.
+    #[error("{} lacks {}", place.display(), listed(missing))]
+    Incomplete {
+        /// The model.
+        place: PathBuf,
+        /// Its files.
+        missing: Vec<PathBuf>,
+    },
+}
+
+fn listed(files: &[PathBuf]) -> String {
+    files.iter().map(|file| file.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
 impl CheckpointError {

@@ -324,6 +324,7 @@ impl ModelAsset {
                         let name = format!("{folder}{name}");
                         needed.push(named(&name).ok_or(name)?);
                     }
+                    Content::SingleFile => {}
                     Content::Optional(name) => needed.extend(named(&format!("{folder}{name}"))),
                     Content::Weights("", stem) => needed.extend(weights(files, &folder, stem)?),
                     Content::Weights(inside, stem) => {

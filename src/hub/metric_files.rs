@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::repository::Repository;
-use super::store;
 use super::store::Store;
+use crate::base::hub_cache::{snapshot, torch_home};
 use crate::base::{Folders, METRICS, MetricFile, MetricSpec};
 
 /// The files of a metric that are on this machine, by [`MetricFile::id`], and those that it lacks.
@@ -40,10 +40,10 @@ pub(super) fn place(file: &MetricFile, folder: Option<&Path>) -> Option<PathBuf>
         let own = own.into_iter().flat_map(|models| [models.join("metrics"), models]);
         let cached = file.hub.and_then(|(id, name)| {
             let store = Store::of_user(Repository { id, is_space: false })?;
-            Some(store::snapshot(&store.folder()).join(name))
+            Some(snapshot(&store.folder()).join(name))
         });
         let of_torch =
-            store::torch_home().into_iter().flat_map(|home| ["hub/checkpoints", "hub/pyiqa"].map(|it| home.join(it)));
+            torch_home().into_iter().flat_map(|home| ["hub/checkpoints", "hub/pyiqa"].map(|it| home.join(it)));
         let folders = own.chain(of_torch);
         let all = folders.flat_map(|folder| names().map(move |name| folder.join(name)).collect::<Vec<_>>());
         cached.into_iter().chain(all).collect::<Vec<_>>()

@@ -8,13 +8,14 @@ use serde::{Deserialize, Serialize};
 
 use super::model_folder::models_in;
 use super::repository::{RAM, TRAINED};
-use super::store;
 use super::store::Store;
+use crate::base::hub_cache::{places, snapshot};
 use crate::base::{
     Backbone, BackboneSpec, Content, FileSpec, Folders, ModelFiles, Precision, PromptSource, PromptSourceSpec,
-    Published, UserError,
+    Published, UserError, is_model_file,
 };
 use crate::checkpoint;
+use crate::checkpoint::sd3::Sd3;
 
 /// Where models are, as the user has said, by [`FileSpec::id`]; what is not here is looked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -149,9 +150,13 @@ pub(super) fn missing_in(spec: &FileSpec, path: &Path) -> Vec<PathBuf> {
     if !spec.is_folder() {
         return absent(path.to_owned());
     }
+    if spec.takes_single_file() {
+        // What is wrong with a file shows when it is opened.
+        return Sd3::at(path).map(|sd3| sd3.missing()).unwrap_or_default();
+    }
     let of = |content: &Content| match *content {
         Content::File(name) => absent(path.join(name)),
-        Content::Optional(_) => Vec::new(),
+        Content::Optional(_) | Content::SingleFile => Vec::new(),
         Content::Weights(folder, stem) => checkpoint::missing(&path.join(folder), stem),
     };
     spec.contents.iter().flat_map(of).collect()
@@ -202,30 +207,18 @@ pub(super) fn published_names(path: &str) -> Vec<String> {
 
 /// Where a model's folder is: as the user says, or by its name.
 fn folder(name: &Path, spec: &FileSpec) -> Result<PathBuf, UserError> {
-    if name.is_dir() {
+    if name.is_dir() || (spec.takes_single_file() && name.is_file()) {
         return Ok(name.to_owned());
     }
     let places = name.to_str().map(places).unwrap_or_default();
     let looked: Vec<String> = places.iter().map(|path| path.display().to_string()).collect();
     places.into_iter().find(|place| place.is_dir()).ok_or_else(|| {
         let nor = if looked.is_empty() { "" } else { ", nor is there " };
-        let details = format!("{} is no folder{nor}{}", name.display(), looked.join(" or "));
+        let kind = if spec.takes_single_file() && is_model_file(name) { "file" } else { "folder" };
+        let details = format!("{} is no {kind}{nor}{}", name.display(), looked.join(" or "));
         let hint = format!("Name the model's folder with --{}, or put it into one of these places.", spec.option);
         UserError::new("The model was not found", details, &hint)
     })
-}
-
-/// Where a model called `org/name` may lie.
-fn places(name: &str) -> Vec<PathBuf> {
-    if Path::new(name).is_absolute() || name.starts_with('.') {
-        return Vec::new();
-    }
-    let short = name.rsplit('/').next().unwrap_or(name);
-    let own = Folders::of_user().map(|folders| folders.models);
-    let mut places: Vec<PathBuf> = own.iter().flat_map(|models| [models.join(name), models.join(short)]).collect();
-    let cached = |cache: PathBuf| store::snapshot(&cache.join(format!("models--{}", name.replace('/', "--"))));
-    places.extend(store::cache().map(cached));
-    places
 }
 
 /// Where the files of trainings are: in the working directory, where the reference has them, in the data folder, and in
@@ -233,7 +226,7 @@ fn places(name: &str) -> Vec<PathBuf> {
 fn roots() -> impl Iterator<Item = PathBuf> {
     let own = Folders::of_user().map(|folders| folders.models);
     let stores = [TRAINED, RAM].into_iter().filter_map(Store::of_user);
-    let cached = stores.map(|store| store::snapshot(&store.folder()));
+    let cached = stores.map(|store| snapshot(&store.folder()));
     std::iter::once(PathBuf::from(".")).chain(own).chain(cached)
 }
 

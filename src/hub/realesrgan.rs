@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use super::error::HubError;
 use super::repository::REAL_ESRGAN;
-use super::store::{Store, snapshot};
+use super::store::Store;
 use super::transfer::{Transfer, has_room};
+use crate::base::hub_cache::snapshot;
 use crate::base::{Folders, sha256, write_atomic};
 use crate::checkpoint::{Checkpoint, weights_file};
 

@@ -13,7 +13,7 @@ use ureq::{Agent, Body, RequestBuilder};
 use super::error::HubError;
 use super::hash::Hash;
 use super::repository::{RemoteFile, Repository};
-use super::store;
+use crate::base::hub_cache;
 
 /// How long the hub is waited for, and how often it is asked again.
 #[derive(Clone, Copy, Debug)]
@@ -77,7 +77,7 @@ fn token() -> Option<String> {
     let saved = |file: std::path::PathBuf| std::fs::read_to_string(file).ok();
     let token = variable("HF_TOKEN")
         .or_else(|| saved(variable("HF_TOKEN_PATH")?.into()))
-        .or_else(|| saved(store::home()?.join("token")))?;
+        .or_else(|| saved(hub_cache::home()?.join("token")))?;
     Some(token.trim().to_owned()).filter(|token| !token.is_empty())
 }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::error::HubError;
 use super::hash::Hash;
 use super::repository::{RemoteFile, Repository};
+use crate::base::hub_cache::cache;
 
 /// How long it waits before it looks again whether another program is done with a file.
 const WAIT: Duration = Duration::from_millis(100);
@@ -174,46 +175,4 @@ fn link(to: &Path, _: &Path, place: &Path) -> io::Result<()> {
 #[cfg(not(unix))]
 fn link(_: &Path, blob: &Path, place: &Path) -> io::Result<()> {
     fs::hard_link(blob, place).or_else(|_| fs::copy(blob, place).map(|_| ()))
-}
-
-/// A folder that a variable names.
-fn variable(name: &str) -> Option<PathBuf> {
-    std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
-}
-
-fn caches() -> Option<PathBuf> {
-    let user = || directories::BaseDirs::new().map(|directories| directories.home_dir().to_owned());
-    variable("XDG_CACHE_HOME").or_else(|| Some(user()?.join(".cache")))
-}
-
-/// PyTorch's cache (`torch.hub`).
-pub(super) fn torch_home() -> Option<PathBuf> {
-    variable("TORCH_HOME").or_else(|| Some(caches()?.join("torch")))
-}
-
-/// The folder of the hub's own programs, as they find it.
-pub(super) fn home() -> Option<PathBuf> {
-    variable("HF_HOME").or_else(|| Some(caches()?.join("huggingface")))
-}
-
-/// The hub's cache, as its own library finds it.
-pub(super) fn cache() -> Option<PathBuf> {
-    variable("HF_HUB_CACHE").or_else(|| variable("HUGGINGFACE_HUB_CACHE")).or_else(|| Some(home()?.join("hub")))
-}
-
-/// The snapshot that `main` stands for, else any.
-pub(super) fn snapshot(repository: &Path) -> PathBuf {
-    let snapshots = repository.join("snapshots");
-    let main = std::fs::read_to_string(repository.join("refs").join("main")).unwrap_or_default();
-    let main = snapshots.join(main.trim());
-    if main != snapshots.join("") && main.is_dir() {
-        return main;
-    }
-    let any = std::fs::read_dir(&snapshots).ok().and_then(|entries| {
-        let mut folders: Vec<PathBuf> =
-            entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
-        folders.sort();
-        folders.pop()
-    });
-    any.unwrap_or(snapshots)
 }

@@ -5,8 +5,12 @@ use std::path::PathBuf;
 
 use tch::{Kind, TchError};
 
-use crate::base::{Cancelled, DeviceChoice, MemoryPlan, Region, Remedy, UserError, bytes_label, names};
+use crate::base::{
+    BACKBONES, BackboneSpec, Cancelled, DeviceChoice, FileSpec, MemoryPlan, Region, Remedy, UserError, bytes_label,
+    names,
+};
 use crate::checkpoint::CheckpointError;
+use crate::checkpoint::sd3::STABLE_DIFFUSION_3;
 use crate::imaging::ImageError;
 use crate::networks::single_image::ARCHITECTURES;
 use crate::runtime::device;
@@ -41,6 +45,14 @@ pub enum PipelineError {
         file: PathBuf,
         /// To recognise it by.
         first_key: String,
+    },
+    /// A whole diffusion model where a single network is expected.
+    #[error("{} is a checkpoint of {model}, no single network", file.display())]
+    DiffusionModel {
+        /// The file.
+        file: PathBuf,
+        /// Which model.
+        model: &'static str,
     },
     /// The model makes no numbers.
     #[error("{model} made values that are not numbers (NaN): its weights are damaged")]
@@ -269,10 +281,21 @@ impl From<PipelineError> for UserError {
             PipelineError::UnknownNetwork { .. } => {
                 ("The model file does not fit", "Choose a file of one of these networks, or the built-in one.")
             }
+            PipelineError::DiffusionModel { model: STABLE_DIFFUSION_3, .. } => (
+                "This is a diffusion model",
+                "Open it as Chain-of-Zoom SD3: --backbone sd3 --pretrained-model-name-or-path FILE.",
+            ),
+            PipelineError::DiffusionModel { .. } => {
+                ("This is a diffusion model", "Of those in a single file only Stable Diffusion 3 is used here.")
+            }
             PipelineError::NotFinite { .. } => {
                 ("The model is damaged", "Download the file again, or choose another model.")
             }
-            PipelineError::Folder { .. } => (
+            PipelineError::Weights(WeightsError::Checkpoint(CheckpointError::Incomplete { .. })) => {
+                ("The model is not whole", "Put what is missing there; `coz models download sd3` brings all of it.")
+            }
+            PipelineError::Folder { .. }
+            | PipelineError::Weights(WeightsError::Checkpoint(CheckpointError::Config { .. })) => (
                 "The model's folder is not as it should be",
                 "It needs all small files of the published model too; download it again.",
             ),
@@ -310,6 +333,10 @@ impl From<PipelineError> for UserError {
             PipelineError::OutOfMemory { plan, .. } => plan.smaller().map(Remedy::Memory),
             PipelineError::WillNotFit { plan, .. } => plan.map(Remedy::Memory),
             // Which leaves out what has stopped.
+            PipelineError::DiffusionModel { model: STABLE_DIFFUSION_3, .. } => {
+                let takes_it = |spec: &&&BackboneSpec| spec.files.iter().any(FileSpec::takes_single_file);
+                BACKBONES.iter().find(takes_it).copied().map(Remedy::Backbone)
+            }
             PipelineError::NoDevice(_) => Some(Remedy::Device(DeviceChoice::Auto)),
             _ if is_lost => Some(Remedy::Device(DeviceChoice::Auto)),
             _ => None,

@@ -91,6 +91,10 @@ pub enum Action {
     RemoveModelFolder(PathBuf),
     /// Ask for the folder of a diffusion model.
     OpenBackbone(&'static BackboneSpec),
+    /// Ask for the single file that holds it.
+    OpenBackboneCheckpoint(&'static BackboneSpec),
+    /// Use the one in this folder or file, with what else it needs.
+    UseBackboneAt(&'static BackboneSpec, PathBuf),
     /// Ask for a file of this one that is in no folder: a LoRA.
     OpenBackboneFile(Backbone, &'static FileSpec),
     /// It lies there; the model it belongs to may lack others.
@@ -191,6 +195,8 @@ impl Action {
             Self::AddModelFolder(_) => Command::AddModelFolder.label().into(),
             Self::RemoveModelFolder(_) => "Remove this folder".into(),
             Self::OpenBackbone(spec) => format!("Open {}…", spec.label),
+            Self::OpenBackboneCheckpoint(spec) => format!("Open a single file of {}…", spec.label),
+            Self::UseBackboneAt(spec, _) => format!("Use it as {}", spec.label),
             Self::OpenBackboneFile(_, file) | Self::UseModelFile(file, _) => format!("Open {}…", file.label),
             Self::UsePromptSource(spec) | Self::UsePromptSourceAt(spec, _) => format!("Prompt from: {}", spec.label),
             Self::OpenPromptSource(spec) => format!("Open {}…", spec.title),
@@ -202,6 +208,7 @@ impl Action {
             Self::UseMemory(plan) => format!("Memory plan: {plan}"),
             Self::GoOnWith(Remedy::Memory(plan)) => format!("Go on with the plan \"{plan}\""),
             Self::GoOnWith(Remedy::Device(_)) => "Go on without the graphics card".into(),
+            Self::GoOnWith(Remedy::Backbone(spec)) => format!("Use it as {}", spec.label),
             Self::Align(_) => "Match colours".into(),
             Self::Rebind(_) => "Change the key".into(),
         }
@@ -239,6 +246,8 @@ impl Action {
             | Self::AddModelFolder(_)
             | Self::RemoveModelFolder(_)
             | Self::OpenBackbone(_)
+            | Self::OpenBackboneCheckpoint(_)
+            | Self::UseBackboneAt(..)
             | Self::OpenBackboneFile(..)
             | Self::UseModelFile(..)
             | Self::UsePromptSource(_)

@@ -316,23 +316,40 @@ impl Tasks {
         });
     }
 
-    /// Asks for the folder of a diffusion model; its other files are looked for beside it.
-    pub(super) fn ask_for_diffusion(&self, spec: &'static BackboneSpec, others: ModelPaths) {
-        let sender = self.sender.clone();
+    /// Asks for the folder of a diffusion model.
+    pub(super) fn ask_for_diffusion(&self, spec: &'static BackboneSpec) {
         self.dialog(move |dialog| {
+            let dialog = dialog.set_title(format!("Open the folder of {}", spec.files.first()?.label));
+            dialog.pick_folder().map(|folder| Action::UseBackboneAt(spec, folder))
+        });
+    }
+
+    /// Asks for the single file that holds a diffusion model.
+    pub(super) fn ask_for_checkpoint(&self, spec: &'static BackboneSpec) {
+        self.dialog(move |dialog| {
+            let label = spec.files.first()?.label;
+            let dialog = dialog.set_title(format!("Open a single file of {label}")).add_filter(label, &["safetensors"]);
+            dialog.pick_file().map(|file| Action::UseBackboneAt(spec, file))
+        });
+    }
+
+    /// Looks for the other files of a diffusion model in this folder or file, and has it used; where some are not found, that is told,
+    /// and the place remembered.
+    pub(super) fn look_for_diffusion_at(&self, spec: &'static BackboneSpec, place: PathBuf, others: ModelPaths) {
+        let sender = self.sender.clone();
+        self.spawn("models", move || {
             let main = spec.files.first()?;
-            let dialog = dialog.set_title(format!("Open the folder of {}", main.label));
-            let place = dialog.pick_folder()?;
             let mut explicit = ModelPaths::default();
             explicit.set(main.id, place.clone());
-            Some(match hub::backbone(spec, &explicit.or(others), Precision::Auto) {
+            let action = match hub::backbone(spec, &explicit.or(others), Precision::Auto) {
                 Ok(backbone) => Action::UseBackbone(backbone),
                 Err(problem) => {
-                    // Where it is not whole, that is told; the window may be closed by now.
+                    // The window may be closed by now.
                     _ = sender.send(Outcome::Failed(problem));
                     Action::UseModelFile(main, place)
                 }
-            })
+            };
+            Some(Outcome::Chosen { document: None, action })
         });
     }
 

@@ -3,6 +3,7 @@
 use tch::{Device, Kind, Tensor};
 
 use super::fixture;
+use chain_of_zoom::checkpoint::sd3::Sd3;
 use chain_of_zoom::pipelines::sr::PromptEncoder;
 use chain_of_zoom::runtime::compute_alone;
 use chain_of_zoom::runtime::rng::randn;
@@ -15,8 +16,8 @@ fn model(base_dtype: Kind) -> Model {
     // Others compute beside it.
     compute_alone();
     let path = |name: &str| fixture(name).into();
-    let (sd3, lpips): (std::path::PathBuf, [std::path::PathBuf; 2]) =
-        (path("sd3"), [path("train/vgg16.pth"), path("train/lpips.pth")]);
+    let lpips: [std::path::PathBuf; 2] = [path("train/vgg16.pth"), path("train/lpips.pth")];
+    let sd3 = Sd3::open(fixture("sd3").as_ref()).unwrap();
     let files = ModelFiles {
         sd3: &sd3,
         lpips: [&lpips[0], &lpips[1]],
@@ -38,7 +39,8 @@ fn model(base_dtype: Kind) -> Model {
 }
 
 fn embeds(prompts: &[&str]) -> [Tensor; 2] {
-    let mut encoder = PromptEncoder::open(fixture("sd3").as_ref(), Device::Cpu, Kind::Float).unwrap();
+    let mut encoder =
+        PromptEncoder::open(&Sd3::open(fixture("sd3").as_ref()).unwrap(), Device::Cpu, Kind::Float).unwrap();
     let prompts: Vec<String> = prompts.iter().map(ToString::to_string).collect();
     encoder.embeds(&prompts, Device::Cpu).unwrap()
 }

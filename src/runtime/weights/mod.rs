@@ -20,6 +20,7 @@ pub use lora::{LoraDelta, LoraFile, LoraMap, LoraSet};
 
 use crate::base::Cancelled;
 use crate::checkpoint;
+use crate::checkpoint::sd3::{Original, Part};
 use crate::checkpoint::{Checkpoint, CheckpointError, Index, Stored};
 
 /// Why weights could not be read.
@@ -145,6 +146,36 @@ impl Weights {
             return Self::open_shards(folder, &file);
         }
         Self::open(&file)
+    }
+
+    /// Opens a part of Stable Diffusion 3, wherever it is. Of a file with the original's names nothing is copied but what stands
+    /// the other way round there.
+    pub fn open_part(part: &Part) -> Result<Self, WeightsError> {
+        if let Some((folder, stem)) = part.in_folder() {
+            return Ok(Self::open_folder(folder, stem)?);
+        }
+        let Original { checkpoint, swapped, identity } = part.original()?;
+        let file = checkpoint.file.clone();
+        let mapped = Self::from_source(&file, Source::Mapped(checkpoint));
+        let mut copies = BTreeMap::new();
+        for name in swapped {
+            if let Some(tensor) = mapped.tensor(&name).transpose()? {
+                let halves = tensor.f_chunk(2, 0)?;
+                copies.insert(name, Tensor::f_cat(&halves.iter().rev().collect::<Vec<_>>(), 0)?);
+            }
+        }
+        if let Some((name, side)) = identity {
+            copies.insert(name.to_owned(), Tensor::f_eye(side, (Kind::Float, Device::Cpu))?);
+        }
+        if copies.is_empty() {
+            return Ok(mapped);
+        }
+        let sources = [mapped, Self::from_tensors(copies)];
+        let mut places = BTreeMap::new();
+        for (i, source) in sources.iter().enumerate() {
+            places.extend(source.shapes().into_keys().map(|name| (name.to_owned(), i)));
+        }
+        Ok(Self::from_source(&file, Source::Sharded(sources.into(), places)))
     }
 
     fn open_shards(folder: &Path, index: &Path) -> Result<Self, CheckpointError> {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use tch::{Device, Kind, TchError, Tensor};
 
+use crate::checkpoint::sd3::{Part, Sd3};
 use crate::evaluate::metrics::Lpips;
 use crate::networks::sd3::lora::ENCODER;
 use crate::networks::sd3::mmdit;
@@ -70,10 +71,9 @@ pub const GEN: usize = 0;
 pub const VAE: usize = 1;
 pub const REG: usize = 2;
 
-fn config<C: DeserializeOwned>(folder: &Path) -> Result<C, TrainError> {
-    let file = folder.join("config.json");
-    let text = std::fs::read(&file).map_err(TrainError::io(&file))?;
-    serde_json::from_slice(&text).map_err(|error| TrainError::format(&file, error))
+fn config<C: DeserializeOwned>(part: &Part) -> Result<C, TrainError> {
+    let (json, file) = part.config()?;
+    C::deserialize(json).map_err(|error| TrainError::format(&file, error))
 }
 
 /// Pairs of LoRA halves with the values of `initial`; without that down is drawn and up is zero.
@@ -129,8 +129,8 @@ impl Pairs<'_> {
 
 /// Files and first values, and how they are opened.
 pub struct ModelFiles<'a> {
-    /// A folder in the layout of `stabilityai/stable-diffusion-3-medium-diffusers`.
-    pub sd3: &'a Path,
+    /// Stable Diffusion 3.
+    pub sd3: &'a Sd3,
     /// VGG16, and what LPIPS adds.
     pub lpips: [&'a Path; 2],
     /// By group, all of them; without it they are drawn.
@@ -158,9 +158,8 @@ impl Model {
         let gradient_scale = if base == Kind::Half { HALF_SCALE } else { 1.0 };
         let nothing = Initial::new();
         let initial = |group: &str| files.initial.map(|groups| groups.get(group).unwrap_or(&nothing));
-        let folder = |name: &str| files.sd3.join(name);
-        let mmdit_config: mmdit::Config = config(&folder("transformer"))?;
-        let weights = Weights::open_folder(&folder("transformer"), "diffusion_pytorch_model")?;
+        let mmdit_config: mmdit::Config = config(&files.sd3.transformer)?;
+        let weights = Weights::open_part(&files.sd3.transformer)?;
         let transformer = Weights::from_tensors(shared(&weights, "", device, base)?).called(weights.file());
         let layers = mmdit_config.adaptable_layers();
         let mmdit = |loras: LoraMap| {
@@ -184,8 +183,8 @@ impl Model {
         let (gen_loras, gen_group) = transformer_group("gen")?;
         let (reg_loras, reg_group) = transformer_group("reg")?;
 
-        let vae_config: vae::Config = config(&folder("vae"))?;
-        let weights = Weights::open_folder(&folder("vae"), "diffusion_pytorch_model")?;
+        let vae_config: vae::Config = config(&files.sd3.vae)?;
+        let weights = Weights::open_part(&files.sd3.vae)?;
         let encoder_weights = shared(&weights, "encoder.", device, Kind::Float)?;
         let decoder_weights = Weights::from_tensors(shared(&weights, "", device, Kind::Float)?).called(weights.file());
         let (mut loras, mut parameters) = (LoraMap::new(), Vec::new());

@@ -2,13 +2,13 @@
 //! encoders and tagger leave before the trainer goes on.
 
 use std::collections::VecDeque;
-use std::path::Path;
 use std::sync::Arc;
 
 use tch::{Device, Kind, Tensor};
 
 use super::samples::Samples;
 use crate::base::{CaptionRequest, MemoryPlan, Progress};
+use crate::checkpoint::sd3::Sd3;
 use crate::imaging::Picture;
 use crate::pipelines::caption::tags::Tagger;
 use crate::pipelines::caption::{CaptionInput, Captioner};
@@ -52,11 +52,11 @@ pub struct Prompts {
 }
 
 impl Prompts {
-    /// Opens the text encoders of a model's folder; weights are read when they are needed.
+    /// Opens a model's text encoders; weights are read when they are needed.
     ///
     /// # Errors
     /// What is missing, or of another model.
-    pub fn open(model: &Path, device: Device, dtype: Kind, tagger: Option<Tagger>) -> Result<Self, TrainError> {
+    pub fn open(model: &Sd3, device: Device, dtype: Kind, tagger: Option<Tagger>) -> Result<Self, TrainError> {
         let encoder = PromptEncoder::open(model, device, dtype)?;
         Ok(Self { encoder, tagger, device, plan: MemoryPlan::Resident, prefetched: VecDeque::new(), last: None })
     }

@@ -12,6 +12,7 @@ use super::data::signed;
 use super::losses::{Batch, Draws, LossOptions, Losses, micro_batch};
 use super::model::{GEN, Initial, Model, ModelFiles, REG, VAE};
 use crate::base::write_atomic;
+use crate::checkpoint::sd3::Sd3;
 use crate::pipelines::sr::PromptEncoder;
 use crate::runtime::weights::Weights;
 use crate::train::TrainError;
@@ -88,6 +89,7 @@ pub fn replay(file: &Path, out: &Path, gradient_checkpointing: bool) -> Result<u
     let (sd3, lpips) = (here(&case.sd3), [here(&case.lpips_vgg), here(&case.lpips_lin)]);
     let args = &case.args;
     let initial = initial(&here(&case.init))?;
+    let sd3 = Sd3::open(&sd3)?;
     let files = ModelFiles {
         sd3: &sd3,
         lpips: [&lpips[0], &lpips[1]],

@@ -16,6 +16,7 @@ use super::prompts::{Item, Prompts};
 use super::samples::Samples;
 use super::validation::Validation;
 use super::{memory, state, visualization};
+use crate::checkpoint::sd3::Sd3;
 use crate::pipelines::caption::tags::Tagger;
 use crate::runtime::memory::peak;
 use crate::runtime::{precision, rng};
@@ -93,9 +94,10 @@ impl<'a> Training<'a> {
         let is_first = world.is_first();
         let pictures = options.validation.as_ref().filter(|_| is_first);
         let pictures = pictures.map(|(folder, _)| Validation::files(folder)).transpose()?;
-        let mut prompts = Prompts::open(&options.sd3, options.device, base_dtype, tagger)?;
+        let sd3 = Sd3::open(&options.sd3)?;
+        let mut prompts = Prompts::open(&sd3, options.device, base_dtype, tagger)?;
         let mut model = Model::open(&ModelFiles {
-            sd3: &options.sd3,
+            sd3: &sd3,
             lpips: [&options.lpips[0], &options.lpips[1]],
             initial: None,
             rank: options.rank,

@@ -1,6 +1,7 @@
 //! Boxes become jobs: at once, after the one that runs, several of one box, or ahead of being asked for. Longer
 //! than most files: all ways to begin a job end in the same few lines.
 
+use std::path::Path;
 use std::time::Instant;
 
 use crate::base::{
@@ -12,6 +13,7 @@ use crate::engine::{Event, Job, JobId, JobOutcome, Restorer, StepOutput};
 use crate::hub;
 use crate::scene::canvas::Overlay;
 use crate::viewer::Viewer;
+use crate::viewer::actions::Action;
 use crate::viewer::state::{Cause, Message, PlacedBox, Queued, Retry, Running};
 
 /// New tokens for each tile of a full image, as in the reference.
@@ -343,11 +345,16 @@ impl Viewer {
         match remedy {
             Remedy::Memory(memory) => settings.memory = memory,
             Remedy::Device(device) => settings.device = device,
+            Remedy::Backbone(spec) => {
+                // What failed was asked of another kind of model: it is not done again by itself.
+                self.state.messages.retain(|message| !is_with_remedy(message));
+                let file = self.state.choices.backbone.network_file().map(Path::to_owned);
+                self.actions.extend(file.map(|file| Action::UseBackboneAt(spec, file)));
+                return;
+            }
         }
         let (memory, device) = (settings.memory, settings.device);
-        self.state
-            .messages
-            .retain(|message| !matches!(message, Message::UserError(problem, _) if problem.remedy.is_some()));
+        self.state.messages.retain(|message| !is_with_remedy(message));
         let retry = self.state.retry.take();
         if let Some(Retry::Steps(queued)) = &retry {
             self.state.queue.push_front((**queued).clone());
@@ -541,6 +548,10 @@ impl Viewer {
             self.engine.estimate(restorer, (side, side));
         }
     }
+}
+
+fn is_with_remedy(message: &Message) -> bool {
+    matches!(message, Message::UserError(problem, _) if problem.remedy.is_some())
 }
 
 #[cfg(test)]

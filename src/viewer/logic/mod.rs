@@ -139,8 +139,10 @@ impl Viewer {
             Action::AddModels(backbones) => self.add_models(&backbones),
             Action::AddModelFolder(folder) => self.add_model_folder(folder),
             Action::RemoveModelFolder(folder) => self.remove_model_folder(&folder),
-            Action::OpenBackbone(spec) => {
-                self.tasks.ask_for_diffusion(spec, self.state.settings.model_paths.clone());
+            Action::OpenBackbone(spec) => self.tasks.ask_for_diffusion(spec),
+            Action::OpenBackboneCheckpoint(spec) => self.tasks.ask_for_checkpoint(spec),
+            Action::UseBackboneAt(spec, place) => {
+                self.tasks.look_for_diffusion_at(spec, place, self.state.settings.model_paths.clone());
             }
             Action::OpenBackboneFile(backbone, file) => self.tasks.ask_for_backbone_file(backbone, file),
             Action::UseModelFile(file, place) => {

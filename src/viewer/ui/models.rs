@@ -197,7 +197,12 @@ fn diffusion(viewer: &mut Viewer, ui: &mut egui::Ui, spec: &'static BackboneSpec
         }
         Some(FoundBackbone::Whole(backbone)) => whole(viewer, ui, backbone),
     }
-    button(viewer, ui, Action::OpenBackbone(spec));
+    ui.horizontal_wrapped(|ui| {
+        button(viewer, ui, Action::OpenBackbone(spec));
+        if spec.files.first().is_some_and(FileSpec::takes_single_file) {
+            button(viewer, ui, Action::OpenBackboneCheckpoint(spec));
+        }
+    });
 }
 
 /// Where the prompt for a step comes from.

@@ -3,6 +3,7 @@
 use egui::{Align2, RichText, Window};
 
 use super::models;
+use crate::base::{Backbone, Remedy, UserError};
 use crate::viewer::actions::Action;
 use crate::viewer::{Viewer, network_facts};
 
@@ -17,6 +18,7 @@ pub(super) fn show(viewer: &mut Viewer, ui: &egui::Ui) {
         for backbone in &offered {
             ui.label(RichText::new(backbone.name()).strong());
             models::facts(viewer, ui, backbone);
+            use_as_another_kind(viewer, ui, backbone);
         }
         ui.add_space(4.0);
         let is_one = |of: &_| matches!(viewer.state.network_facts.get(&network_facts::id(of)), Some(Ok(_)));
@@ -41,6 +43,18 @@ pub(super) fn show(viewer: &mut Viewer, ui: &egui::Ui) {
         });
     });
     if !open {
+        viewer.state.offered_models.clear();
+    }
+}
+
+/// A file that is a model of another kind can be used as that.
+fn use_as_another_kind(viewer: &mut Viewer, ui: &mut egui::Ui, backbone: &Backbone) {
+    let known = viewer.state.network_facts.get(&network_facts::id(backbone));
+    let Some(Err(UserError { remedy: Some(Remedy::Backbone(spec)), .. })) = known else { return };
+    let Some(file) = backbone.network_file() else { return };
+    let use_it = Action::UseBackboneAt(spec, file.to_owned());
+    if ui.button(use_it.label()).clicked() {
+        viewer.actions.push(use_it);
         viewer.state.offered_models.clear();
     }
 }

@@ -7,14 +7,14 @@ pub(super) mod sd21;
 pub(super) mod sd3;
 
 use std::cell::OnceCell;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use serde::de::DeserializeOwned;
 use tch::{Device, Kind, TchError, Tensor};
 
 use super::{FullImageInput, PartialResult, PipelineError, StepInput, SuperResolver};
 use crate::base::{Backbone, BackboneSpec, Content, MemoryPlan, Precision, Progress, Stage, StepEstimate};
+use crate::checkpoint::sd3::Sd3;
 use crate::imaging::Picture;
 use crate::networks::vae;
 use crate::networks::vae::Vae;
@@ -165,13 +165,6 @@ struct Osediff<T, D: Denoiser> {
     /// The same of a full image.
     full_image: Option<full_image::EncodedFullImage>,
     speeds: OnceCell<[f64; 3]>,
-}
-
-fn config<C: DeserializeOwned>(folder: &Path) -> Result<C, PipelineError> {
-    let file = folder.join("config.json");
-    let wrong = |found: String| PipelineError::Folder { file: file.clone(), found };
-    let text = std::fs::read(&file).map_err(|error| wrong(error.to_string()))?;
-    serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))
 }
 
 impl<T: TextEncoder<Embeds = D::Embeds>, D: Denoiser> Osediff<T, D> {
@@ -374,21 +367,23 @@ fn model_folder(backbone: &Backbone) -> Result<&Path, PipelineError> {
     backbone.files.get("model").ok_or_else(missing)
 }
 
-/// The folder of the denoising network: the first that its model's row names with such weights.
-fn denoiser_folder(backbone: &Backbone) -> Option<PathBuf> {
+/// The weights of the denoising network, where they can be opened: of a folder the first that its row names with such a stem.
+fn denoiser_weights(backbone: &Backbone) -> Option<Weights> {
+    let (main, model) = (backbone.spec.files.first()?, model_folder(backbone).ok()?);
+    if main.takes_single_file() {
+        return Weights::open_part(&Sd3::at(model).ok()?.transformer).ok();
+    }
     let folder = |content: &Content| match *content {
         Content::Weights(folder, DIFFUSION_WEIGHTS) => Some(folder),
         _ => None,
     };
-    let folder = backbone.spec.files.first()?.contents.iter().find_map(folder)?;
-    Some(model_folder(backbone).ok()?.join(folder))
+    Weights::open_folder(&model.join(main.contents.iter().find_map(folder)?), DIFFUSION_WEIGHTS).ok()
 }
 
 /// The precision that a model computes in on a device: `auto` keeps 32 bits where the denoiser's file has them.
 pub(super) fn precision_on(backbone: &Backbone, device: Device) -> Precision {
-    let weights = || Weights::open_folder(&denoiser_folder(backbone)?, DIFFUSION_WEIGHTS).ok();
     match backbone.precision {
-        Precision::Auto if weights().is_some_and(|weights| weights.is_fp32()) => Precision::Fp32,
+        Precision::Auto if denoiser_weights(backbone).is_some_and(|weights| weights.is_fp32()) => Precision::Fp32,
         explicit => precision::resolved(explicit, device),
     }
 }

@@ -4,11 +4,12 @@
 use std::path::Path;
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use tch::{Device, Kind, Tensor};
 
 use super::{
     DIFFUSION_WEIGHTS, Denoiser, LatentRules, Osediff, Parts, PipelineError, SuperResolver, Target, TextEncoder,
-    config, model_folder,
+    model_folder,
 };
 use crate::base::{Backbone, MemoryPlan, Progress, Stage};
 use crate::networks::sd2::lora::OsediffLora;
@@ -22,6 +23,13 @@ use crate::networks::vae::Vae;
 use crate::runtime::device::Devices;
 use crate::runtime::weights::{Loader, Weights};
 use crate::runtime::{LazyModel, accelerator};
+
+fn config<C: DeserializeOwned>(folder: &Path) -> Result<C, PipelineError> {
+    let file = folder.join("config.json");
+    let wrong = |found: String| PipelineError::Folder { file: file.clone(), found };
+    let text = std::fs::read(&file).map_err(|error| wrong(error.to_string()))?;
+    serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))
+}
 
 /// The only timestep: all noise, to the scheduler.
 const TIMESTEP: i64 = 999;
@@ -89,14 +97,14 @@ impl TextEncoder for PromptEncoder {
 }
 
 /// The latent without the noise that the UNet finds in it.
-struct Sd21 {
+struct NoisePrediction {
     kind: Kind,
     config: unet::Config,
     /// `alphas_cumprod` at the timestep.
     alpha: f64,
 }
 
-impl Denoiser for Sd21 {
+impl Denoiser for NoisePrediction {
     type Network = Unet;
     type Embeds = Tensor;
 
@@ -163,7 +171,7 @@ pub(in crate::pipelines::sr) fn open(
 
     let config_of_unet: unet::Config = config(&folder("unet"))?;
     let weights = Weights::open_folder(&folder("unet"), DIFFUSION_WEIGHTS)?;
-    let denoiser = Sd21 { kind, config: config_of_unet.clone(), alpha: alpha_cumprod(TIMESTEP)? };
+    let denoiser = NoisePrediction { kind, config: config_of_unet.clone(), alpha: alpha_cumprod(TIMESTEP)? };
     let of_unet = loras.unet.clone();
     let network = LazyModel::new(vec![weights.clone()], move |mode, on_read| {
         let loader = Loader::new(&weights, "", devices.picture, kind).mode(mode).on_read(on_read);

@@ -14,6 +14,7 @@ use tiles::{Tiling, paste_faded};
 use super::{FullImageInput, PartialResult, PipelineError, StepInput, SuperResolver};
 use crate::base::{Backbone, Cancelled, Progress, Stage, StepEstimate, sha256_of};
 use crate::checkpoint::CheckpointError;
+use crate::checkpoint::sd3::diffusion_model;
 use crate::imaging::{Filter, Picture, resize};
 use crate::networks::single_image;
 use crate::networks::single_image::{Context, SingleImageNetwork};
@@ -83,6 +84,10 @@ impl Upscaler {
 
     fn from_weights(weights: &Weights, device: Device) -> Result<Self, PipelineError> {
         let Some((architecture, network)) = single_image::load(weights, device, Kind::Float)? else {
+            let has = |start: &str| weights.keys_from(start).next().is_some_and(|key| key.starts_with(start));
+            if let Some(model) = diffusion_model(&has) {
+                return Err(PipelineError::DiffusionModel { file: weights.file().to_owned(), model });
+            }
             let first_key = weights.shapes().keys().next().map(ToString::to_string).unwrap_or_default();
             return Err(PipelineError::UnknownNetwork { file: weights.file().to_owned(), first_key });
         };

@@ -3,13 +3,12 @@
 pub(in crate::pipelines::sr) mod prompts;
 
 use prompts::{CLIP_TOKENS, Embeds, PromptEncoder, T5_TOKENS};
+use serde::de::DeserializeOwned;
 use tch::{Kind, Tensor};
 
-use super::{
-    DIFFUSION_WEIGHTS, Denoiser, LatentRules, Osediff, Parts, PipelineError, SuperResolver, Target, config,
-    model_folder,
-};
+use super::{Denoiser, LatentRules, Osediff, Parts, PipelineError, SuperResolver, Target, model_folder};
 use crate::base::{Backbone, MemoryPlan};
+use crate::checkpoint::sd3::{Part, Sd3};
 use crate::networks::sd3::lora::{AdaLoras, merged_encoder};
 use crate::networks::sd3::mmdit;
 use crate::networks::sd3::mmdit::Mmdit;
@@ -24,21 +23,26 @@ const TIMESTEP: f64 = 1000.0;
 /// Numbers that are alive at a time for each token and channel, about.
 const NUMBERS_ALIVE: f64 = 40.0;
 
+fn config<C: DeserializeOwned>(part: &Part) -> Result<C, PipelineError> {
+    let (json, file) = part.config()?;
+    C::deserialize(json).map_err(|error| PipelineError::Folder { file, found: error.to_string() })
+}
+
 /// The latent less the transformer's velocity.
-struct Sd3 {
+struct Velocity {
     kind: Kind,
     patch: f64,
     /// Channels of the transformer.
     width: f64,
 }
 
-impl Sd3 {
+impl Velocity {
     fn tokens(&self, latent_pixels: f64) -> f64 {
         latent_pixels / self.patch.powi(2) + (CLIP_TOKENS + T5_TOKENS) as f64
     }
 }
 
-impl Denoiser for Sd3 {
+impl Denoiser for Velocity {
     type Network = Mmdit;
     type Embeds = Embeds;
 
@@ -74,25 +78,24 @@ pub(in crate::pipelines::sr) fn open(
 ) -> Result<Box<dyn SuperResolver>, PipelineError> {
     let target = Target::of(backbone, devices);
     let Target { kind, vae_kind, .. } = target;
-    let model = model_folder(backbone)?;
-    let folder = |name: &str| model.join(name);
-    let text = PromptEncoder::open(model, devices.text, kind)?;
+    let model = Sd3::open(model_folder(backbone)?)?;
+    let text = PromptEncoder::open(&model, devices.text, kind)?;
 
     let loras = backbone.files.get("lora").map(Weights::open).transpose()?;
-    let weights = Weights::open_folder(&folder("transformer"), DIFFUSION_WEIGHTS)?;
-    let mmdit_config: mmdit::Config = config(&folder("transformer"))?;
+    let weights = Weights::open_part(&model.transformer)?;
+    let mmdit_config: mmdit::Config = config(&model.transformer)?;
     let patch = mmdit_config.patch_size.clamp(1, 64) as u32;
     let longest = mmdit_config.pos_embed_max_size.saturating_mul(patch.into());
-    let denoiser = Sd3 { kind, patch: patch.into(), width: mmdit_config.width().max(1) as f64 };
+    let denoiser = Velocity { kind, patch: patch.into(), width: mmdit_config.width().max(1) as f64 };
     let network = LazyModel::new(vec![weights.clone()], move |mode, on_read| {
         let mut loader = Loader::new(&weights, "", devices.picture, kind).mode(mode).on_read(on_read);
         let loras = loras.as_ref().map(AdaLoras::read).transpose()?.unwrap_or_default();
         Mmdit::load(&mut loader, &mmdit_config, loras)
     })?;
 
-    let vae_config: vae::Config = config(&folder("vae"))?;
+    let vae_config: vae::Config = config(&model.vae)?;
     let own = backbone.files.get("vae").map(Weights::open).transpose()?;
-    let weights = Weights::open_folder(&folder("vae"), DIFFUSION_WEIGHTS)?;
+    let weights = Weights::open_part(&model.vae)?;
     let of_vae = vae_config.clone();
     let vae = LazyModel::new(vec![weights.clone()], move |mode, on_read| {
         let loader = |weights: &Weights| Loader::new(weights, "", devices.picture, vae_kind).mode(mode);

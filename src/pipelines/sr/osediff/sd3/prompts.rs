@@ -1,11 +1,11 @@
 //! Prompts to embeds: Stable Diffusion 3's two CLIP encoders and T5, side by side (diffusers' `encode_prompt`).
 
-use std::path::Path;
-
 use tch::{Device, Kind, TchError, Tensor};
 
-use super::super::{TextEncoder, config};
+use super::super::TextEncoder;
+use super::config;
 use crate::base::{Progress, Stage};
+use crate::checkpoint::sd3::{Part, Sd3};
 use crate::networks::text::clip::ClipTextWithProjection;
 use crate::networks::text::t5;
 use crate::networks::text::t5::T5Encoder;
@@ -37,31 +37,28 @@ pub struct PromptEncoder {
 }
 
 impl PromptEncoder {
-    /// Opens the encoders of a model's folder and compares every name and shape with the configs; weights are read when they
-    /// are needed.
+    /// Opens a model's encoders and compares every name and shape with the configs; weights are read when they are needed.
     ///
     /// # Errors
     /// What is missing, or of another model.
-    pub fn open(model: &Path, device: Device, kind: Kind) -> Result<Self, PipelineError> {
-        let folder = |name: &str| model.join(name);
-        let clip = |name: &str| -> Result<LazyModel<ClipTextWithProjection>, PipelineError> {
-            let (weights, config) = (Weights::open_folder(&folder(name), "model")?, config(&folder(name))?);
+    pub fn open(model: &Sd3, device: Device, kind: Kind) -> Result<Self, PipelineError> {
+        let clip = |part: &Part| -> Result<LazyModel<ClipTextWithProjection>, PipelineError> {
+            let (weights, config) = (Weights::open_part(part)?, config(part)?);
             Ok(LazyModel::new(vec![weights.clone()], move |mode, on_read| {
                 let mut loader = Loader::new(&weights, "", device, kind).mode(mode).on_read(on_read);
                 ClipTextWithProjection::load(&mut loader, &config)
             })?)
         };
-        let clips = [clip("text_encoder")?, clip("text_encoder_2")?];
-        let t5_folder = folder("text_encoder_3");
-        let (weights, t5_config) = (Weights::open_folder(&t5_folder, "model")?, config::<t5::Config>(&t5_folder)?);
+        let [clip_l, clip_g, t5] = &model.text_encoders;
+        let clips = [clip(clip_l)?, clip(clip_g)?];
+        let (weights, t5_config) = (Weights::open_part(t5)?, config::<t5::Config>(t5)?);
         let activations = t5_config.activations(T5_TOKENS as u64);
         let t5 = LazyModel::new(vec![weights.clone()], move |mode, on_read| {
             T5Encoder::load(&mut Loader::new(&weights, "", device, kind).mode(mode).on_read(on_read), &t5_config)
         })?;
-        let tokenizers = (
-            [ClipTokenizer::open(&folder("tokenizer"))?, ClipTokenizer::open(&folder("tokenizer_2"))?],
-            T5Tokenizer::open(&folder("tokenizer_3"))?,
-        );
+        let [tokenizer_l, tokenizer_g, tokenizer_t5] = &model.tokenizers;
+        let tokenizers =
+            ([ClipTokenizer::open(tokenizer_l)?, ClipTokenizer::open(tokenizer_g)?], T5Tokenizer::open(tokenizer_t5)?);
         Ok(Self { tokenizers, clips, t5, kind, device, activations })
     }
 
