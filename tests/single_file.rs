@@ -19,7 +19,7 @@ use chain_of_zoom::imaging::Picture;
 use chain_of_zoom::networks::sd3::lora::AdaLoras;
 use chain_of_zoom::networks::sd3::mmdit;
 use chain_of_zoom::networks::sd3::mmdit::Mmdit;
-use chain_of_zoom::networks::text::clip::ClipText;
+use chain_of_zoom::networks::text::clip::ClipTextWithProjection;
 use chain_of_zoom::networks::text::t5::T5Encoder;
 use chain_of_zoom::networks::text::{clip, t5};
 use chain_of_zoom::networks::vae;
@@ -335,7 +335,7 @@ fn what_is_missing_is_named_at_once_and_nothing_is_lost() {
     // Half of a download.
     std::fs::write(&place, &before[..before.len() / 2]).unwrap();
     let said = problem(&place);
-    assert!(said.details.contains(SD3) && said.details.contains("truncated"), "{said}");
+    assert!(said.details.contains(SD3) && said.hint.contains("cut short"), "{said}");
 }
 
 #[test]
@@ -426,7 +426,7 @@ fn configs_are_read_off_the_shapes() {
     let (clip_l, clip_g) = (clip_json(768, "quick_gelu"), clip_json(1280, "gelu"));
     for (json, prefix) in [(&clip_l, CLIP_L), (&clip_g, CLIP_G)] {
         let config: clip::Config = serde_json::from_value(json.clone()).unwrap();
-        let mut own = requested(|loader| drop(ClipText::load(loader, &config)));
+        let mut own = requested(|loader| drop(ClipTextWithProjection::load(loader, &config)));
         if prefix == CLIP_L {
             // As published.
             own.remove("text_projection.weight");
