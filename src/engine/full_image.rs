@@ -66,7 +66,9 @@ impl Worker {
             loaded.resolver.offload(captioner.bytes_to_load());
             let mut on_text = |text: &str| outbox.send(Event::Captioning { job: id, step, text: text.to_owned() });
             prompts = captions(captioner.as_mut(), job, source, tiles, &mut progress, &mut on_text)?;
-            captioner.offload(loaded.resolver.bytes_to_load((tiling.encoder_tile, tiling.encoder_tile)));
+            // Eight pixels for one of the latent, as every autoencoder here has.
+            let largest = tiling.encoder_tile.max(tiling.decoder_tile.saturating_mul(8));
+            captioner.offload(loaded.resolver.bytes_to_load((largest, largest)));
         }
         let each_has_its_own = !prompts.is_empty();
         if !each_has_its_own {

@@ -146,6 +146,18 @@ pub enum PipelineError {
         /// A side of the result with which it would.
         side: Option<u32>,
     },
+    /// All tiles of the autoencoder would have to wait in memory at once.
+    #[error("the tiles of a result of {width} x {height} take about {} while they wait for each other, and {} are free", bytes_label(*needed), bytes_label(*free))]
+    TilesWillNotFit {
+        /// Bytes.
+        needed: u64,
+        /// Bytes.
+        free: u64,
+        /// Of the result.
+        width: u32,
+        /// Of the result.
+        height: u32,
+    },
     /// A server of models does not answer as it should.
     #[error("{address}: {details}")]
     Server {
@@ -320,6 +332,10 @@ impl From<PipelineError> for UserError {
                 ("The model failed", "Try again; `coz doctor` shows what a bug report needs.")
             }
             PipelineError::WillNotFit { .. } => ("The step will not fit into memory", SMALLER),
+            PipelineError::TilesWillNotFit { .. } => (
+                "The picture will not fit into memory",
+                "Encode and decode it exactly (--vae_mode exact; in the window under Models and memory), or enlarge less.",
+            ),
             PipelineError::Source(_) => (
                 "The picture could not be reread",
                 "Its file in the data folder is gone or damaged: go on from another state.",

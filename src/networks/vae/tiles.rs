@@ -19,7 +19,7 @@ use crate::networks::layers::GroupNorm;
 
 /// Context on each side of a tile in the fast way, in pixels for the encoder and in those of the latent for the decoder.
 const ENCODER_PADDING: i64 = 32;
-const DECODER_PADDING: i64 = 11;
+pub const DECODER_PADDING: i64 = 11;
 /// Rows whose sums are taken at a time.
 const BAND: i64 = 256;
 
@@ -301,6 +301,7 @@ impl Work<'_> {
                     let here = (n as f32 + fraction) / tiles.len() as f32 * (stop - start) as f32;
                     on_progress(((start - self.range.start) as f32 + here) / self.range.len().max(1) as f32)
                 };
+                on_progress(0.0)?;
                 let here = state.to_device(self.device)?;
                 let here = self.ops.advance(start..stop, here, &mut given(&found), &mut on_progress)?;
                 let Some(norm) = norm else {

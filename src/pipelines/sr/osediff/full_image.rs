@@ -6,9 +6,9 @@ use std::sync::Arc;
 use tch::{Device, Kind, TchError, Tensor};
 
 use super::{CACHED_PROMPTS, Denoiser, Osediff, Posterior, TextEncoder, sample, to_unit_range};
-use crate::base::{MemoryPlan, Progress, Stage, Tiling};
+use crate::base::{MemoryPlan, Progress, Stage, Tiling, VaeMode};
 use crate::imaging::Picture;
-use crate::networks::vae::tiles::VaeTiles;
+use crate::networks::vae::tiles::{DECODER_PADDING, VaeTiles};
 use crate::pipelines::{FullImageInput, PartialResult, PipelineError};
 use crate::runtime::accelerator;
 use crate::runtime::memory::free_memory;
@@ -16,6 +16,8 @@ use crate::runtime::tensor::{levels_from_picture, picture_from_tensor_truncated}
 
 /// Tiles that are restored in one pass, at most.
 const BATCH: usize = 8;
+/// How much more pixels the decoder's tiles have than the picture, with what they see of their neighbours.
+const OVERLAPS: f64 = 1.2;
 /// Of the Gaussian by which tiles are blended, in tiles.
 const VARIANCE: f64 = 0.01;
 
@@ -88,10 +90,42 @@ impl<T: TextEncoder<Embeds = D::Embeds>, D: Denoiser> Osediff<T, D> {
         }
     }
 
+    /// Pixels of a side that the decoder sees at most at once of a step in tiles.
+    pub(super) fn decoded_at_once(&self) -> u32 {
+        (self.spec.tiling.decoder_tile + 2 * DECODER_PADDING as u32) << self.parts.vae_config.halvings()
+    }
+
+    /// Products and sums of a step in tiles to a picture of this size, by a network of so many numbers.
+    pub(super) fn operations_in_tiles(&self, sides: [u32; 2], numbers: f64) -> f64 {
+        let size = sides.map(|side| i64::from(side >> self.parts.vae_config.halvings()));
+        let cuts = match self.is_cut(size, &self.spec.tiling) {
+            true => Cuts::of(size, &self.spec.tiling, self.parts.latent.patch.into(), self.parts.latent.longest),
+            false => Cuts { side: size, corners: vec![[0, 0]] },
+        };
+        let pixels = (cuts.side[0] * cuts.side[1]) as f64;
+        cuts.corners.len() as f64 * self.parts.denoiser.operations(pixels, numbers)
+    }
+
     /// A latent of no more pixels than a tile is not cut, unless it is longer than the model has positions for.
     fn is_cut(&self, [width, height]: [i64; 2], tiling: &Tiling) -> bool {
         let tile = i64::from(tiling.latent_tile);
         width * height > tile * tile || width.max(height) > self.parts.latent.longest
+    }
+
+    /// In the averaged way the decoder's tiles wait for each other behind the last enlargement, beside what a residual block adds.
+    fn check_waiting(&self, input: &FullImageInput) -> Result<(), PipelineError> {
+        let (width, height) = (input.enlarged.width(), input.enlarged.height());
+        let decoder_tile = input.tiling.decoder_tile.saturating_mul(self.multiple / self.parts.latent.patch);
+        if input.tiling.vae_mode != VaeMode::Averaged || width.max(height) <= decoder_tile {
+            return Ok(());
+        }
+        let channels: i64 = self.parts.vae_config.block_out_channels.iter().take(2).sum();
+        let numbers = f64::from(width) * f64::from(height) * OVERLAPS * channels as f64;
+        let needed = (numbers * self.target.vae_kind.elt_size_in_bytes() as f64) as u64;
+        match free_memory(Device::Cpu) {
+            Some(free) if needed > free => Err(PipelineError::TilesWillNotFit { needed, free, width, height }),
+            _ => Ok(()),
+        }
     }
 
     /// Has the full image encoded.
@@ -105,6 +139,7 @@ impl<T: TextEncoder<Embeds = D::Embeds>, D: Denoiser> Osediff<T, D> {
         if self.full_image.as_ref().is_some_and(known) {
             return Ok(());
         }
+        self.check_waiting(input)?;
         self.full_image = None;
         let sides = self.sides(&input.enlarged, &input.tiling);
         let picture = &input.enlarged;

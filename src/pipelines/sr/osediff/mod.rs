@@ -236,6 +236,8 @@ impl<T: TextEncoder<Embeds = D::Embeds>, D: Denoiser> Osediff<T, D> {
     /// Bytes that a step takes on the device that sees the picture, beside the weights.
     fn activations(&self, (width, height): (u32, u32)) -> u64 {
         let text = if self.is_on_one_device() { self.parts.text.activations() } else { 0 };
+        let longest = if self.steps_in_tiles(width, height) { self.decoded_at_once() } else { u32::MAX };
+        let (width, height) = (width.min(longest), height.min(longest));
         text.max(self.parts.vae_config.activations(f64::from(width) * f64::from(height)) as u64)
     }
 
@@ -244,7 +246,11 @@ impl<T: TextEncoder<Embeds = D::Embeds>, D: Denoiser> Osediff<T, D> {
         let pixels = f64::from(width) * f64::from(height);
         let latent_pixels = pixels / 4f64.powi(self.parts.vae_config.halvings() as i32);
         let of_text = self.parts.text.operations();
-        let of_denoiser = self.parts.denoiser.operations(latent_pixels, self.parts.network.bytes(1) as f64);
+        let numbers = self.parts.network.bytes(1) as f64;
+        let of_denoiser = match self.steps_in_tiles(width, height) {
+            true => self.operations_in_tiles([width, height], numbers),
+            false => self.parts.denoiser.operations(latent_pixels, numbers),
+        };
         let [text_speed, picture_speed, vae_speed] = self.speeds()?;
         let secs = 2.0 * of_text / text_speed
             + 2.0 * of_denoiser / picture_speed
@@ -323,14 +329,20 @@ impl<T: TextEncoder<Embeds = D::Embeds>, D: Denoiser> Osediff<T, D> {
         Ok(())
     }
 
-    /// A step that is too large for the model in one piece, as the full image that it is then.
+    /// Whether a step to this size is too large for the model in one piece.
+    fn steps_in_tiles(&self, width: u32, height: u32) -> bool {
+        let tiling = self.spec.tiling;
+        let latent = |side: u32| u64::from(side >> self.parts.vae_config.halvings());
+        let is_large = latent(width) * latent(height) > u64::from(tiling.latent_tile).pow(2)
+            || width.max(height) > tiling.encoder_tile;
+        self.parts.latent.tiles_steps && is_large
+    }
+
+    /// Such a step as the full image that it is then.
     fn in_tiles(&self, enlarged: &Arc<Picture>, seed: u64) -> Option<FullImageInput> {
-        let (tiling, reduction) = (self.spec.tiling, 1 << self.parts.vae_config.halvings());
-        let [width, height] = [enlarged.width(), enlarged.height()].map(|side| u64::from(side / reduction));
-        let is_large = width * height > u64::from(tiling.latent_tile).pow(2)
-            || enlarged.width().max(enlarged.height()) > tiling.encoder_tile;
+        let tiling = self.spec.tiling;
         let full_image = || FullImageInput { source: enlarged.clone(), enlarged: enlarged.clone(), tiling, seed };
-        (self.parts.latent.tiles_steps && is_large).then(full_image)
+        self.steps_in_tiles(enlarged.width(), enlarged.height()).then(full_image)
     }
 
     fn restored(&mut self, input: &StepInput, progress: &mut Progress) -> Result<Picture, PipelineError> {
