@@ -268,10 +268,19 @@ pub fn index(bytes: &[u8]) -> Result<Index, String> {
     Ok(tensors)
 }
 
-/// The whole numbers that `torch.save` has written beside the tensors of a dictionary, such as a rank; none of other files.
-pub fn numbers(file: &Path) -> Result<BTreeMap<String, i64>, CheckpointError> {
+/// What `torch.save` has written beside the tensors of a dictionary.
+#[derive(Debug, Default)]
+pub struct Notes {
+    /// Such as a rank.
+    pub numbers: BTreeMap<String, i64>,
+    /// Such as the names of layers.
+    pub lists: BTreeMap<String, Vec<String>>,
+}
+
+/// Reads them; other files have none.
+pub fn notes(file: &Path) -> Result<Notes, CheckpointError> {
     let map = map(&File::open(file).map_err(CheckpointError::io(file))?, file)?;
-    torch_save::numbers(&map).map_err(|found| CheckpointError::format(file, found))
+    torch_save::notes(&map).map_err(|found| CheckpointError::format(file, found))
 }
 
 /// Under which terms a safetensors file says that it may be used (the model metadata of Stability's ModelSpec).

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::pickle::{TensorView, Value};
 use super::zip_directory::Entry;
-use super::{Stored, pickle, zip_directory};
+use super::{Notes, Stored, pickle, zip_directory};
 
 /// Storage key -> where its bytes start and how many there are.
 type Storages = HashMap<String, (usize, usize)>;
@@ -26,15 +26,25 @@ pub(super) fn index(bytes: &[u8]) -> Option<Result<BTreeMap<String, Stored>, Str
     Some(saved(bytes)?.and_then(|(root, storages)| located(&root, &storages)))
 }
 
-/// The whole numbers beside the tensors in the dictionary that was saved.
-pub(super) fn numbers(bytes: &[u8]) -> Result<BTreeMap<String, i64>, String> {
-    let Some(saved) = saved(bytes).transpose()? else { return Ok(BTreeMap::new()) };
-    let Value::Dict(entries) = saved.0 else { return Ok(BTreeMap::new()) };
-    let number = |entry: &(Value, Value)| match entry {
-        (Value::Text(name), Value::Int(number)) => Some((name.clone(), *number)),
-        _ => None,
-    };
-    Ok(entries.borrow().iter().filter_map(number).collect())
+/// What is beside the tensors in the dictionary that was saved.
+pub(super) fn notes(bytes: &[u8]) -> Result<Notes, String> {
+    let mut notes = Notes::default();
+    let Some((Value::Dict(entries), _)) = saved(bytes).transpose()? else { return Ok(notes) };
+    for (name, value) in entries.borrow().iter() {
+        let Value::Text(name) = name else { continue };
+        match value {
+            Value::Int(number) => _ = notes.numbers.insert(name.clone(), *number),
+            Value::List(items) => {
+                let text = |item: &Value| match item {
+                    Value::Text(text) => Some(text.clone()),
+                    _ => None,
+                };
+                notes.lists.insert(name.clone(), items.borrow().iter().filter_map(text).collect());
+            }
+            _ => {}
+        }
+    }
+    Ok(notes)
 }
 
 fn saved(bytes: &[u8]) -> Option<Result<Saved, String>> {

@@ -112,6 +112,7 @@ impl Config {
             ("class_embed_type", Value::Null),
             ("conv_in_kernel", json!(3)),
             ("conv_out_kernel", json!(3)),
+            ("downsample_padding", json!(1)),
             ("dual_cross_attention", json!(false)),
             ("encoder_hid_dim_type", Value::Null),
             ("flip_sin_to_cos", json!(true)),
@@ -147,32 +148,44 @@ impl Config {
         let (Some(&first), Some(&last)) = (widths.first(), widths.last()) else { return Vec::new() };
         let heads = |level: usize| self.attention_head_dim.at(level).unwrap_or(1).max(1);
         let top = self.halvings();
-        let unit = |block: String, i: i64, channels: [i64; 2], heads: Option<i64>, way: Way, resized: bool| UnitSpec {
-            block,
-            i,
-            channels,
-            heads,
-            way,
-            resized,
-        };
+        let unit = |(block, level): (String, usize),
+                    i: i64,
+                    channels: [i64; 2],
+                    heads: Option<i64>,
+                    way: Way,
+                    resized: bool| { UnitSpec { block, i, level, channels, heads, way, resized } };
         let (mut units, mut skips, mut inputs) = (Vec::new(), vec![first], first);
         for (level, &width) in widths.iter().enumerate() {
             let heads = Self::has_attention(&self.down_block_types, level).then(|| heads(level));
             for i in 0..self.layers_per_block {
                 let resized = i + 1 == self.layers_per_block && level < top;
-                units.push(unit(format!("down_blocks.{level}"), i, [inputs, width], heads, Way::Down, resized));
+                units.push(unit(
+                    (format!("down_blocks.{level}"), level),
+                    i,
+                    [inputs, width],
+                    heads,
+                    Way::Down,
+                    resized,
+                ));
                 skips.extend(std::iter::repeat_n(width, 1 + usize::from(resized)));
                 inputs = width;
             }
         }
-        units.push(unit("mid_block".into(), 0, [last, last], Some(heads(top)), Way::Middle, false));
-        units.push(unit("mid_block".into(), 1, [last, last], None, Way::Middle, false));
+        units.push(unit(("mid_block".into(), top), 0, [last, last], Some(heads(top)), Way::Middle, false));
+        units.push(unit(("mid_block".into(), top), 1, [last, last], None, Way::Middle, false));
         for (block, (level, &width)) in widths.iter().enumerate().rev().enumerate() {
             let heads = Self::has_attention(&self.up_block_types, block).then(|| heads(level));
             for i in 0..=self.layers_per_block {
                 let skip = skips.pop().unwrap_or(0);
                 let resized = i == self.layers_per_block && level > 0;
-                units.push(unit(format!("up_blocks.{block}"), i, [inputs + skip, width], heads, Way::Up, resized));
+                units.push(unit(
+                    (format!("up_blocks.{block}"), level),
+                    i,
+                    [inputs + skip, width],
+                    heads,
+                    Way::Up,
+                    resized,
+                ));
                 inputs = width;
             }
         }
@@ -181,10 +194,8 @@ impl Config {
 
     /// Products of weights and pixels for a latent of so many pixels and a prompt of so many tokens, about.
     pub fn operations(&self, pixels: f64, tokens: f64) -> f64 {
-        let widths = &self.block_out_channels;
         let unit = |unit: &UnitSpec| {
-            let level = widths.iter().position(|width| *width == unit.channels[1]).unwrap_or(0);
-            let pixels = pixels / 4f64.powi(level as i32);
+            let pixels = pixels / 4f64.powi(unit.level as i32);
             let [inputs, width] = unit.channels.map(|channels| channels as f64);
             let resnet = 9.0 * width * (inputs + width) + inputs * width;
             let transformer = (2.0 + 6.0 + 3.0 * EXPANSION as f64) * width * width + 2.0 * pixels * width;
@@ -218,6 +229,8 @@ struct UnitSpec {
     block: String,
     /// Of the residual block in its block.
     i: i64,
+    /// How often the sides were halved.
+    level: usize,
     /// In and out.
     channels: [i64; 2],
     /// Of the transformer, where there is one.
@@ -352,7 +365,7 @@ struct Unit {
 
 impl Unit {
     fn load(loader: &mut Loader, spec: &UnitSpec, time_width: i64, config: &Config) -> Result<Self, WeightsError> {
-        let UnitSpec { block, i, channels, heads, way, resized } = spec;
+        let UnitSpec { block, i, channels, heads, way, resized, .. } = spec;
         let width = channels[1];
         let resnet = Resnet::load(loader, &format!("{block}.resnets.{i}"), *channels, time_width, config)?;
         let transformer = heads

@@ -209,7 +209,9 @@ impl LoraSet {
     /// What is below `prefix` in the file, of adapters of these names, each with PEFT's `lora_alpha`.
     pub fn new(weights: &Weights, prefix: &str, adapters: &[&str], alpha: f64) -> Self {
         let layer = |key: &str, adapter: &str| {
-            peft_half(key.strip_prefix(prefix)?, adapter).map(|(layer, half)| (layer.to_owned(), half))
+            // A pair of no adapter by name would be one of each.
+            let key = key.strip_prefix(prefix)?.strip_suffix(".weight")?.strip_suffix(adapter)?.strip_suffix('.')?;
+            loralib_half(key).map(|(layer, half)| (layer.to_owned(), half))
         };
         let files = adapters.iter().map(|adapter| LoraFile::new(weights, |key| layer(key, adapter))).collect();
         let (mut replaced, mut unknown) = (BTreeMap::new(), Vec::new());
@@ -222,6 +224,16 @@ impl LoraSet {
             }
         }
         Self { weights: weights.clone(), alpha, adapters: files, replaced, unknown }
+    }
+
+    /// Whether an adapter has a whole pair for a layer.
+    pub fn has_pair(&self, adapter: usize, layer: &str) -> bool {
+        self.adapters.get(adapter).is_some_and(|pairs| pairs.shapes(layer).is_some())
+    }
+
+    /// Whether a tensor of the network is replaced.
+    pub fn replaces(&self, key: &str) -> bool {
+        self.replaced.contains_key(key)
     }
 
     /// The ranks of its pairs.

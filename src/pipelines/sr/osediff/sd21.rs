@@ -1,4 +1,4 @@
-//! The OSEDiff of its authors, on Stable Diffusion 2.1-base (`osediff.py`, `test_osediff.py` of cswry/OSEDiff): a tenth of what Stable
+//! The OSEDiff of its authors, on Stable Diffusion 2.1-base (`osediff.py`, `test_osediff.py` of cswry/OSEDiff): a seventh of what Stable
 //! Diffusion 3 takes.
 
 use std::path::Path;
@@ -43,17 +43,19 @@ struct PromptEncoder {
     kind: Kind,
     device: Device,
     activations: u64,
+    /// Numbers of a token.
+    width: i64,
 }
 
 impl PromptEncoder {
     fn open(model: &Path, device: Device, kind: Kind) -> Result<Self, PipelineError> {
         let folder = model.join("text_encoder");
         let (weights, config) = (Weights::open_folder(&folder, "model")?, config::<clip::Config>(&folder)?);
-        let activations = config.activations(TOKENS as u64);
+        let (activations, width) = (config.activations(TOKENS as u64), config.hidden_size);
         let clip = LazyModel::new(vec![weights.clone()], move |mode, on_read| {
             ClipText::load(&mut Loader::new(&weights, "", device, kind).mode(mode).on_read(on_read), &config)
         })?;
-        Ok(Self { tokenizer: ClipTokenizer::open(&model.join("tokenizer"))?, clip, kind, device, activations })
+        Ok(Self { tokenizer: ClipTokenizer::open(&model.join("tokenizer"))?, clip, kind, device, activations, width })
     }
 }
 
@@ -154,6 +156,21 @@ fn check_scheduler(model: &Path) -> Result<(), PipelineError> {
     }
 }
 
+/// Parts of different models may each be whole.
+fn check_parts(model: &Path, unet: &unet::Config, vae: &vae::Config, text_width: i64) -> Result<(), PipelineError> {
+    let channels = [unet.in_channels, unet.out_channels, vae.latent_channels];
+    let found = match channels.iter().all(|&channels| channels == vae.latent_channels) {
+        false => {
+            format!("it takes and makes {} and {} channels; the VAE has {}", channels[0], channels[1], channels[2])
+        }
+        true if unet.cross_attention_dim != text_width => {
+            format!("it attends to {} numbers a token; the text encoder makes {text_width}", unet.cross_attention_dim)
+        }
+        true => return Ok(()),
+    };
+    Err(PipelineError::Folder { file: model.join("unet").join("config.json"), found })
+}
+
 /// Opens all files and compares every name and shape with the configs; weights are read when they are needed.
 pub(in crate::pipelines::sr) fn open(
     backbone: &Backbone,
@@ -179,6 +196,7 @@ pub(in crate::pipelines::sr) fn open(
     })?;
 
     let text = PromptEncoder::open(model, devices.text, kind)?;
+    let text_width = text.width;
     let vae_config: vae::Config = config(&folder("vae"))?;
     let weights = Weights::open_folder(&folder("vae"), DIFFUSION_WEIGHTS)?;
     let (of_vae, config) = (loras.vae, vae_config.clone());
@@ -187,6 +205,7 @@ pub(in crate::pipelines::sr) fn open(
         Vae::load(&mut loader.merging(of_vae.clone()), None, &config)
     })?;
 
+    check_parts(model, &denoiser.config, &vae_config, text_width)?;
     let latent = LatentRules { patch: 1, longest: i64::MAX, tiles_steps: true, epsilon: 0.0 };
     let parts = Parts { text, denoiser, network, vae, vae_config, latent };
     Ok(Box::new(Osediff::new(backbone.spec, parts, target, memory, other_model_bytes)))
