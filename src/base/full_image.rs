@@ -79,11 +79,17 @@ impl Tiling {
 }
 
 impl Tiling {
-    /// These, where a user has changed them, else a model's own; `Exact` is a wish that goes for every model.
+    /// A model's own, but for what a user has changed of Chain-of-Zoom's; the fast way stands for the model's own way.
     pub fn or(self, usual: Self) -> Self {
-        let is_changed = Self { vae_mode: VaeMode::default(), ..self } != Self::default();
-        let vae_mode = if self.vae_mode == VaeMode::Exact { VaeMode::Exact } else { usual.vae_mode };
-        if is_changed { self } else { Self { vae_mode, ..usual } }
+        let either = |own: u32, default: u32, usual: u32| if own == default { usual } else { own };
+        let default = Self::CHAIN_OF_ZOOM;
+        Self {
+            latent_tile: either(self.latent_tile, default.latent_tile, usual.latent_tile),
+            overlap: either(self.overlap, default.overlap, usual.overlap),
+            encoder_tile: either(self.encoder_tile, default.encoder_tile, usual.encoder_tile),
+            decoder_tile: either(self.decoder_tile, default.decoder_tile, usual.decoder_tile),
+            vae_mode: if self.vae_mode == VaeMode::Fast { usual.vae_mode } else { self.vae_mode },
+        }
     }
 }
 

@@ -10,7 +10,7 @@ pub fn known(named: &Backbone, digest: Option<&str>) -> Option<Backbone> {
     if named.spec.files.is_empty() {
         return Some(named.clone());
     }
-    let mut here = backbones();
+    let mut here = backbones(&ModelPaths::of_user());
     here.extend(ModelPaths::opened_by_user());
     if let BackboneKind::Diffusion = named.spec.kind {
         here.extend(super::backbone(named.spec, &ModelPaths::of_user(), Precision::Auto).ok());

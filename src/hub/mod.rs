@@ -34,14 +34,13 @@ use crate::base::{BACKBONES, BUILT_IN, Backbone, Precision};
 
 /// The super-resolution models on this machine, the best for photos first: diffusion models all of whose files are here,
 /// Real-ESRGAN, the built-in, those for drawings.
-pub fn backbones() -> Vec<Backbone> {
-    let explicit = ModelPaths::of_user();
+pub fn backbones(explicit: &ModelPaths) -> Vec<Backbone> {
     let is_whole = |backbone: &Backbone| {
         let all = backbone.spec.files.iter().all(|file| backbone.files.get(file.role).is_some());
         all && missing(backbone).is_empty()
     };
     let diffusion = BACKBONES.into_iter().filter(|spec| spec.is_diffusion());
-    let whole = diffusion.filter_map(|spec| backbone(spec, &explicit, Precision::Auto).ok()).filter(is_whole);
+    let whole = diffusion.filter_map(|spec| backbone(spec, explicit, Precision::Auto).ok()).filter(is_whole);
     let file = realesrgan().map(Backbone::file);
     let drawings = realesrgan::for_drawings().into_iter().map(Backbone::file);
     whole.chain(file).chain([Backbone::from(&BUILT_IN)]).chain(drawings).collect()

@@ -61,6 +61,15 @@ impl ModelPaths {
         self.0.insert(id.to_owned(), path);
     }
 
+    /// Where something else was said of files of this model, it is where they are now.
+    pub fn update(&mut self, backbone: &Backbone) {
+        for file in backbone.spec.files {
+            if let (Some(known), Some(path)) = (self.0.get_mut(file.id), backbone.files.get(file.role)) {
+                path.clone_into(known);
+            }
+        }
+    }
+
     /// These before those of `others`.
     pub fn or(mut self, others: Self) -> Self {
         for (id, path) in others.0 {
@@ -172,30 +181,45 @@ pub(super) fn find(spec: &FileSpec, explicit: &ModelPaths, main: Option<&Path>) 
     let candidates = match (spec.published, explicit) {
         (Published::Repository(_), Some(name)) => return folder(name, spec).map(Some),
         (Published::Repository(names), None) => {
-            let mut found = names.iter().map(|name| folder(Path::new(name), spec));
-            let first = found.next().unwrap_or_else(|| folder(Path::new(""), spec));
-            return first.or_else(|error| found.find_map(Result::ok).ok_or(error)).map(Some);
+            let mut found: Vec<_> = names.iter().map(|name| folder(Path::new(name), spec)).collect();
+            // One that is whole; else one that is there.
+            let is_whole = |found: &Result<PathBuf, _>| found.as_ref().is_ok_and(|at| missing_in(spec, at).is_empty());
+            let best = found.iter().position(is_whole).or_else(|| found.iter().position(Result::is_ok));
+            return found.swap_remove(best.unwrap_or(0)).map(Some);
         }
         // What is not there after all is reported with whatever else the model lacks.
         (_, Some(path)) if !spec.is_required => return Ok(Some(path.to_owned())),
         (_, Some(path)) => vec![path.to_owned()],
         (Published::Anywhere, None) => Vec::new(),
         (Published::Path(published), None) => {
-            let beside = main.into_iter().flat_map(|main| main.ancestors().take(3)).map(Path::to_owned);
-            let roots = beside.chain(roots());
             let names = published_names(published);
-            roots.flat_map(|root| names.iter().map(move |name| root.join(name)).collect::<Vec<_>>()).collect()
+            searched(main).flat_map(|root| names.iter().map(move |name| root.join(name)).collect::<Vec<_>>()).collect()
         }
     };
     match candidates.iter().find(|path| is_there(path)) {
         Some(path) => Ok(Some(path.clone())),
         None if !spec.is_required => Ok(None),
         None => {
-            let looked: Vec<String> = candidates.iter().map(|path| path.display().to_string()).collect();
-            let details = format!("there is no {}", looked.join(" nor "));
+            let details = match spec.published {
+                Published::Path(published) if explicit.is_none() => {
+                    let mut places: Vec<String> = searched(main).map(|root| root.display().to_string()).collect();
+                    places.dedup();
+                    format!("{published}, or a part of that path, is not in {}", places.join(", "))
+                }
+                _ => {
+                    let looked: Vec<String> = candidates.iter().map(|path| path.display().to_string()).collect();
+                    format!("there is no {}", looked.join(" nor "))
+                }
+            };
             Err(UserError::new("A model was not found", details, &format!("Say where it is with --{}.", spec.option)))
         }
     }
+}
+
+/// Where files are looked for of a model whose first one lies there.
+fn searched(main: Option<&Path>) -> impl Iterator<Item = PathBuf> {
+    let beside = main.into_iter().flat_map(|main| main.ancestors().take(3)).map(Path::to_owned);
+    beside.chain(roots())
 }
 
 /// The names that something published under `path` may have: with fewer and fewer of its folders, in the reference's

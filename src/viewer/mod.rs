@@ -132,7 +132,7 @@ impl Viewer {
         }
         let mut backbone_search = Slot::default();
         tasks.look_for_metrics();
-        tasks.look_for_backbones(settings.opened_networks(), settings.model_folders.clone(), backbone_search.start());
+        tasks.look_for_backbones(&settings, backbone_search.start());
         Ok(Self {
             settings_at_start: settings.clone(),
             state: State::new(settings, persistence.settings),

@@ -119,7 +119,7 @@ fn open_session(file: &Path, is_session: bool) -> Result<Opened, UserError> {
         Some(backbone) => choices.backbone = backbone,
         None => {
             let name = choices.backbone.name();
-            choices.backbone = hub::backbones().swap_remove(0);
+            choices.backbone = hub::backbones(&hub::ModelPaths::of_user()).swap_remove(0);
             notes.push(format!("{name} is no model of this machine: {} is chosen instead", choices.backbone.name()));
         }
     }

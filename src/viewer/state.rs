@@ -529,8 +529,16 @@ impl State {
 
     /// Uses it, where the user has not chosen another.
     pub(super) fn use_best(&mut self) {
-        if let Some(best) = self.backbones.first().filter(|_| self.uses_best()) {
-            self.choices.backbone = best.clone();
+        if let Some(best) = self.backbones.first().filter(|_| self.uses_best()).cloned() {
+            self.choose(best);
+        }
+    }
+
+    /// Chooses a model, and its way to match colours: whoever has left it as the model before wants it is taken not to mind.
+    pub(super) fn choose(&mut self, backbone: Backbone) {
+        let before = std::mem::replace(&mut self.choices.backbone, backbone);
+        if self.choices.align == before.spec.align {
+            self.choices.align = self.choices.backbone.spec.align;
         }
     }
 

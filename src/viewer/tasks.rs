@@ -373,9 +373,11 @@ impl Tasks {
 
     /// Looks for super-resolution models: those of the program, then networks that the user has opened, then those in the
     /// user's folders.
-    pub(super) fn look_for_backbones(&self, opened: Vec<PathBuf>, folders: Vec<PathBuf>, ticket: Ticket) {
+    pub(super) fn look_for_backbones(&self, settings: &crate::viewer::settings::Settings, ticket: Ticket) {
+        let (opened, folders) = (settings.opened_networks(), settings.model_folders.clone());
+        let explicit = settings.model_paths.clone().with_files_of(&settings.backbone);
         self.spawn("models", move || {
-            let mut found = hub::backbones();
+            let mut found = hub::backbones(&explicit);
             let opened = opened.into_iter().filter(|file| file.is_file());
             let in_folders = folders.iter().flat_map(|folder| hub::models_in(folder));
             let in_folders = in_folders.filter(|file| !ticket.cancel.is_cancelled() && is_network(file));

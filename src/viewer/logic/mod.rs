@@ -124,13 +124,9 @@ impl Viewer {
             Action::UseBackbone(backbone) => {
                 self.state.settings.remember_model(&backbone);
                 self.state.settings.backbone.clone_from(&backbone);
-                let before = std::mem::replace(&mut self.state.choices.backbone, backbone);
+                self.state.settings.model_paths.update(&backbone);
+                self.state.choose(backbone);
                 self.state.settings.auto_backbone = Some(false);
-                // Whoever has left it as the model wants it is taken not to mind.
-                let (align, spec) = (&mut self.state.choices.align, self.state.choices.backbone.spec);
-                if *align == before.spec.align {
-                    *align = spec.align;
-                }
                 self.state.session_backbone = false;
                 if self.state.models {
                     self.look_for_models();
@@ -268,9 +264,7 @@ impl Viewer {
 
     /// Looks again which super-resolution models there are.
     pub(super) fn look_for_backbones(&mut self) {
-        let settings = &self.state.settings;
-        let (opened, folders) = (settings.opened_networks(), settings.model_folders.clone());
-        self.tasks.look_for_backbones(opened, folders, self.backbone_search.start());
+        self.tasks.look_for_backbones(&self.state.settings, self.backbone_search.start());
     }
 
     /// Asks whether these are to be added to the models.

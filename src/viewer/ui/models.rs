@@ -316,8 +316,8 @@ fn whole(viewer: &mut Viewer, ui: &mut egui::Ui, backbone: Backbone) {
         ui.label("Full images");
         ui.horizontal(|ui| {
             let mode = &mut viewer.state.settings.tiling.vae_mode;
-            ui.radio_value(mode, VaeMode::Fast, "fast")
-                .on_hover_text("As the reference of the model: tiles know little of each other");
+            ui.radio_value(mode, VaeMode::Fast, "usual")
+                .on_hover_text("As the model's authors do: tiles know little of each other");
             ui.radio_value(mode, VaeMode::Exact, "exact")
                 .on_hover_text("As if there were no tiles; takes several times as long");
         });
