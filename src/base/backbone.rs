@@ -169,7 +169,7 @@ static SD3: BackboneSpec = BackboneSpec {
 static OSEDIFF_SD21: BackboneSpec = BackboneSpec {
     id: "osediff-sd21",
     label: "OSEDiff SD 2.1",
-    about: "OSEDiff on Stable Diffusion 2.1: a tenth of the size, prompts by tags",
+    about: "OSEDiff on Stable Diffusion 2.1: a seventh of the size, prompts by tags",
     kind: BackboneKind::Diffusion,
     files: &[
         FileSpec {

@@ -122,7 +122,7 @@ pub(super) struct Task<'a> {
     /// All options that were given.
     pub options: &'a RunOptions,
     /// Options that were given and have no effect in this command.
-    pub idle: Vec<&'static str>,
+    pub idle: Vec<String>,
     /// One picture into its folders.
     pub each: &'a (dyn Fn(&mut Worker, &Path, &Tree) -> Result<(), UserError> + Sync),
 }
@@ -138,8 +138,8 @@ pub(super) fn run(arguments: &BatchArguments, task: &Task) -> anyhow::Result<Exi
     let interruption = Interruption::watch();
     let given = &arguments.idle;
     let mut idle = task.idle.clone();
-    idle.extend(given.merge_and_unload_lora.then_some("--merge_and_unload_lora"));
-    idle.extend(given.lora_rank.as_ref().map(|_| "--lora_rank"));
+    idle.extend(given.merge_and_unload_lora.then(|| "--merge_and_unload_lora".to_owned()));
+    idle.extend(given.lora_rank.as_ref().map(|_| "--lora_rank".to_owned()));
     if !idle.is_empty() {
         eprintln!("{}: without effect here", idle.join(", "));
     }

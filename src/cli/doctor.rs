@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use crate::base::{BACKBONES, Folders, Precision, Published};
+use crate::base::{BACKBONES, Folders, Precision};
 use crate::hub::ModelPaths;
 use crate::runtime::accelerator::{CudaSupport, cuda_support};
 use crate::runtime::device;
@@ -48,16 +48,10 @@ pub(super) fn run() -> anyhow::Result<ExitCode> {
                     line("", &format!("missing: {}", file.display()));
                 }
             }
-            Err(_) => {
-                let published = spec.files.iter().find_map(|file| match file.published {
-                    Published::Repository(names) => names.first().copied(),
-                    Published::Path(_) | Published::Anywhere => None,
-                });
-                line(spec.id, &format!("not found ({})", published.unwrap_or(spec.label)));
-            }
+            Err(problem) => line(spec.id, &format!("not found: {}", problem.details)),
         }
     }
-    for (i, backbone) in hub::backbones().iter().enumerate() {
+    for (i, backbone) in hub::backbones(&hub::ModelPaths::of_user()).iter().enumerate() {
         line(if i == 0 { "best first" } else { "" }, &backbone.name());
     }
     if let Some(folders) = Folders::of_user() {

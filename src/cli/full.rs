@@ -218,7 +218,10 @@ pub(super) fn run(arguments: &Arguments, options: &RunOptions) -> anyhow::Result
             ..arguments.batch.opening.opening()
         },
         options,
-        idle: arguments.process_size.map(|_| "--process_size").into_iter().collect(),
+        idle: {
+            let idle = arguments.process_size.map(|_| "--process_size".to_owned());
+            idle.into_iter().chain(arguments.model.idle(&model)).collect()
+        },
         each: &|worker, file, tree| {
             let run = Run {
                 arguments,

@@ -162,7 +162,7 @@ fn backbone(text: &str) -> Result<Backbone, String> {
         return Ok(spec.into());
     }
     Ok(match text {
-        "auto" => hub::backbones().swap_remove(0),
+        "auto" => hub::backbones(&hub::ModelPaths::of_user()).swap_remove(0),
         "realesrgan" => {
             let missing = "Real-ESRGAN is not on this machine: get it with `coz models download realesrgan`";
             Backbone::file(hub::realesrgan().ok_or(missing)?)

@@ -125,14 +125,14 @@ struct TileOptions {
 
 impl TileOptions {
     /// Those that were given.
-    fn given(&self) -> Vec<&'static str> {
+    fn given(&self) -> Vec<String> {
         let all = [
             (&self.vae_encoder_tiled_size, "--vae_encoder_tiled_size"),
             (&self.vae_decoder_tiled_size, "--vae_decoder_tiled_size"),
             (&self.latent_tiled_size, "--latent_tiled_size"),
             (&self.latent_tiled_overlap, "--latent_tiled_overlap"),
         ];
-        all.into_iter().filter(|(value, _)| value.is_some()).map(|(_, name)| name).collect()
+        all.into_iter().filter(|(value, _)| value.is_some()).map(|(_, name)| name.to_owned()).collect()
     }
 }
 
@@ -146,7 +146,7 @@ pub(super) fn run(arguments: &Arguments, options: &RunOptions) -> anyhow::Result
         models: models(&model, &prompt_source),
         opening: arguments.batch.opening.opening(),
         options,
-        idle: arguments.idle.given(),
+        idle: [arguments.idle.given(), arguments.model.idle(&model)].concat(),
         each: &|worker, file, tree| zoom(arguments, &model, &prompt_source, worker, file, tree),
     };
     batch::run(&arguments.batch, &task)

@@ -56,6 +56,11 @@ impl BackboneArguments {
         hub::backbone(spec, &self.files.0.paths(spec.files).or(ModelPaths::of_user()), self.mixed_precision)
     }
 
+    /// The options given for files that this diffusion model does not have.
+    pub(crate) fn idle(&self, model: &Backbone) -> Vec<String> {
+        if model.is_diffusion() { self.files.0.others(model.spec.files) } else { Vec::new() }
+    }
+
     /// In which numbers models compute.
     pub(crate) fn precision(&self) -> Precision {
         self.mixed_precision

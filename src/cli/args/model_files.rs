@@ -28,6 +28,12 @@ impl Given {
         files.iter().filter(|file| self.0.contains_key(file.option)).count()
     }
 
+    /// The options of files that a model does not have.
+    pub(super) fn others(&self, files: &[FileSpec]) -> Vec<String> {
+        let is_other = |option: &&&str| !files.iter().any(|file| file.option == **option);
+        self.0.keys().filter(is_other).map(|option| format!("--{option}")).collect()
+    }
+
     /// Where those of a model lie.
     pub(super) fn paths(&self, files: &[FileSpec]) -> ModelPaths {
         let mut paths = ModelPaths::default();
