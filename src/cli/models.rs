@@ -29,9 +29,9 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Download what is missing into the Hugging Face cache; what came before a cut is kept
+    /// Download what is missing, into the Hugging Face cache (what came before a cut is kept) or the data folder
     Download {
-        /// realesrgan, sd3, lora, encoder, vlm, vlm-lora, ram, dape, tags; for metrics: musiq, maniqa, clip, vgg16, lpips
+        /// By the names that `coz models list` has, such as sd3, lora and encoder, or web-photo
         #[arg(value_parser = ModelAsset::named)]
         parts: Vec<&'static ModelAsset>,
         /// All of them
@@ -65,6 +65,7 @@ struct Line {
     purpose: &'static str,
     licence: &'static str,
     page: String,
+    addresses: Vec<String>,
     size: u64,
     #[serde(flatten)]
     found: Found,
@@ -80,7 +81,8 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
                 title: part.title,
                 purpose: part.purpose,
                 licence: part.licence,
-                page: part.repository.page(),
+                page: part.page(),
+                addresses: part.addresses(),
                 size: part.size,
                 found: part.found(&explicit),
             };
@@ -176,7 +178,7 @@ fn download(parts: Vec<&'static ModelAsset>, patience: Patience) -> anyhow::Resu
 }
 
 fn verify(parts: Vec<&'static ModelAsset>, delete: bool) -> anyhow::Result<ExitCode> {
-    let mut repositories: Vec<_> = parts.iter().map(|part| part.repository).collect();
+    let mut repositories: Vec<_> = parts.iter().flat_map(|part| part.repositories()).copied().collect();
     repositories.sort();
     repositories.dedup();
     let (mut all, mut damaged): (usize, Vec<PathBuf>) = (0, Vec::new());

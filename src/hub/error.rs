@@ -52,6 +52,16 @@ pub enum HubError {
         /// What was looked for.
         file: String,
     },
+    /// No address brings it.
+    #[error("{details}")]
+    ByHand {
+        /// Where a person finds it.
+        page: String,
+        /// Where it belongs.
+        place: PathBuf,
+        /// What each address did.
+        details: String,
+    },
     /// More or less came than was announced.
     #[error("{url}: {expected} bytes were announced, and {found} came")]
     Size {
@@ -123,6 +133,9 @@ impl From<HubError> for UserError {
             HubError::Gated { page, has_token: false, .. } => gated(page, token),
             HubError::Gated { page, .. } => {
                 gated(page, "Check that the token in use is of that account and may read gated repositories.")
+            }
+            HubError::ByHand { page, place, .. } => {
+                format!("Get it by hand from {page} and put it at {}: it is found there.", place.display())
             }
             HubError::Status { status: 429, .. } => "The hub wants a pause. Wait some minutes, then go on.".into(),
             HubError::Status { status: 404, .. } | HubError::NotThere { .. } => {

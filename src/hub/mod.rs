@@ -2,6 +2,7 @@
 //! for the network.
 
 mod assets;
+pub mod direct;
 mod download;
 mod error;
 mod hash;
@@ -16,7 +17,7 @@ mod server;
 mod store;
 mod transfer;
 
-pub use assets::{ASSETS, Found, ModelAsset};
+pub use assets::{ASSETS, Found, ModelAsset, Origin};
 pub use download::download;
 pub use error::HubError;
 pub use known::known;

@@ -204,7 +204,7 @@ pub(super) fn find(spec: &FileSpec, explicit: &ModelPaths, main: Option<&Path>) 
                 Published::Path(published) if explicit.is_none() => {
                     let mut places: Vec<String> = searched(main).map(|root| root.display().to_string()).collect();
                     places.dedup();
-                    format!("{published}, or a part of that path, is not in {}", places.join(", "))
+                    format!("ckpt/{published}, or a part of that path, is not in {}", places.join(", "))
                 }
                 _ => {
                     let looked: Vec<String> = candidates.iter().map(|path| path.display().to_string()).collect();

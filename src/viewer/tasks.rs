@@ -15,8 +15,8 @@ use super::selftest::Selftest;
 use super::state::{Examined, Exporting, FoundBackbone};
 use super::{dialogs, sample, selftest};
 use crate::base::{
-    BACKBONES, Backbone, BackboneSpec, DeviceChoice, FileSpec, METRICS, MODEL_ENDINGS, MetricSpec, PROMPT_SOURCES,
-    Precision, PromptSource, PromptSourceSpec, ServerEndpoint, Source, Ticket, UserError,
+    BACKBONES, Backbone, BackboneSpec, DeviceChoice, FileSpec, Folders, METRICS, MODEL_ENDINGS, MetricSpec,
+    PROMPT_SOURCES, Precision, PromptSource, PromptSourceSpec, ServerEndpoint, Source, Ticket, UserError,
 };
 use crate::document::consistency::examine;
 use crate::document::export::{Export, Exporter};
@@ -379,7 +379,9 @@ impl Tasks {
         self.spawn("models", move || {
             let mut found = hub::backbones(&explicit);
             let opened = opened.into_iter().filter(|file| file.is_file());
-            let in_folders = folders.iter().flat_map(|folder| hub::models_in(folder));
+            // What was downloaded, or put there by hand.
+            let own = Folders::of_user().map(|folders| folders.models);
+            let in_folders = folders.iter().chain(&own).flat_map(|folder| hub::models_in(folder));
             let in_folders = in_folders.filter(|file| !ticket.cancel.is_cancelled() && is_network(file));
             let mut known: BTreeSet<PathBuf> =
                 found.iter().filter_map(Backbone::network_file).map(Path::to_owned).collect();

@@ -25,7 +25,7 @@ use safetensors::SafeTensors;
 use chain_of_zoom::imaging::Picture;
 
 /// A file beside the test of this name.
-fn fixture(name: &str) -> PathBuf {
+pub fn fixture(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/parity").join(name)
 }
 

@@ -90,7 +90,7 @@ fn group(viewer: &mut Viewer, ui: &mut egui::Ui, assets: &'static [ModelAsset]) 
             };
             ui.label(RichText::new(mark).color(colour));
             ui.label(asset.title);
-            let page = asset.repository.page();
+            let page = asset.page();
             ui.hyperlink_to(RichText::new("page").small(), &page).on_hover_text(page);
             ui.with_layout(Layout::right_to_left(Align::Center), |ui| {
                 if !found.as_ref().is_none_or(Found::is_whole) {
