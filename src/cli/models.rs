@@ -131,7 +131,7 @@ fn print(line: &Line) {
         Found { place: Some(place), missing } => format!("{}, {} files missing", place.display(), missing.len()),
     };
     let mark = if line.found.is_whole() { "+" } else { "-" };
-    println!("{mark} {:<9} {} ({})", line.part.id, line.title, DecimalBytes(line.size));
+    println!("{mark} {:<12} {} ({})", line.part.id, line.title, DecimalBytes(line.size));
     println!("            {}", line.purpose);
     println!("            {}; {}", line.licence, line.page);
     println!("            {state}");

@@ -18,7 +18,8 @@ pub(super) fn show(viewer: &mut Viewer, ui: &egui::Ui) {
         ui.spacing_mut().item_spacing.y = 3.0;
         ui.spacing_mut().interact_size.y = 18.0;
         if !progress(viewer, ui) {
-            ui.label(dim(ui, "Real-ESRGAN comes into the data folder; all else into the Hugging Face cache, where other programs find it too."));
+            let about = "What is on the Hugging Face hub comes into its cache, where other programs find it too; all else into the data folder.";
+            ui.label(dim(ui, about));
         }
         ui.separator();
         let height = (ui.ctx().content_rect().height() - 160.0).max(160.0);
@@ -101,7 +102,8 @@ fn group(viewer: &mut Viewer, ui: &mut egui::Ui, assets: &'static [ModelAsset]) 
         ui.horizontal(|ui| {
             ui.add_space(24.0);
             let now = if is_needed { "; needed by what is chosen now" } else { "" };
-            ui.label(dim(ui, format!("{}{now}  \u{b7}  {}", asset.purpose, asset.licence)));
+            let text = format!("{}{now}  \u{b7}  {}", asset.purpose, asset.licence);
+            ui.add(egui::Label::new(dim(ui, &text)).truncate()).on_hover_text(text);
         });
         let about = match found {
             Some(Found { place: Some(place), missing }) if missing.is_empty() => Some(place.display().to_string()),
