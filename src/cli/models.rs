@@ -46,7 +46,7 @@ enum Command {
         /// Of these only
         #[arg(value_parser = ModelAsset::named)]
         parts: Vec<&'static ModelAsset>,
-        /// Delete what is damaged, so that the next download brings it again
+        /// Delete what is damaged in the cache, so that the next download brings it again
         #[arg(long)]
         delete: bool,
     },
@@ -62,10 +62,12 @@ enum Command {
 struct Line {
     part: &'static ModelAsset,
     title: &'static str,
+    group: &'static str,
     purpose: &'static str,
     licence: &'static str,
     page: String,
     addresses: Vec<String>,
+    hash: Option<&'static str>,
     size: u64,
     #[serde(flatten)]
     found: Found,
@@ -79,17 +81,25 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             let line = |part: &'static ModelAsset| Line {
                 part,
                 title: part.title,
+                group: part.group,
                 purpose: part.purpose,
                 licence: part.licence,
                 page: part.page(),
                 addresses: part.addresses(),
+                hash: part.hash(),
                 size: part.size,
                 found: part.found(&explicit),
             };
             let lines: Vec<Line> = ASSETS.iter().map(line).collect();
             match json {
                 true => println!("{}", serde_json::to_string_pretty(&lines)?),
-                false => lines.iter().for_each(print),
+                false => {
+                    for lines in lines.chunk_by(|line, next| line.group == next.group) {
+                        println!("{}", lines[0].group);
+                        lines.iter().for_each(print);
+                        println!();
+                    }
+                }
             }
             Ok(ExitCode::SUCCESS)
         }
@@ -188,12 +198,28 @@ fn verify(parts: Vec<&'static ModelAsset>, delete: bool) -> anyhow::Result<ExitC
         all += checked.len();
         damaged.extend(checked.into_iter().filter(|(_, is_whole)| !is_whole).map(|(file, _)| file));
     }
+    let mut others = 0;
+    for (file, checked) in parts.iter().filter_map(|part| part.check()) {
+        all += 1;
+        match checked {
+            Ok(()) => {}
+            Err(error @ hub::HubError::Write { .. }) => return Err(UserError::from(error).into()),
+            Err(error) => {
+                others += 1;
+                println!("not as published: {error}");
+                if delete {
+                    // Unlike the cache's, it may be of the user's own making.
+                    println!("kept, for it may be yours: remove {} to download it again", file.display());
+                }
+            }
+        }
+    }
     for file in &damaged {
         println!("damaged: {}", file.display());
         if delete {
             std::fs::remove_file(file)?;
         }
     }
-    println!("{} of {all} downloaded files are as they should be", all - damaged.len());
-    Ok(if damaged.is_empty() || delete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    println!("{} of {all} downloaded files are as they should be", all - damaged.len() - others);
+    Ok(if others == 0 && (damaged.is_empty() || delete) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

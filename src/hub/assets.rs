@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::{Serialize, Serializer};
 
 use super::direct::DirectFile;
+use super::error::HubError;
 use super::hash::Hash;
 use super::paths::{ModelPaths, published_names};
 use super::repository::{RAM, REAL_ESRGAN, RemoteFile, Repository, TRAINED};
@@ -122,12 +123,12 @@ pub static ASSETS: [ModelAsset; 24] = [
         origin: Origin::File(DirectFile {
             name: "osediff.pkl",
             addresses: &[
-                "https://raw.githubusercontent.com/cswry/OSEDiff/main/preset/models/osediff.pkl",
-                "https://media.githubusercontent.com/media/cswry/OSEDiff/main/preset/models/osediff.pkl",
+                "https://raw.githubusercontent.com/cswry/OSEDiff/fcc4f09c7ed66a9bc0ba9433940d76b343142426/preset/models/osediff.pkl",
+                "https://github.com/cswry/OSEDiff/raw/fcc4f09c7ed66a9bc0ba9433940d76b343142426/preset/models/osediff.pkl",
             ],
             page: "https://github.com/cswry/OSEDiff/tree/main/preset/models",
             size: None,
-            sha256: None,
+            hash: Some("bc84dc9729aa6173e8b1087977025a4fc566a5db"),
         }),
         group: SD21,
         files: &["osediff"],
@@ -193,7 +194,7 @@ pub static ASSETS: [ModelAsset; 24] = [
             addresses: &["https://github.com/xinntao/Real-ESRGAN/releases/download/v0.1.0/RealESRGAN_x4plus.pth"],
             page: "https://github.com/xinntao/Real-ESRGAN/releases/tag/v0.1.0",
             size: Some(67_040_989),
-            sha256: Some("4fa0d38905f75ac06eb49a7951b426670021be3018265fd191d2125df9d682f1"),
+            hash: Some("4fa0d38905f75ac06eb49a7951b426670021be3018265fd191d2125df9d682f1"),
         }),
         group: REAL_ESRGAN_FILES,
         files: &[],
@@ -211,7 +212,7 @@ pub static ASSETS: [ModelAsset; 24] = [
             ],
             page: "https://github.com/xinntao/Real-ESRGAN/releases/tag/v0.2.2.4",
             size: Some(17_938_799),
-            sha256: Some("f872d837d3c90ed2e05227bed711af5671a6fd1c9f7d7e91c911a61f155e99da"),
+            hash: Some("f872d837d3c90ed2e05227bed711af5671a6fd1c9f7d7e91c911a61f155e99da"),
         }),
         group: REAL_ESRGAN_FILES,
         files: &[],
@@ -227,7 +228,7 @@ pub static ASSETS: [ModelAsset; 24] = [
             addresses: &["https://github.com/xinntao/Real-ESRGAN/releases/download/v0.2.5.0/realesr-general-x4v3.pth"],
             page: "https://github.com/xinntao/Real-ESRGAN/releases/tag/v0.2.5.0",
             size: Some(4_885_111),
-            sha256: Some("8dc7edb9ac80ccdc30c3a5dca6616509367f05fbc184ad95b731f05bece96292"),
+            hash: Some("8dc7edb9ac80ccdc30c3a5dca6616509367f05fbc184ad95b731f05bece96292"),
         }),
         group: REAL_ESRGAN_FILES,
         files: &[],
@@ -245,7 +246,7 @@ pub static ASSETS: [ModelAsset; 24] = [
             ],
             page: "https://github.com/Phhofm/models/releases/tag/4xNomosWebPhoto_RealPLKSR",
             size: Some(29_683_482),
-            sha256: Some("a9db66c9b674c6a5025b6ef3bee71a57c33b8605d8a2de0980470f89002efbbe"),
+            hash: Some("a9db66c9b674c6a5025b6ef3bee71a57c33b8605d8a2de0980470f89002efbbe"),
         }),
         group: COMMUNITY,
         files: &[],
@@ -263,7 +264,7 @@ pub static ASSETS: [ModelAsset; 24] = [
             ],
             page: "https://github.com/Kim2091/Kim2091-Models/releases/tag/4x-PBRify_UpscalerV4",
             size: Some(140_345_646),
-            sha256: Some("82db39e31e01da6816a9814c0553a8dcdb7bd2d655353e67075c9295068cb789"),
+            hash: Some("82db39e31e01da6816a9814c0553a8dcdb7bd2d655353e67075c9295068cb789"),
         }),
         group: COMMUNITY,
         files: &[],
@@ -281,7 +282,7 @@ pub static ASSETS: [ModelAsset; 24] = [
             ],
             page: "https://github.com/TNTwise/Models/releases/tag/2x_ModernSpanimationV1",
             size: Some(15_830_922),
-            sha256: Some("bc6ca08ab1eeb9884a5c43c025eda97a5aa9ccfaa567734f426aedf55cf78327"),
+            hash: Some("bc6ca08ab1eeb9884a5c43c025eda97a5aa9ccfaa567734f426aedf55cf78327"),
         }),
         group: COMMUNITY,
         files: &[],
@@ -299,7 +300,7 @@ pub static ASSETS: [ModelAsset; 24] = [
             ],
             page: "https://github.com/starinspace/StarinspaceUpscale/releases/tag/Models",
             size: Some(29_580_290),
-            sha256: Some("1aeb4f5816fa2fd302a2c8aef49c3252cc14a5e22c4d9359f5c266a823ceb269"),
+            hash: Some("1aeb4f5816fa2fd302a2c8aef49c3252cc14a5e22c4d9359f5c266a823ceb269"),
         }),
         group: COMMUNITY,
         files: &[],
@@ -317,7 +318,7 @@ pub static ASSETS: [ModelAsset; 24] = [
             ],
             page: "https://github.com/JingyunLiang/SwinIR/releases/tag/v0.0",
             size: Some(67_129_861),
-            sha256: Some("b9afb61e65e04eb7f8aba5095d070bbe9af28df76acd0c9405aeb33b814bcfc6"),
+            hash: Some("b9afb61e65e04eb7f8aba5095d070bbe9af28df76acd0c9405aeb33b814bcfc6"),
         }),
         group: COMMUNITY,
         files: &[],
@@ -443,6 +444,22 @@ impl ModelAsset {
             Origin::Repositories(repositories) => repositories.iter().map(|repository| repository.page()).collect(),
             Origin::File(file) => file.addresses.iter().map(|address| (*address).to_owned()).collect(),
         }
+    }
+
+    /// What its file is known by, where it is one file and that is known.
+    pub fn hash(&self) -> Option<&'static str> {
+        match &self.origin {
+            Origin::Repositories(_) => None,
+            Origin::File(file) => file.hash,
+        }
+    }
+
+    /// Its file in the folder of models, where it is published by itself and there, and what is wrong with it.
+    pub fn check(&self) -> Option<(PathBuf, Result<(), HubError>)> {
+        let Origin::File(file) = &self.origin else { return None };
+        let place = Folders::of_user()?.models.join(file.name);
+        let checked = place.is_file().then(|| file.check(&place, &place.display().to_string()))?;
+        Some((place, checked))
     }
 
     /// Its file, where it is a network published by itself.
@@ -597,4 +614,17 @@ fn weights(files: &[RemoteFile], folder: &str, stem: &str) -> Result<Vec<RemoteF
         }
     }
     Err(format!("{folder}{stem}.safetensors"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn assets_are_files_of_models_or_of_metrics() {
+        for asset in &ASSETS {
+            assert_eq!(asset.file_specs().count() + asset.metric_files().count(), asset.files.len(), "{}", asset.id);
+            assert!(asset.hash().is_none_or(|hash| Hash::named(hash).is_some()), "{}", asset.id);
+        }
+    }
 }

@@ -1,18 +1,19 @@
-//! Files that are published by themselves, with one address or several: each is tried, and what comes is checked before it lies in the
-//! folder of models under its name.
+//! Files that are published by themselves, with one address or several: each is tried, and what comes is checked before
+//! it lies in the folder of models under its name.
 
 use std::fs;
+use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 use ureq::Agent;
 use ureq::http::header;
 
 use super::error::HubError;
+use super::hash::Hash;
 use super::remote::Patience;
 use super::transfer::{Transfer, guard, has_room};
 use crate::checkpoint::Checkpoint;
@@ -33,8 +34,37 @@ pub struct DirectFile {
     pub page: &'static str,
     /// In bytes, where it is known.
     pub size: Option<u64>,
-    /// In hexadecimal, where it is known.
-    pub sha256: Option<&'static str>,
+    /// Its SHA-256, or what git names it by, where one is known.
+    pub hash: Option<&'static str>,
+}
+
+impl DirectFile {
+    /// Whether a file that came from `origin` is this one; where no hash is known, whether it is a model.
+    ///
+    /// # Errors
+    /// [`HubError::Size`], [`HubError::Hash`] or [`HubError::Nonsense`] where it is not, [`HubError::Write`] where it
+    /// cannot be read.
+    pub fn check(&self, path: &Path, origin: &str) -> Result<(), HubError> {
+        let failed = |source| HubError::Write { file: path.to_owned(), source };
+        let url = || origin.to_owned();
+        let mut file = File::open(path).map_err(failed)?;
+        let found = file.metadata().map_err(failed)?.len();
+        if let Some(expected) = self.size.filter(|size| *size != found) {
+            return Err(HubError::Size { url: url(), expected, found });
+        }
+        if let Some(expected) = self.hash {
+            let hash = Hash::named(expected);
+            let mut hasher = hash.as_ref().map(|hash| hash.hasher(found));
+            if let Some(hasher) = &mut hasher {
+                hasher.read(&mut file).map_err(failed)?;
+            }
+            if !hasher.zip(hash.as_ref()).is_some_and(|(hasher, hash)| hasher.is(hash)) {
+                return Err(HubError::Hash { url: url(), expected: expected.to_owned() });
+            }
+        }
+        let opened = Checkpoint::open(path);
+        opened.map(|_| ()).map_err(|error| HubError::Nonsense { url: url(), found: error.to_string() })
+    }
 }
 
 /// Downloads the file into a folder, whole and checked or not at all.
@@ -54,7 +84,7 @@ pub fn download(file: &DirectFile, folder: &Path, transfer: &Transfer, patience:
         .timeout_recv_response(Some(patience.connection))
         .timeout_recv_body(Some(patience.connection))
         .build();
-    let fetching = Fetching { file, transfer, patience, agent: config.into() };
+    let fetching = Fetching { file, folder, transfer, patience, agent: config.into() };
     let mut failures = Vec::new();
     for address in file.addresses {
         let mut builder = tempfile::Builder::new();
@@ -69,7 +99,7 @@ pub fn download(file: &DirectFile, folder: &Path, transfer: &Transfer, patience:
                 part.persist(folder.join(file.name)).map_err(|error| failed(error.error))?;
                 return Ok(());
             }
-            Err(error @ (HubError::Cancelled | HubError::Write { .. })) => return Err(error),
+            Err(error @ (HubError::Cancelled | HubError::Write { .. } | HubError::Disk { .. })) => return Err(error),
             Err(error) => failures.push(error.to_string()),
         }
     }
@@ -78,6 +108,7 @@ pub fn download(file: &DirectFile, folder: &Path, transfer: &Transfer, patience:
 
 struct Fetching<'a> {
     file: &'a DirectFile,
+    folder: &'a Path,
     transfer: &'a Transfer,
     patience: Patience,
     agent: Agent,
@@ -86,9 +117,8 @@ struct Fetching<'a> {
 impl Fetching<'_> {
     /// All of it from one address.
     fn fetch(&self, url: &str, part: &mut NamedTempFile) -> Result<(), HubError> {
-        let (mut have, mut tries) = (0, 0);
+        let (mut have, mut most, mut tries) = (0, 0, 0);
         loop {
-            let before = have;
             let error = match self.some(url, part, &mut have) {
                 Ok(()) => break,
                 Err(error) => error,
@@ -99,14 +129,16 @@ impl Fetching<'_> {
                 _ => false,
             };
             // As long as something comes there is no reason to give up.
-            tries = if have > before { 1 } else { tries + 1 };
+            tries = if have > most { 0 } else { tries + 1 };
+            most = most.max(have);
             if !passes || tries >= self.patience.tries {
                 self.transfer.done.fetch_sub(have, Ordering::Relaxed);
                 return Err(error);
             }
-            self.transfer.pause(self.patience.pause * 2u32.saturating_pow(tries.min(6) - 1))?;
+            self.transfer.pause(self.patience.pause * 2u32.saturating_pow(tries.clamp(1, 6) - 1))?;
         }
-        self.check(url, part, have).inspect_err(|_| _ = self.transfer.done.fetch_sub(have, Ordering::Relaxed))
+        let checked = self.file.check(part.path(), url);
+        checked.inspect_err(|_| _ = self.transfer.done.fetch_sub(have, Ordering::Relaxed))
     }
 
     /// As much as one connection brings.
@@ -130,7 +162,15 @@ impl Fetching<'_> {
         }
         let length =
             response.headers().get(header::CONTENT_LENGTH).and_then(|it| it.to_str().ok()?.parse::<u64>().ok());
-        let expected = self.file.size.or(length.map(|length| *have + length));
+        let (announced, most) = (length.map(|length| *have + length), self.file.size.unwrap_or(MOST));
+        if let Some(found) = announced.filter(|announced| *announced > most) {
+            return Err(HubError::Size { url: url.to_owned(), expected: most, found });
+        }
+        let expected = self.file.size.or(announced);
+        if let (None, Some(all)) = (self.file.size, announced) {
+            has_room(self.folder, all - *have)?;
+            self.transfer.all.store(all, Ordering::Relaxed);
+        }
         part.seek(SeekFrom::Start(*have)).map_err(failed)?;
         let (mut body, mut buffer) = (response.into_body().into_reader(), vec![0; CHUNK]);
         loop {
@@ -143,7 +183,7 @@ impl Fetching<'_> {
                 Ok(n) => n as u64,
                 Err(error) => return Err(broken(error.to_string())),
             };
-            let (most, found) = (expected.unwrap_or(MOST), *have + n);
+            let found = *have + n;
             if found > most {
                 return Err(HubError::Size { url: url.to_owned(), expected: most, found });
             }
@@ -151,32 +191,6 @@ impl Fetching<'_> {
             *have = found;
             self.transfer.done.fetch_add(n, Ordering::Relaxed);
             self.transfer.came.fetch_add(n, Ordering::Relaxed);
-        }
-    }
-
-    /// Whether it is what it should be; of a file whose hash is not known, whether it is a model.
-    fn check(&self, url: &str, part: &mut NamedTempFile, have: u64) -> Result<(), HubError> {
-        let failed = |source| HubError::Write { file: self.file.name.into(), source };
-        if let Some(expected) = self.file.size.filter(|size| *size != have) {
-            return Err(HubError::Size { url: url.to_owned(), expected, found: have });
-        }
-        part.flush().map_err(failed)?;
-        if let Some(expected) = self.file.sha256 {
-            part.seek(SeekFrom::Start(0)).map_err(failed)?;
-            let (mut hasher, mut buffer) = (Sha256::new(), vec![0; CHUNK]);
-            loop {
-                match part.read(&mut buffer).map_err(failed)? {
-                    0 => break,
-                    n => hasher.update(&buffer[..n]),
-                }
-            }
-            if hex::encode(hasher.finalize()) != expected {
-                return Err(HubError::Hash { url: url.to_owned(), expected: expected.to_owned() });
-            }
-        }
-        match Checkpoint::open(part.path()) {
-            Ok(_) => Ok(()),
-            Err(error) => Err(HubError::Nonsense { url: url.to_owned(), found: error.to_string() }),
         }
     }
 }

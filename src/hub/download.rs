@@ -58,12 +58,21 @@ pub fn download(assets: &[&'static ModelAsset], transfer: &Transfer, patience: P
         }
         transfer.reset();
     }
+    let mut outcome = Ok(());
     for file in direct {
         let models = Folders::of_user().ok_or(HubError::NoPlace)?.models;
-        super::direct::download(file, &models, transfer, patience)?;
+        match super::direct::download(file, &models, transfer, patience) {
+            // One that is gone does not keep the others away.
+            Err(error @ HubError::ByHand { .. }) => {
+                tracing::warn!("{}: {error}", file.name);
+                outcome = outcome.and(Err(error));
+            }
+            done => done?,
+        }
         transfer.reset();
     }
-    from_hub(&from_repositories, transfer, patience)
+    from_hub(&from_repositories, transfer, patience)?;
+    outcome
 }
 
 fn from_hub(assets: &[&'static ModelAsset], transfer: &Transfer, patience: Patience) -> Result<(), HubError> {
@@ -75,24 +84,23 @@ fn from_hub(assets: &[&'static ModelAsset], transfer: &Transfer, patience: Patie
     let mut listings: BTreeMap<Repository, Listing> = BTreeMap::new();
     let mut orders: Vec<Order> = Vec::new();
     for asset in assets {
-        let mut first_error = None;
+        let mut errors = Vec::new();
         let mut found = None;
         for &repository in asset.repositories() {
             match needed(asset, repository, &carrier, &mut listings) {
                 Ok(files) => found = Some((repository, files)),
                 Err(HubError::Cancelled) => return Err(HubError::Cancelled),
-                Err(error) => _ = first_error.get_or_insert(error),
+                Err(error) => errors.push(error),
             }
             if found.is_some() {
                 break;
             }
         }
-        match (found, first_error) {
-            (Some((repository, files)), _) => {
+        match found {
+            Some((repository, files)) => {
                 orders.extend(files.into_iter().map(|(commit, file)| Order { repository, commit, file }))
             }
-            (None, Some(error)) => return Err(error),
-            (None, None) => {}
+            None => failed(asset, errors)?,
         }
     }
     let store = |repository: Repository| Store::of_user(repository).ok_or(HubError::NoPlace);
@@ -134,6 +142,17 @@ fn from_hub(assets: &[&'static ModelAsset], transfer: &Transfer, patience: Patie
         store(repository)?.settle(&listing.commit)?;
     }
     Ok(())
+}
+
+/// Why no repository brings an asset; of mirrors, what each of them said.
+fn failed(asset: &ModelAsset, mut errors: Vec<HubError>) -> Result<(), HubError> {
+    if errors.len() < 2 {
+        return errors.pop().map_or(Ok(()), Err);
+    }
+    let details: Vec<String> = errors.iter().map(HubError::to_string).collect();
+    let name = asset.repositories()[0].id.rsplit('/').next().unwrap_or_default();
+    let place = Folders::of_user().ok_or(HubError::NoPlace)?.models.join(name);
+    Err(HubError::ByHand { page: asset.page(), place, details: details.join("; ") })
 }
 
 /// The files of an asset in a repository, each with the state it is of.

@@ -135,7 +135,8 @@ impl From<HubError> for UserError {
                 gated(page, "Check that the token in use is of that account and may read gated repositories.")
             }
             HubError::ByHand { page, place, .. } => {
-                format!("Get it by hand from {page} and put it at {}: it is found there.", place.display())
+                let place = place.display();
+                format!("Check the network, or get it by hand from {page} and put it at {place}: it is found there.")
             }
             HubError::Status { status: 429, .. } => "The hub wants a pause. Wait some minutes, then go on.".into(),
             HubError::Status { status: 404, .. } | HubError::NotThere { .. } => {

@@ -52,7 +52,7 @@ pub(super) fn progress(viewer: &mut Viewer, ui: &mut egui::Ui) -> bool {
                 ui.label(dim(ui, text)).on_hover_text(transfer.names().join("\n"));
             }
         }
-        let stop = ui.small_button("Stop").on_hover_text("What came so far is kept");
+        let stop = ui.small_button("Stop").on_hover_text("What came from the hub so far is kept");
         stop.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Button, true, Command::StopDownload.label()));
         if stop.clicked() {
             viewer.actions.push(Command::StopDownload.into());
