@@ -160,8 +160,8 @@ pub(super) fn missing_in(spec: &FileSpec, path: &Path) -> Vec<PathBuf> {
         return absent(path.to_owned());
     }
     if spec.takes_single_file() {
-        // What is wrong with a file shows when it is opened.
-        return Sd3::at(path).map(|sd3| sd3.missing()).unwrap_or_default();
+        // What is wrong with a file shows when it is opened; here it is as good as not there.
+        return Sd3::at(path).map_or_else(|_| vec![path.to_owned()], |sd3| sd3.missing());
     }
     let of = |content: &Content| match *content {
         Content::File(name) => absent(path.join(name)),

@@ -4,6 +4,7 @@
 mod config;
 mod original;
 
+use std::cmp::Reverse;
 use std::path::{Path, PathBuf};
 
 pub use original::{STABLE_DIFFUSION_3, diffusion_model};
@@ -223,14 +224,21 @@ impl Single {
         Ok(Self { file: file.to_owned(), checkpoint })
     }
 
-    /// The largest in a folder: it has the most parts.
-    fn in_folder(folder: &Path) -> Option<Self> {
-        let files = std::fs::read_dir(folder).ok()?.flatten().map(|entry| entry.path());
+    /// The largest in a folder that is one, as it has the most parts; else why the largest file is none.
+    fn in_folder(folder: &Path) -> Result<Option<Self>, CheckpointError> {
+        let files = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
         let is_one = |path: &PathBuf| path.extension().is_some_and(|ending| ending == "safetensors") && path.is_file();
+        let size = |path: &PathBuf| std::fs::metadata(path).map_or(0, |metadata| metadata.len());
         let mut files: Vec<PathBuf> = files.filter(is_one).collect();
-        files.sort();
-        let opened = files.iter().take(MOST).filter_map(|file| Self::open(file).ok());
-        opened.max_by_key(|single| single.checkpoint.map.len())
+        files.sort_by_cached_key(|path| (Reverse(size(path)), path.clone()));
+        let mut first_error = None;
+        for file in files.iter().take(MOST) {
+            match Self::open(file) {
+                Ok(single) => return Ok(Some(single)),
+                Err(error) => _ = first_error.get_or_insert(error),
+            }
+        }
+        first_error.map_or(Ok(None), Err)
     }
 }
 
@@ -238,12 +246,12 @@ impl Sd3 {
     /// Looks for the parts of what a folder or a file names. That some are not there is no error yet.
     ///
     /// # Errors
-    /// Where it is a file, and that cannot be read or is of another model.
+    /// Where it is a file, or a folder of single files, and none can be read or is of this model.
     pub fn at(place: &Path) -> Result<Self, CheckpointError> {
         let (folder, single) = match place.is_file() {
             true => (place.parent().unwrap_or(Path::new("")), Some(Single::open(place)?)),
             false if Network::Transformer.is_in(place) => (place, None),
-            false => (place, Single::in_folder(place)),
+            false => (place, Single::in_folder(place)?),
         };
         let part = |network| part(network, folder, single.as_ref());
         Ok(Self {
@@ -349,8 +357,15 @@ fn part(network: Network, folder: &Path, single: Option<&Single>) -> Part {
         (Some(_), Some(file)) => Place::Nowhere(folder.join("text_encoders").join(file)),
         _ => Place::Folder(own.clone()),
     };
-    let place = in_single.or_else(in_folder).or_else(alone).unwrap_or_else(nowhere);
-    Part { network, place, config }
+    if let Some(place) = in_single.or_else(in_folder).or_else(alone) {
+        return Part { network, place, config };
+    }
+    // Beside a single file, what a download of the whole model has brought will do.
+    let downloaded = single.and_then(|_| published_places().find(|place| network.is_in(place)));
+    match downloaded.map(|place| place.join(name)) {
+        Some(folder) => Part { network, config: folder.join("config.json"), place: Place::Folder(folder) },
+        None => Part { network, place: nowhere(), config },
+    }
 }
 
 /// The tokenizers' folders, and the files in them that must be there.
@@ -360,16 +375,21 @@ const TOKENIZERS: [(&str, &[&str]); 3] = [
     ("tokenizer_3", &["tokenizer.json"]),
 ];
 
-/// Beside the weights, or wherever else the published folder may lie: single files have no tokenizers.
-fn tokenizer(folder: &Path, name: &str, files: &[&str]) -> PathBuf {
+/// Wherever the published folder may lie.
+fn published_places() -> impl Iterator<Item = PathBuf> {
     let published = BACKBONES.iter().flat_map(|spec| spec.files).filter(|file| file.takes_single_file());
     let repositories = published.filter_map(|file| match file.published {
         Published::Repository(names) => Some(names),
         Published::Path(_) | Published::Anywhere => None,
     });
+    repositories.flatten().flat_map(|name| hub_cache::places(name))
+}
+
+/// Beside the weights, or wherever else the published folder may lie: single files have no tokenizers.
+fn tokenizer(folder: &Path, name: &str, files: &[&str]) -> PathBuf {
     let beside = folder.join(name);
-    let elsewhere = repositories.flatten().flat_map(|name| hub_cache::places(name)).map(|place| place.join(name));
+    let mut elsewhere = published_places().map(|place| place.join(name));
     let is_whole = |folder: &PathBuf| files.iter().all(|file| folder.join(file).is_file());
     // Where a folder is there, what it lacks is told.
-    if beside.is_dir() { beside } else { elsewhere.into_iter().find(is_whole).unwrap_or(beside) }
+    if beside.is_dir() { beside } else { elsewhere.find(is_whole).unwrap_or(beside) }
 }
