@@ -702,13 +702,20 @@ fn a_file_with_addresses_of_its_own_comes_whole_or_not_at_all() {
     let length = |bytes: usize| &*format!("Content-Length: {bytes}\r\n").leak();
     let whole = || (200, length(model.len()), model.clone());
     let half = || (200, length(model.len()), model[..model.len() / 2].to_vec());
-    let rest = || (206, length(model.len() - model.len() / 2), model[model.len() / 2..].to_vec());
+    let from = |start: usize| {
+        let body = model[model.len() / 2..].to_vec();
+        let range = format!("Content-Length: {}\r\nContent-Range: bytes {start}-{size}/{size}\r\n", body.len());
+        (206, &*range.leak(), body)
+    };
+    let rest = || from(model.len() / 2);
     let page = b"<!DOCTYPE html><p>Not found".to_vec();
     let (address, asked) = server(&[
         ("whole", vec![whole()]),
         ("gone", vec![(404, "Content-Length: 0\r\n", Vec::new())]),
         ("busy", vec![(503, "Content-Length: 0\r\n", Vec::new()), whole()]),
         ("cut", vec![half(), rest()]),
+        ("anew", vec![half(), (416, "Content-Length: 0\r\n", Vec::new()), whole()]),
+        ("another-part", vec![half(), from(7)]),
         ("moved", vec![(302, "Location: /whole\r\nContent-Length: 0\r\n", Vec::new())]),
         ("cut-once-more", vec![half(), rest()]),
         ("page", vec![(200, length(page.len()), page)]),
@@ -732,7 +739,7 @@ fn a_file_with_addresses_of_its_own_comes_whole_or_not_at_all() {
         outcome
     };
     // With what is known of it, and with nothing.
-    for path in ["whole", "busy", "cut", "moved"] {
+    for path in ["whole", "busy", "cut", "anew", "moved"] {
         assert_eq!(get(&[path], Some(size), Some(hash.clone())), Ok(()), "{path}");
     }
     assert!(asked.lock().unwrap().iter().any(|line| *line == format!("cut bytes={}-", model.len() / 2)));
@@ -753,6 +760,7 @@ fn a_file_with_addresses_of_its_own_comes_whole_or_not_at_all() {
         (vec!["whole"], None, Some("0".repeat(40)), "another hash"),
         (vec!["whole"], Some(size - 1), None, "bytes were announced"),
         (vec!["whole"], Some(size + 1), None, "broke off"),
+        (vec!["another-part"], Some(size), None, "another part"),
         (vec!["nowhere"], None, None, "/nowhere"),
     ] {
         let said = get(&paths, size, sha256).unwrap_err();

@@ -124,6 +124,11 @@ impl Fetching<'_> {
                 Err(error) => error,
             };
             let passes = match &error {
+                // What there is cannot be gone on with.
+                HubError::Status { status: 416, .. } if have > 0 => {
+                    self.begin_anew(part, &mut have)?;
+                    true
+                }
                 HubError::Status { status, .. } => matches!(status, 408 | 425 | 429 | 500..=599),
                 HubError::Unreachable { .. } => true,
                 _ => false,
@@ -141,6 +146,13 @@ impl Fetching<'_> {
         checked.inspect_err(|_| _ = self.transfer.done.fetch_sub(have, Ordering::Relaxed))
     }
 
+    fn begin_anew(&self, part: &mut NamedTempFile, have: &mut u64) -> Result<(), HubError> {
+        self.transfer.done.fetch_sub(*have, Ordering::Relaxed);
+        *have = 0;
+        let emptied = part.as_file().set_len(0);
+        emptied.map_err(|source| HubError::Write { file: self.file.name.into(), source })
+    }
+
     /// As much as one connection brings.
     fn some(&self, url: &str, part: &mut NamedTempFile, have: &mut u64) -> Result<(), HubError> {
         let broken = |details: String| HubError::Unreachable { url: url.to_owned(), details };
@@ -154,15 +166,17 @@ impl Fetching<'_> {
         if !response.status().is_success() {
             return Err(HubError::Status { url: url.to_owned(), status });
         }
-        if status != 206 {
-            // It begins anew.
-            self.transfer.done.fetch_sub(*have, Ordering::Relaxed);
-            *have = 0;
-            part.as_file().set_len(0).map_err(failed)?;
+        let range = response.headers().get(header::CONTENT_RANGE).and_then(|range| range.to_str().ok());
+        let goes_on = range.is_some_and(|range| range.starts_with(&format!("bytes {have}-")));
+        if status != 206 || !goes_on {
+            if status == 206 {
+                return Err(HubError::Nonsense { url: url.to_owned(), found: format!("another part: {range:?}") });
+            }
+            self.begin_anew(part, have)?;
         }
         let length =
             response.headers().get(header::CONTENT_LENGTH).and_then(|it| it.to_str().ok()?.parse::<u64>().ok());
-        let (announced, most) = (length.map(|length| *have + length), self.file.size.unwrap_or(MOST));
+        let (announced, most) = (length.map(|length| have.saturating_add(length)), self.file.size.unwrap_or(MOST));
         if let Some(found) = announced.filter(|announced| *announced > most) {
             return Err(HubError::Size { url: url.to_owned(), expected: most, found });
         }
@@ -181,6 +195,8 @@ impl Fetching<'_> {
                 Ok(0) if expected.is_some_and(|expected| *have < expected) => return Err(broken("broke off".into())),
                 Ok(0) => return Ok(()),
                 Ok(n) => n as u64,
+                // A connection that ends badly behind the last byte has brought all of it.
+                Err(_) if expected == Some(*have) => return Ok(()),
                 Err(error) => return Err(broken(error.to_string())),
             };
             let found = *have + n;

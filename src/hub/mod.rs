@@ -2,6 +2,7 @@
 //! for the network.
 
 mod assets;
+mod catalogue;
 pub mod direct;
 mod download;
 mod error;
@@ -17,7 +18,8 @@ mod server;
 mod store;
 mod transfer;
 
-pub use assets::{ASSETS, Found, ModelAsset, Origin};
+pub use assets::{Found, ModelAsset, Origin};
+pub use catalogue::ASSETS;
 pub use download::download;
 pub use error::HubError;
 pub use known::known;

@@ -80,14 +80,19 @@ pub fn realesrgan() -> Option<PathBuf> {
 
 /// Whether a file has the name of the network for photos; the disk is not asked.
 pub(super) fn is_named(file: &Path) -> bool {
-    file.file_stem().is_some_and(|stem| stem == X4PLUS) || file.ends_with(MIRRORED)
+    file.file_stem().is_some_and(|stem| stem == X4PLUS) || is_mirrored(file)
+}
+
+/// Whether it is the mirror's file in the hub's cache; in the folder of models it is its authors'.
+fn is_mirrored(file: &Path) -> bool {
+    file.ends_with(MIRRORED) && !model_folders().any(|folder| file.parent() == Some(&folder))
 }
 
 /// Whether a file has the name of one of its networks, in the folder of models.
 pub(super) fn is_one(file: &Path) -> bool {
     let is_here = model_folders().any(|folder| file.parent() == Some(&folder));
     let is_named = NETWORKS.iter().any(|network| file.file_stem().is_some_and(|stem| stem == network.name));
-    (is_here && is_named) || file.ends_with(MIRRORED)
+    (is_here && is_named) || is_mirrored(file)
 }
 
 /// Its networks for drawings, where they are on this machine.
