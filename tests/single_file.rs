@@ -336,7 +336,7 @@ fn what_is_missing_is_named_at_once_and_nothing_is_lost() {
     std::fs::write(&place, &before[..before.len() / 2]).unwrap();
     let said = problem(&place);
     assert!(said.details.contains(SD3) && said.hint.contains("cut short"), "{said}");
-    assert_eq!(hub::missing(&sd3(&place, Precision::Auto)), [place.clone()], "to be downloaded again");
+    assert_eq!(hub::missing(&sd3(&place, Precision::Auto)), std::slice::from_ref(&place), "to be downloaded again");
     // Nor is it passed over where the folder is named.
     let said = problem(folder.root());
     assert!(said.details.contains(SD3) && said.hint.contains("cut short"), "{said}");
