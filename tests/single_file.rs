@@ -364,6 +364,11 @@ fn other_models_are_named() {
             assert!(said.details.contains(expected) && said.remedy.is_none(), "{said}");
         }
     }
+    // A folder that holds files of other things alone lacks the model: that is what is said.
+    let others = folder_with("esrgan.safetensors", &other(&["conv_first.weight"]));
+    let said = problem(others.root());
+    assert!(said.title == "The model is not whole" && said.details.contains("transformer/diffusion_pytorch"), "{said}");
+
     // Opened as a single network it says what it is, and the window can use it as that.
     write(&folder.path("sd3.safetensors"), &without_text());
     let file = Backbone::file(folder.path("sd3.safetensors"));

@@ -208,23 +208,32 @@ struct Single {
 }
 
 impl Single {
+    /// A file that somebody named: it must be one.
     fn open(file: &Path) -> Result<Self, CheckpointError> {
-        let checkpoint = Checkpoint::open(file)?;
-        if Network::Transformer.prefix_in_checkpoint(&checkpoint.tensors).is_none() {
-            let has = |start: &str| {
-                let mut from = checkpoint.tensors.range(start.to_owned()..);
-                from.next().is_some_and(|(key, _)| key.starts_with(start))
-            };
-            let found = match diffusion_model(&has).filter(|model| *model != STABLE_DIFFUSION_3) {
-                Some(other) => format!("it is a checkpoint of {other}, and this is for Stable Diffusion 3"),
-                None => "it holds no transformer of Stable Diffusion 3 (joint_blocks.0...)".to_owned(),
-            };
-            return Err(CheckpointError::format(file, found));
-        }
-        Ok(Self { file: file.to_owned(), checkpoint })
+        let none = || "it holds no transformer of Stable Diffusion 3 (joint_blocks.0...)".to_owned();
+        Self::look_into(file)?.ok_or_else(|| CheckpointError::format(file, none()))
     }
 
-    /// The largest in a folder that is one, as it has the most parts; else why the largest file is none.
+    /// Nothing where it is of no known diffusion model.
+    fn look_into(file: &Path) -> Result<Option<Self>, CheckpointError> {
+        let checkpoint = Checkpoint::open(file)?;
+        if Network::Transformer.prefix_in_checkpoint(&checkpoint.tensors).is_some() {
+            return Ok(Some(Self { file: file.to_owned(), checkpoint }));
+        }
+        let has = |start: &str| {
+            let mut from = checkpoint.tensors.range(start.to_owned()..);
+            from.next().is_some_and(|(key, _)| key.starts_with(start))
+        };
+        match diffusion_model(&has).filter(|model| *model != STABLE_DIFFUSION_3) {
+            Some(other) => {
+                let found = format!("it is a checkpoint of {other}, and this is for Stable Diffusion 3");
+                Err(CheckpointError::format(file, found))
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// The largest in a folder that is one, as it has the most parts; else why the largest that might be one is none.
     fn in_folder(folder: &Path) -> Result<Option<Self>, CheckpointError> {
         let files = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
         let is_one = |path: &PathBuf| path.extension().is_some_and(|ending| ending == "safetensors") && path.is_file();
@@ -233,8 +242,9 @@ impl Single {
         files.sort_by_cached_key(|path| (Reverse(size(path)), path.clone()));
         let mut first_error = None;
         for file in files.iter().take(MOST) {
-            match Self::open(file) {
-                Ok(single) => return Ok(Some(single)),
+            match Self::look_into(file) {
+                Ok(Some(single)) => return Ok(Some(single)),
+                Ok(None) => {}
                 Err(error) => _ = first_error.get_or_insert(error),
             }
         }
