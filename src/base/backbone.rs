@@ -201,7 +201,7 @@ static OSEDIFF_SD21: BackboneSpec = BackboneSpec {
         FileSpec {
             role: "osediff",
             id: "osediff",
-            label: "OSEDiff",
+            label: "OSEDiff's LoRAs",
             option: "osediff-path",
             help: "Its LoRAs, osediff.pkl [default: preset/models/osediff.pkl, here or in the data folder]",
             is_required: true,

@@ -54,7 +54,7 @@ pub(super) fn with_photo(state: &State) -> bool {
 
 fn can_score(state: &State) -> bool {
     let is_new = state.document.as_ref().is_some_and(|document| !document.unscored(state.metric).is_empty());
-    is_new && !state.scoring && !state.metrics.is_empty()
+    is_new && !state.scoring && !state.found.metrics.is_empty()
 }
 
 /// One press of a zoom key.

@@ -6,6 +6,7 @@ mod autosave_worker;
 pub mod bindings;
 pub mod commands;
 mod dialogs;
+pub mod found_models;
 mod logic;
 pub mod network_facts;
 mod open;
@@ -70,6 +71,8 @@ pub struct Viewer {
     selftest: Slot,
     /// Where super-resolution models are being looked for.
     backbone_search: Slot,
+    /// Where models that consist of several files are.
+    model_search: Slot,
     /// What is known of networks is being looked up.
     network_recall: Slot,
     /// Memory for the states' pictures, where the user has not said.
@@ -131,9 +134,8 @@ impl Viewer {
             tasks.look_for_recoverable(folder.clone());
         }
         let mut backbone_search = Slot::default();
-        tasks.look_for_metrics();
         tasks.look_for_backbones(&settings, backbone_search.start());
-        Ok(Self {
+        let mut viewer = Self {
             settings_at_start: settings.clone(),
             state: State::new(settings, persistence.settings),
             engine,
@@ -152,6 +154,7 @@ impl Viewer {
             examining: Slot::default(),
             selftest: Slot::default(),
             backbone_search,
+            model_search: Slot::default(),
             network_recall: Slot::default(),
             picture_bytes: picture_bytes(),
             loaded_pictures: 0,
@@ -161,7 +164,9 @@ impl Viewer {
             offer_recoverable: true,
             device_lost,
             leaving,
-        })
+        };
+        viewer.look_for_models();
+        Ok(viewer)
     }
 
     /// Opens the first of these, and offers the others, which wait among the recent ones too; model files are offered as

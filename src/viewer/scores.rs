@@ -49,7 +49,7 @@ impl Viewer {
     pub(super) fn score_chain(&mut self) {
         let metric = self.state.metric;
         let Some(document) = &self.state.document else { return };
-        let Some((_, files)) = self.state.metrics.iter().find(|(spec, _)| *spec == metric) else { return };
+        let Some((_, files)) = self.state.found.metrics.iter().find(|(spec, _)| *spec == metric) else { return };
         let pictures: Vec<_> =
             document.unscored(metric).into_iter().map(|state| (state.id, state.picture.clone())).collect();
         if pictures.is_empty() {

@@ -8,21 +8,21 @@ use std::time::Instant;
 
 use super::actions::{Action, Against, CompareMode, Tool};
 use super::bindings::Bindings;
+use super::found_models::FoundModels;
 use super::network_facts;
 use super::prompt_server::ServerForm;
-use super::scores::Files;
 use super::selftest::Selftest;
 use super::settings::Settings;
 use crate::base::{
-    BUILT_IN, Backbone, BackboneKind, BackboneSpec, DeviceChoice, METRICS, MemoryPlan, MetricSpec, Plan,
-    PromptSourceSpec, RecipeStep, Region, Stage, StepEstimate, Ticket, UserError, plan,
+    BUILT_IN, Backbone, BackboneKind, DeviceChoice, METRICS, MemoryPlan, MetricSpec, Plan, RecipeStep, Region, Stage,
+    StepEstimate, Ticket, UserError, plan,
 };
 use crate::document::consistency::Consistency;
 use crate::document::session::autosave::RecoverableSession;
 use crate::document::session::{Choices, Session};
 use crate::document::{CachedPicture, History, ScaleState, StateId};
 use crate::engine::{Job, JobId};
-use crate::hub::{Found, ModelAsset, Transfer};
+use crate::hub::Transfer;
 use crate::imaging::Picture;
 use crate::imaging::codec::Preview;
 use crate::scene::canvas::{Camera, Overlay};
@@ -81,14 +81,10 @@ pub struct State {
     pub downloads: bool,
     /// The self-test, and its window.
     pub selftest: Selftest,
-    /// All that can be got, and what of it is there; empty while it is looked for.
-    pub assets: Vec<(&'static ModelAsset, Found)>,
     /// What is on its way from the hub.
     pub transfer: Option<Arc<Transfer>>,
-    /// The diffusion models, and what of each is on the disk; empty while they are looked for.
-    pub diffusion: Vec<(&'static BackboneSpec, FoundBackbone)>,
-    /// The sources of prompts, and where each is or what is missing; empty while they are looked for.
-    pub prompt_models: Vec<(&'static PromptSourceSpec, Result<PathBuf, UserError>)>,
+    /// The models that consist of several files, and all that can be downloaded.
+    pub found: FoundModels,
     /// The server that writes prompts, as it is entered and tried.
     pub server: ServerForm,
     /// The super-resolution models on this machine, the best first; empty while they are looked for.
@@ -101,8 +97,6 @@ pub struct State {
     pub(super) facts_recalled: bool,
     /// The engine is to measure one.
     pub(super) measuring: bool,
-    /// The metrics that can be computed here, with where their weights lie; empty while they are looked for.
-    pub metrics: Vec<(&'static MetricSpec, Files)>,
     /// The one that states are scored by.
     pub metric: &'static MetricSpec,
     /// The engine scores states.
@@ -129,17 +123,6 @@ pub struct State {
     pub split: f32,
     /// Bytes of memory in use, looked up now and then.
     pub(super) memory: Option<(Instant, u64)>,
-}
-
-/// What was found of a diffusion model.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum FoundBackbone {
-    /// Nothing; where it was looked for.
-    Nothing(UserError),
-    /// Some of it: what is missing.
-    Incomplete(Backbone, Vec<PathBuf>),
-    /// All that is needed.
-    Whole(Backbone),
 }
 
 /// A file on its way.
@@ -413,17 +396,14 @@ impl State {
             models: false,
             downloads: false,
             selftest: Selftest::default(),
-            assets: Vec::new(),
             transfer: None,
-            diffusion: Vec::new(),
-            prompt_models: Vec::new(),
+            found: FoundModels::default(),
             server: ServerForm::default(),
             backbones: Vec::new(),
             network_facts: network_facts::Known::new(),
             facts_device: String::new(),
             facts_recalled: false,
             measuring: false,
-            metrics: Vec::new(),
             metric: &METRICS[0],
             scoring: false,
             offered_models: Vec::new(),

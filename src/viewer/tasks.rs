@@ -8,15 +8,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crossbeam_channel::{Receiver, Sender};
 
 use super::actions::Action;
+use super::found_models::FoundModels;
 use super::network_facts::Memory;
 use super::open::{Opened, open};
-use super::scores::Files;
 use super::selftest::Selftest;
-use super::state::{Examined, Exporting, FoundBackbone};
+use super::state::{Examined, Exporting};
 use super::{dialogs, sample, selftest};
 use crate::base::{
-    BACKBONES, Backbone, BackboneSpec, DeviceChoice, FileSpec, Folders, METRICS, MODEL_ENDINGS, MetricSpec,
-    PROMPT_SOURCES, Precision, PromptSource, PromptSourceSpec, ServerEndpoint, Source, Ticket, UserError,
+    Backbone, BackboneSpec, DeviceChoice, FileSpec, Folders, MODEL_ENDINGS, Precision, PromptSource, PromptSourceSpec,
+    ServerEndpoint, Source, Ticket, UserError,
 };
 use crate::document::consistency::examine;
 use crate::document::export::{Export, Exporter};
@@ -25,7 +25,7 @@ use crate::document::session::{EXTENSION, Session, autosave};
 use crate::document::{CachedPicture, History, ScaleState, StateId, session};
 use crate::engine::{NetworkFacts, ServerTrial, is_network};
 use crate::hub;
-use crate::hub::{ASSETS, Found, HubError, ModelAsset, ModelPaths, Patience, Transfer};
+use crate::hub::{HubError, ModelAsset, ModelPaths, Patience, Transfer};
 use crate::imaging::codec::Preview;
 use crate::imaging::formats::readable;
 use crate::imaging::{Filter, Format, ImageError, Picture, resize};
@@ -49,21 +49,15 @@ pub(super) enum Outcome {
     Recoverable(Vec<RecoverableSession>),
     /// The session is on the disk, with states up to this revision.
     Saved { document: u64, file: PathBuf, revision: u64 },
-    /// What there is of the diffusion models.
-    Diffusion(Vec<(&'static BackboneSpec, FoundBackbone)>),
+    /// What there is of models that consist of several files.
+    Models { generation: u64, found: FoundModels },
     /// The super-resolution models on this machine, the best first.
     Backbones { generation: u64, found: Vec<Backbone> },
     /// What is known of networks that were looked up.
     RecalledNetworks { generation: u64, known: Vec<(Backbone, NetworkFacts)> },
     /// What was measured of a network, with its terms.
     KeptNetwork(Backbone, NetworkFacts),
-    /// Where the models of prompt sources are.
-    PromptModels(Vec<(&'static PromptSourceSpec, Result<PathBuf, UserError>)>),
-    /// The metrics that can be computed.
-    Metrics(Vec<(&'static MetricSpec, Files)>),
-    /// What can be got from the hub, and what of it is there.
-    Assets(Vec<(&'static ModelAsset, Found)>),
-    /// It is there now, or why not.
+    /// What was to be downloaded is there, or why not.
     Downloaded(Result<(), HubError>),
     /// Where prompts come from from now on.
     PromptSource { generation: u64, prompt_source: PromptSource },
@@ -353,21 +347,11 @@ impl Tasks {
         });
     }
 
-    /// Looks for the files of the diffusion models: those that are chosen, or wherever they may be.
-    pub(super) fn look_for_diffusion(&self, explicit: ModelPaths) {
+    /// Looks for models that consist of several files, and for all that can be downloaded.
+    pub(super) fn look_for_models(&self, chosen: ModelPaths, backbone: Backbone, ticket: Ticket) {
         self.spawn("models", move || {
-            let specs = BACKBONES.into_iter().filter(|spec| spec.is_diffusion());
-            let found = specs.map(|spec| {
-                let found = match hub::backbone(spec, &explicit, Precision::Auto) {
-                    Err(problem) => FoundBackbone::Nothing(problem),
-                    Ok(backbone) => match hub::missing(&backbone) {
-                        missing if missing.is_empty() => FoundBackbone::Whole(backbone),
-                        missing => FoundBackbone::Incomplete(backbone, missing),
-                    },
-                };
-                (spec, found)
-            });
-            Some(Outcome::Diffusion(found.collect()))
+            let found = FoundModels::look(&chosen, &backbone);
+            Some(Outcome::Models { generation: ticket.generation, found })
         });
     }
 
@@ -409,34 +393,6 @@ impl Tasks {
     /// Asks for a folder of models.
     pub(super) fn ask_for_model_folder(&self) {
         self.dialog(|dialog| dialog.set_title("A folder of models").pick_folder().map(Action::AddModelFolder));
-    }
-
-    /// Looks for the models of all prompt sources.
-    pub(super) fn look_for_prompt_models(&self, explicit: ModelPaths) {
-        self.spawn("prompts", move || {
-            let with_models = PROMPT_SOURCES.into_iter().filter(|spec| !spec.files.is_empty());
-            let found = with_models.map(|spec| {
-                let source = hub::prompt_source(spec, &explicit, Precision::Auto);
-                (spec, source.map(|source| source.main_file().map(Path::to_owned).unwrap_or_default()))
-            });
-            Some(Outcome::PromptModels(found.collect()))
-        });
-    }
-
-    /// Looks for all that can be downloaded.
-    pub(super) fn look_for_assets(&self, explicit: ModelPaths) {
-        self.spawn("assets", move || {
-            Some(Outcome::Assets(ASSETS.iter().map(|asset| (asset, asset.found(&explicit))).collect()))
-        });
-    }
-
-    /// Looks which metrics can be computed.
-    pub(super) fn look_for_metrics(&self) {
-        self.spawn("metrics", || {
-            let of = |spec| Some((spec, hub::metric_files(spec, None))).filter(|(_, (_, missing))| missing.is_empty());
-            let alone = METRICS.iter().filter(|spec| !spec.needs_reference).filter_map(of);
-            Some(Outcome::Metrics(alone.map(|(spec, (files, _))| (spec, files)).collect()))
-        });
     }
 
     /// Downloads models.

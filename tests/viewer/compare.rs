@@ -5,7 +5,8 @@ use crate::samples::sd3;
 use chain_of_zoom::base::{MemoryPlan, NEAREST, Precision};
 use chain_of_zoom::viewer::actions::Against;
 use chain_of_zoom::viewer::commands::Command;
-use chain_of_zoom::viewer::state::{FoundBackbone, State};
+use chain_of_zoom::viewer::found_models::FoundBackbone;
+use chain_of_zoom::viewer::state::State;
 
 fn pixel(image: &image::RgbaImage, at: Pos2) -> [u8; 3] {
     let pixel = image.get_pixel(at.x as u32, at.y as u32).0;
@@ -170,7 +171,7 @@ fn the_reference_model_is_given_the_prompt() {
 
 /// What was found of Chain-of-Zoom's own model, once it was looked for.
 fn found(state: &State) -> Option<&FoundBackbone> {
-    state.diffusion.iter().find(|(spec, _)| spec.id == "sd3").map(|(_, found)| found)
+    state.found.diffusion.iter().find(|(spec, _)| spec.id == "sd3").map(|(_, found)| found)
 }
 
 #[test]

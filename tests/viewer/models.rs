@@ -10,8 +10,8 @@ use chain_of_zoom::synthetic::Size;
 use chain_of_zoom::viewer::Persistence;
 use chain_of_zoom::viewer::actions::Action;
 use chain_of_zoom::viewer::commands::Command;
+use chain_of_zoom::viewer::found_models::FoundBackbone;
 use chain_of_zoom::viewer::settings::Settings;
-use chain_of_zoom::viewer::state::FoundBackbone;
 
 const OFFER: &str = "Sharper: get Real-ESRGAN, 45 MB";
 
@@ -70,7 +70,7 @@ fn a_lora_of_ones_own_is_chosen_beside_its_model() {
     harness.state_mut().act(Action::UseBackbone(trained.clone()));
     harness.state_mut().act(Command::ToggleModels);
     until(&mut harness, "the model to be found", |viewer| {
-        let found = viewer.state.diffusion.iter().find(|(spec, _)| *spec == sd3);
+        let found = viewer.state.found.diffusion.iter().find(|(spec, _)| *spec == sd3);
         matches!(found, Some((_, FoundBackbone::Whole(found))) if found.files.get("model") == Some(&*published))
     });
     harness.step();

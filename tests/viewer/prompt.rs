@@ -178,13 +178,21 @@ fn the_prompt_source_is_chosen_in_the_panel() {
 fn what_can_be_got_is_shown_with_what_is_there() {
     let mut harness = app(settings());
     harness.state_mut().act(Command::ToggleDownloads);
-    until(&mut harness, "the assets to be looked for", |viewer| viewer.state.assets.len() == ASSETS.len());
+    until(&mut harness, "the assets to be looked for", |viewer| viewer.state.found.assets.len() == ASSETS.len());
+    harness.step();
     for asset in &ASSETS {
         harness.get_by_label(asset.title);
     }
     // Its own folder or cache may hold some; what is missing has a button of its own.
-    let missing: Vec<&ModelAsset> =
-        harness.state().state.assets.iter().filter(|(_, found)| !found.is_whole()).map(|(asset, _)| *asset).collect();
+    let missing: Vec<&ModelAsset> = harness
+        .state()
+        .state
+        .found
+        .assets
+        .iter()
+        .filter(|(_, found)| !found.is_whole())
+        .map(|(asset, _)| *asset)
+        .collect();
     for asset in &missing {
         harness.get_all_by_label_contains(&format!("Get {}", asset.title)).next().unwrap();
     }

@@ -20,7 +20,7 @@ fn the_chain_of_a_state_is_scored_when_asked() {
     open(&mut harness, &folder);
     drag(&mut harness, (300.0, 200.0), (316.0, 216.0));
     until(&mut harness, "two states", |viewer| count(viewer) == 3 && idle(viewer));
-    until(&mut harness, "metrics to be looked for", |viewer| !viewer.state.metrics.is_empty());
+    until(&mut harness, "metrics to be looked for", |viewer| !viewer.state.found.metrics.is_empty());
     assert!(document(&harness).scores.is_empty(), "nothing is scored before it is asked for");
     scrolled_to(&mut harness, "Score this chain");
     harness.get_by_label("Score this chain").click();

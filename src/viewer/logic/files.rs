@@ -94,7 +94,11 @@ impl Viewer {
                     }
                 }
             }
-            Outcome::Diffusion(found) => self.state.diffusion = found,
+            Outcome::Models { generation, found } => {
+                if self.model_search.finish(generation) {
+                    self.state.found = found;
+                }
+            }
             Outcome::Backbones { generation, found } => {
                 if self.backbone_search.finish(generation) {
                     self.state.backbones = found;
@@ -111,9 +115,6 @@ impl Viewer {
             Outcome::KeptNetwork(backbone, facts) => {
                 self.state.network_facts.insert(network_facts::id(&backbone), Ok(facts));
             }
-            Outcome::PromptModels(found) => self.state.prompt_models = found,
-            Outcome::Metrics(found) => self.state.metrics = found,
-            Outcome::Assets(found) => self.state.assets = found,
             Outcome::Downloaded(done) => {
                 self.state.transfer = None;
                 match done {

@@ -206,7 +206,7 @@ impl Viewer {
         self.state.settings.prompt_source = prompt_source;
         self.state.extracted_prompt.clear();
         if self.state.models {
-            self.tasks.look_for_prompt_models(self.state.settings.model_paths.clone());
+            self.look_for_models();
         }
         // A step that runs is not stopped for that.
         let is_free = self.state.running.as_ref().is_none_or(|running| running.captioning);

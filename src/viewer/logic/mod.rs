@@ -217,12 +217,8 @@ impl Viewer {
     }
 
     pub(super) fn look_for_models(&mut self) {
-        let (settings, backbone) = (&self.state.settings, &self.state.choices.backbone);
-        let explicit = settings.model_paths.clone().with_files_of(backbone);
-        self.tasks.look_for_diffusion(explicit.clone());
-        self.tasks.look_for_prompt_models(settings.model_paths.clone());
-        self.tasks.look_for_assets(explicit);
-        self.tasks.look_for_metrics();
+        let (chosen, backbone) = (self.state.settings.model_paths.clone(), self.state.choices.backbone.clone());
+        self.tasks.look_for_models(chosen, backbone, self.model_search.start());
     }
 
     pub(super) fn toggle_models(&mut self) {

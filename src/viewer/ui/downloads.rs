@@ -64,7 +64,7 @@ pub(super) fn progress(viewer: &mut Viewer, ui: &mut egui::Ui) -> bool {
 /// What one wants to have, as people put it, and the assets it consists of.
 fn group(viewer: &mut Viewer, ui: &mut egui::Ui, assets: &'static [ModelAsset]) {
     let found = |viewer: &Viewer, asset: &ModelAsset| {
-        viewer.state.assets.iter().find(|(of, _)| *of == asset).map(|(_, found)| found.clone())
+        viewer.state.found.assets.iter().find(|(of, _)| *of == asset).map(|(_, found)| found.clone())
     };
     let is_missing = |asset: &&ModelAsset| found(viewer, asset).is_some_and(|found| !found.is_whole());
     let missing: Vec<&'static ModelAsset> = assets.iter().filter(is_missing).collect();
@@ -73,7 +73,7 @@ fn group(viewer: &mut Viewer, ui: &mut egui::Ui, assets: &'static [ModelAsset]) 
         ui.with_layout(Layout::right_to_left(Align::Center), |ui| {
             let all: u64 = missing.iter().map(|asset| asset.size).sum();
             if missing.is_empty() {
-                let is_known = !viewer.state.assets.is_empty();
+                let is_known = !viewer.state.found.assets.is_empty();
                 ui.label(dim(ui, if is_known { "all there" } else { "looking\u{2026}" }));
             } else {
                 get(viewer, ui, &format!("Get all, {}", bytes_label(all)), &missing);

@@ -15,8 +15,8 @@ use crate::base::{
 use crate::hub::ModelAsset;
 use crate::viewer::actions::Action;
 use crate::viewer::commands::Command;
+use crate::viewer::found_models::FoundBackbone;
 use crate::viewer::settings::PICTURE_MEMORY_MB;
-use crate::viewer::state::FoundBackbone;
 use crate::viewer::{Viewer, network_facts, theme};
 
 /// The list of networks scrolls where it is higher, in points.
@@ -177,17 +177,21 @@ fn state(viewer: &Viewer, backbone: &Backbone) -> String {
 
 /// A diffusion model: whole, or what is missing of it.
 fn diffusion(viewer: &mut Viewer, ui: &mut egui::Ui, spec: &'static BackboneSpec) {
-    let found = viewer.state.diffusion.iter().find(|(of, _)| *of == spec).map(|(_, found)| found.clone());
+    let found = viewer.state.found.diffusion.iter().find(|(of, _)| *of == spec).map(|(_, found)| found.clone());
     if !matches!(found, Some(FoundBackbone::Whole(_))) {
         ui.label(RichText::new(spec.label).strong());
     }
+    let mut to_open: Vec<&'static FileSpec> = Vec::new();
     match found {
         None => _ = ui.label(dim(ui, "Looking for it…")),
         Some(FoundBackbone::Nothing(problem)) => {
-            ui.add(Label::new(dim(ui, problem.details)).wrap());
-            for file in spec.files.iter().filter(|file| file.is_required && !file.is_folder()) {
-                button(viewer, ui, Action::OpenBackboneFile(spec.into(), file));
+            // Where nobody has said where it is, all the places that it might be in help few.
+            let is_chosen = spec.files.iter().any(|file| viewer.state.settings.model_paths.get(file.id).is_some());
+            match is_chosen {
+                true => _ = ui.add(Label::new(dim(ui, problem.details)).wrap()),
+                false => _ = ui.label(dim(ui, "not found")).on_hover_text(problem.details),
             }
+            to_open.extend(spec.files.iter().filter(|file| file.is_required && !file.is_folder()));
         }
         Some(FoundBackbone::Incomplete(backbone, missing)) => {
             let folder = backbone.main_file().unwrap_or(Path::new(""));
@@ -202,6 +206,9 @@ fn diffusion(viewer: &mut Viewer, ui: &mut egui::Ui, spec: &'static BackboneSpec
         if spec.files.first().is_some_and(FileSpec::takes_single_file) {
             button(viewer, ui, Action::OpenBackboneCheckpoint(spec));
         }
+        for file in to_open {
+            button(viewer, ui, Action::OpenBackboneFile(spec.into(), file));
+        }
     });
 }
 
@@ -210,7 +217,7 @@ fn prompt_sources(viewer: &mut Viewer, ui: &mut egui::Ui) {
     ui.label(RichText::new("Prompt for a step").strong());
     for spec in PROMPT_SOURCES {
         let is_chosen = viewer.state.settings.prompt_source.spec == spec;
-        let found = viewer.state.prompt_models.iter().find(|(of, _)| *of == spec).map(|(_, found)| found.clone());
+        let found = viewer.state.found.prompt_models.iter().find(|(of, _)| *of == spec).map(|(_, found)| found.clone());
         ui.horizontal(|ui| {
             if ui.radio(is_chosen, spec.title).on_hover_text(spec.about).clicked() && !is_chosen {
                 viewer.actions.push(Action::UsePromptSource(spec));

@@ -12,7 +12,7 @@ const HEIGHT: f32 = 72.0;
 const MARGIN: f32 = 6.0;
 
 pub(super) fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
-    if viewer.state.document.is_none() || viewer.state.metrics.is_empty() {
+    if viewer.state.document.is_none() || viewer.state.found.metrics.is_empty() {
         return;
     }
     ui.add_space(4.0);
@@ -20,7 +20,7 @@ pub(super) fn show(viewer: &mut Viewer, ui: &mut egui::Ui) {
         let chosen = viewer.state.metric;
         let chooser = ComboBox::from_id_salt("metric").selected_text(chosen.label);
         let chooser = chooser.show_ui(ui, |ui| {
-            for (spec, _) in &viewer.state.metrics {
+            for (spec, _) in &viewer.state.found.metrics {
                 ui.selectable_value(&mut viewer.state.metric, *spec, spec.label).on_hover_text(spec.about);
             }
         });
