@@ -86,6 +86,7 @@ fn vlm_options(
         lora: vlm::adapter::LoraConfig { rank: 8, alpha: 32.0, dropout: 0.05 },
         message: CaptionRequest::default_message(true).to_owned(),
         critic: vlm::rewards::critic::CriticOptions {
+            key: chain_of_zoom::base::ServerKey::default(),
             name: "words:e,a,i,o".to_owned(),
             is_expected: false,
             model: None,

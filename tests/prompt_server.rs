@@ -264,7 +264,10 @@ fn what_is_no_answer_is_named_and_nothing_is_lost() {
     let folder = Folder::new();
     let png = std::fs::read(folder.photo("x.png", 8, 8)).unwrap();
     let long = format!("data: {}", "x".repeat(10 << 20)).into_bytes();
-    let many = "data: {\"choices\":[{\"delta\":{\"content\":\"fur \"}}]}\n".repeat(120_000).into_bytes();
+    let many = |field: &str| {
+        let event = format!("data: {{\"choices\":[{{\"delta\":{{\"{field}\":\"fur \"}}}}]}}\n");
+        event.repeat(120_000).into_bytes()
+    };
     let answers: Vec<(&str, Vec<u8>, &str)> = vec![
         ("text/html; charset=utf-8", b"<!DOCTYPE html><title>Welcome</title>".to_vec(), "a web page"),
         ("text/plain", b"\n <html>".to_vec(), "a web page"),
@@ -277,7 +280,8 @@ fn what_is_no_answer_is_named_and_nothing_is_lost() {
         ("text/event-stream", b"data: {]\n\n".to_vec(), "not with a chat's answer"),
         ("text/event-stream", long.clone(), "a line of more than 1 MB"),
         ("application/json", [b"{\"a\":\"".as_slice(), &long].concat(), "a line of more than 1 MB"),
-        ("text/event-stream", many, "more than 4 MB"),
+        ("text/event-stream", many("content"), "more than 64 KB of words"),
+        ("text/event-stream", many("reasoning"), "more than 4 MB"),
         ("text/event-stream", b"data: {\"error\":{\"message\":\"no such model\"}}\n".to_vec(), "no such model"),
         ("text/event-stream", b"data: {\"error\":\"the key sk-canary-0123456789\"}\n".to_vec(), "the key (key)"),
     ];
@@ -300,13 +304,57 @@ fn refusals_say_what_to_do_and_show_no_key() {
     let server = ChatServer::start(|number, _, to| match number {
         0 => document(to, 401, &json!({ "error": { "message": format!("Incorrect API key provided: {KEY}") } })),
         1 => respond(to, 404, "Content-Type: text/plain\r\n", b"404 page not found"),
+        2 => document(to, 404, &json!({ "error": { "message": "model 'eyes' not found" } })),
+        3 => document(to, 500, &json!({ "error": { "message": "image input is not supported - hint: mmproj" } })),
+        4 => document(to, 200, &json!({ "error": "Unexpected endpoint or method. (POST /chat/completions)" })),
         _ => document(to, 400, &json!({ "error": { "message": "this model does not support images" } })),
     });
     let mut captioner = open(&server);
-    for expected in ["Check its key", "Check the address", "a model that the server has and that sees pictures"] {
+    const BLIND: &str = "a model that the server has and that sees pictures";
+    for expected in ["Check its key", "Check the address", BLIND, BLIND, "Check the address", BLIND] {
         let text = problem(ask(&mut *captioner).unwrap_err());
         assert!(text.contains(expected), "{text}");
     }
+    assert_eq!(server.questions().len(), 6, "none of it passes");
+}
+
+#[test]
+fn a_model_that_is_being_loaded_is_waited_for() {
+    let server = ChatServer::start(|number, _, to| match number {
+        0..6 => document(to, 503, &json!({ "error": { "message": "Loading model", "code": 503 } })),
+        _ => stream(to, &["fur"]),
+    });
+    assert_eq!(ask(&mut *open(&server)).unwrap(), "fur");
+    assert_eq!(server.questions().len(), 7);
+}
+
+/// llama.cpp refuses by the headers alone, and closes the connection.
+#[test]
+fn who_refuses_before_the_pictures_came_is_heard() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}/v1", listener.local_addr().unwrap()).parse().unwrap();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = asked.clone();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut lines = std::io::BufRead::lines(std::io::BufReader::new(&stream));
+            while lines.next().is_some_and(|line| line.is_ok_and(|line| !line.is_empty())) {}
+            counted.fetch_add(1, Ordering::Relaxed);
+            document(&mut stream, 401, &json!({ "error": { "message": "Invalid API Key" } }));
+        }
+    });
+    let endpoint = ServerEndpoint { address, model: MODEL.into(), key: ServerKey::default() };
+    let mut captioner =
+        caption::open(&PromptSource::from(&SERVER).asked_at(endpoint), DeviceChoice::Cpu).unwrap().unwrap();
+    let mut dice = fastrand::Rng::with_seed(1);
+    let noise: Vec<u8> = (0..3 * 1100 * 1100).map(|_| dice.u8(..)).collect();
+    let parent = Arc::new(Picture::from_rgb(1100, 1100, noise).unwrap());
+    let request = CaptionRequest { include_parent: true, ..CaptionRequest::default() };
+    let input = CaptionInput { parent, ..input(request) };
+    let asking = captioner.caption(&input, &mut Progress::new(&mut |_, _| true), &mut |_| ());
+    let text = problem(asking.unwrap_err());
+    assert!(text.contains("Invalid API Key") && text.contains("Check its key"), "{text}");
+    assert_eq!(asked.load(Ordering::Relaxed), 1);
 }
 
 #[test]
@@ -532,6 +580,6 @@ fn the_command_line_says_where_pictures_go() {
     assert!(said.contains("not encrypted") && said.contains("http://nowhere.invalid/v1: "), "{said}");
     for wrong in ["localhost:11434", "http://me:sk-canary@example.org/v1"] {
         let (code, said) = run(wrong);
-        assert_eq!(code, Some(2), "{said}");
+        assert!(code == Some(1) && said.contains("--prompt-server") && !said.contains("canary"), "{said}");
     }
 }

@@ -61,7 +61,10 @@ impl FromStr for ServerAddress {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let text = text.trim();
-        let expected = || format!("expected an address such as {USUAL}, found {text:?}");
+        let expected = || match text.contains('@') {
+            true => format!("expected an address such as {USUAL}, without a user's name or password"),
+            false => format!("expected an address such as {USUAL}, found {text:?}"),
+        };
         if !text.starts_with("http://") && !text.starts_with("https://") {
             return Err(expected());
         }
@@ -198,8 +201,9 @@ mod tests {
         ] {
             assert_eq!(address(text).as_str(), expected);
         }
-        for text in ["", "localhost:11434", "ftp://x/v1", "http://", "http://me:secret@x/v1", "https://x/v1?key=secret"]
-        {
+        let with_secrets =
+            ["http://me:secret@x/v1", "ftp://me:secret@x", "http://me:secret@x:99999", "https://x/v1?key=secret"];
+        for text in ["", "localhost:11434", "ftp://x/v1", "http://"].into_iter().chain(with_secrets) {
             let error = text.parse::<ServerAddress>().expect_err(text);
             assert!(!error.contains("secret"), "{error}");
         }

@@ -29,7 +29,7 @@ pub use paths::{ModelPaths, backbone, missing, prompt_source};
 pub use realesrgan::{model_file, realesrgan};
 pub use remote::Patience;
 pub use repository::Repository;
-pub use server::{keep_server_key, server_key, server_of_environment, server_of_user, with_key};
+pub use server::{keep_server_key, server_at, server_key, server_of_environment, server_of_user, with_key};
 pub use store::Store;
 pub use transfer::Transfer;
 

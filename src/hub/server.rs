@@ -41,14 +41,27 @@ pub fn server_of_environment() -> Result<Option<ServerEndpoint>, UserError> {
     Ok(Some(ServerEndpoint { address, model, key: ServerKey::of_environment() }))
 }
 
-/// A server that was entered without a key has that of the environment, which may be meant for another one: so only
-/// where the environment names this one, or nobody else can read it.
+/// The server that a command names, with the key that was entered for it, or else that of the environment: where that
+/// is meant for it, and where it stays on this machine.
+pub fn server_at(address: ServerAddress) -> ServerEndpoint {
+    let file = Folders::of_user().map(|folders| folders.server_key_file());
+    let key = file.map(|file| server_key(&file, &address)).unwrap_or_default();
+    let server = with_key(ServerEndpoint { address, model: String::new(), key });
+    match server.key.is_empty() && server.address.is_loopback() {
+        true => ServerEndpoint { key: ServerKey::of_environment(), ..server },
+        false => server,
+    }
+}
+
+/// A server that was entered without a key has that of the environment, where it is meant for it.
 pub fn with_key(server: ServerEndpoint) -> ServerEndpoint {
-    let is_named = || {
-        let named = server_of_environment().ok().flatten();
-        named.is_some_and(|named| named.address.is_same_server(&server.address))
+    let is_meant = || match server_of_environment() {
+        Ok(Some(named)) => named.address.is_same_server(&server.address),
+        // Whose name it bears.
+        Ok(None) => server.address.is_encrypted() && server.address.host() == "api.openai.com",
+        Err(_) => false,
     };
-    match server.key.is_empty() && (server.address.is_encrypted() || is_named()) {
+    match server.key.is_empty() && is_meant() {
         true => ServerEndpoint { key: ServerKey::of_environment(), ..server },
         false => server,
     }

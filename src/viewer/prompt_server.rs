@@ -35,6 +35,8 @@ impl Viewer {
             server.address = address;
             return;
         }
+        // What another one has written is not this one's.
+        self.state.extracted_prompt.clear();
         let folders = Folders::of_user().filter(|_| self.state.keeps_settings);
         let key = folders.map(|folders| hub::server_key(&folders.server_key_file(), &address));
         *server = ServerEndpoint { address, model: String::new(), key: key.unwrap_or_default() };

@@ -6,7 +6,7 @@ use tch::{Device, Kind, Tensor};
 use super::{checkpoint, column, model, photos, said, train};
 use crate::chat_server::{ChatServer, message, respond};
 use crate::samples::{Folder, photo};
-use chain_of_zoom::base::Precision;
+use chain_of_zoom::base::{Precision, ServerKey};
 use chain_of_zoom::imaging::Picture;
 use chain_of_zoom::networks::qwen::Qwen;
 use chain_of_zoom::networks::qwen::adapter::Adapter;
@@ -22,7 +22,14 @@ fn pictures() -> [Picture; 2] {
 
 fn options(is_expected: bool) -> CriticOptions {
     let name = model().display().to_string();
-    CriticOptions { name, is_expected, model: None, device: Device::Cpu, precision: Precision::Fp32 }
+    CriticOptions {
+        name,
+        is_expected,
+        model: None,
+        key: ServerKey::default(),
+        device: Device::Cpu,
+        precision: Precision::Fp32,
+    }
 }
 
 /// The mean of 0 to 100 by brute force: each prefix read from its beginning.

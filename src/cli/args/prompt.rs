@@ -5,8 +5,7 @@ use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 
 use super::model_files::PromptSourceFiles;
 use crate::base::{
-    CaptionRequest, PROMPT_SOURCES, Precision, PromptSource, PromptSourceSpec, ServerAddress, ServerEndpoint,
-    ServerKey, USER, UserError,
+    CaptionRequest, PROMPT_SOURCES, Precision, PromptSource, PromptSourceSpec, ServerEndpoint, USER, UserError,
 };
 use crate::hub;
 use crate::hub::ModelPaths;
@@ -24,9 +23,11 @@ pub(crate) struct PromptArguments {
     #[command(flatten)]
     files: PromptSourceFiles,
     /// The server for --prompt-type server, up to and with /v1 [default: OPENAI_BASE_URL, else what was entered in the
-    /// window, else Ollama on this machine]. Its key is OPENAI_API_KEY
+    /// window, else Ollama on this machine]. Its key is what was entered for it there, else OPENAI_API_KEY where
+    /// OPENAI_BASE_URL names it too or it is on this machine
+    // Not parsed by clap, which would print what it holds.
     #[arg(long, alias = "prompt_server", value_name = "URL")]
-    prompt_server: Option<ServerAddress>,
+    prompt_server: Option<String>,
     /// The model that is asked there [default: OPENAI_MODEL with OPENAI_BASE_URL, else the first that the server names]
     #[arg(long, alias = "prompt_server_model", value_name = "NAME")]
     prompt_server_model: Option<String>,
@@ -61,8 +62,8 @@ impl PromptArguments {
     fn server(&self) -> Result<ServerEndpoint, UserError> {
         let mut server = match &self.prompt_server {
             Some(address) => {
-                let (address, key) = (address.clone(), ServerKey::of_environment());
-                ServerEndpoint { address, model: String::new(), key }
+                let wrong = |details| UserError::new("--prompt-server is no address", details, "Correct it.");
+                hub::server_at(address.parse().map_err(wrong)?)
             }
             None => hub::server_of_environment()?.unwrap_or_else(hub::server_of_user),
         };

@@ -149,6 +149,7 @@ fn options(arguments: &Arguments, devices: Devices) -> Result<Options, UserError
         lora: LoraConfig { rank: arguments.lora_rank, alpha: arguments.lora_alpha, dropout: arguments.lora_dropout },
         message: arguments.prompt_message.clone().unwrap_or_else(|| CaptionRequest::default_message(true).into()),
         critic: CriticOptions {
+            key: critic.parse().map(|address| hub::server_at(address).key).unwrap_or_default(),
             name: critic,
             is_expected: arguments.critic_score == "expected",
             model: arguments.critic_model.clone(),

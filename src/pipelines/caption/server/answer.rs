@@ -6,6 +6,8 @@ use serde_json::Value;
 /// A line, or a document that is one, and an answer in all, in bytes.
 const LONGEST_LINE: usize = 1 << 20;
 const LONGEST: usize = 4 << 20;
+/// Of its words.
+const LONGEST_TEXT: usize = 64 << 10;
 /// Letters of what is no answer that are told.
 const TOLD: usize = 120;
 
@@ -70,6 +72,9 @@ impl Answer {
                 self.line.push(byte);
             }
         }
+        if self.text().len() > LONGEST_TEXT {
+            return Err(Flaw::TooLong("more than 64 KB of words"));
+        }
         Ok(match (self.is_done, self.has_begun()) {
             (true, _) => Reading::Done,
             (false, true) => Reading::Begun,
@@ -109,6 +114,9 @@ impl Answer {
             }
         }
         let text = words(&self.written, true);
+        if text.len() > LONGEST_TEXT {
+            return Err(Flaw::TooLong("more than 64 KB of words"));
+        }
         // Reasoning apart from the words, or among them.
         let has_thought = self.has_thought || text.len() < self.written.trim().len();
         Ok((!text.is_empty() || !has_thought).then(|| text.to_owned()))
@@ -120,6 +128,10 @@ impl Answer {
         let is_other = |field: &[u8]| line.starts_with(field);
         if self.is_done || line.is_empty() || [&b":"[..], b"event:", b"id:", b"retry:"].into_iter().any(is_other) {
             return Ok(());
+        }
+        // As some versions of llama.cpp tell an error.
+        if let Some(error) = line.strip_prefix(b"error:").and_then(|error| serde_json::from_slice(error).ok()) {
+            return Err(Flaw::Said(said(&error)));
         }
         let Some(data) = line.strip_prefix(b"data:") else { return Err(Flaw::Other(described(line))) };
         match data.trim_ascii() {
@@ -154,7 +166,10 @@ impl Answer {
             self.has_thought |= thoughts.into_iter().flatten().any(|thought| !thought.is_empty());
         }
         // Some servers end with this and say no more.
-        self.is_done |= choice.get("finish_reason").is_some_and(Value::is_string);
+        let reason = choice.get("finish_reason").and_then(Value::as_str).filter(|reason| !reason.is_empty());
+        self.is_done |= reason.is_some();
+        // Where no word came of all the tokens, there were thoughts that the server keeps to itself.
+        self.has_thought |= reason == Some("length") && self.written.trim().is_empty();
         Ok(())
     }
 }
@@ -243,11 +258,16 @@ mod tests {
         assert_eq!(finished(&message("null")), Ok(Some("".into())));
         assert_eq!(finished(&message(r#""<think>a fox?</think>\n\nfur""#)), Ok(Some("fur".into())));
         assert_eq!(finished(&message(r#""<think>a fox""#)), Ok(None));
+        let silent = r#"{"choices":[{"message":{"content":""},"finish_reason":"length"}]}"#;
+        assert_eq!(finished(silent), Ok(None), "it thought and does not show it");
+        assert!(matches!(finished(&message(&format!("{:?}", "x".repeat(1 << 17)))), Err(Flaw::TooLong(_))));
         assert_eq!(finished(r#"{"choices":[{"message"#), Err(Flaw::Cut));
         let errors = [r#"{"error":"no such model"}"#, r#"{"error":{"message":"no such model","code":404}}"#];
         for error in errors {
             assert_eq!(finished(error), Err(Flaw::Said("no such model".into())));
             assert_eq!(finished(&format!("data: {error}\n")), Err(Flaw::Said("no such model".into())));
+            let inside = serde_json::from_str::<Value>(error).expect("it is JSON")["error"].to_string();
+            assert_eq!(finished(&format!("error: {inside}\n\n")), Err(Flaw::Said("no such model".into())));
         }
     }
 

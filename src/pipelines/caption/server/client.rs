@@ -21,7 +21,8 @@ const TOLD: usize = 300;
 
 const START: &str = "Start the server, or correct its address, up to and with /v1.";
 const ADDRESS: &str = "Check the address, up to and with /v1, and that the server speaks OpenAI's chat API.";
-const KEY: &str = "Check its key: OPENAI_API_KEY, or what was entered in the window.";
+const KEY: &str =
+    "Check its key: what was entered in the window, or OPENAI_API_KEY with OPENAI_BASE_URL for this server.";
 const MODEL: &str = "Choose a model that the server has and that sees pictures.";
 const SLOW: &str = "A smaller model may be fast enough here; the server's own output says what it does.";
 const AGAIN: &str = "Try again; the server's own output says why it stopped.";
@@ -163,6 +164,8 @@ enum Setback {
     Cancelled,
     /// It may come when asked again: after this pause where the server names one, up to so many times in all.
     Busy(PipelineError, Option<Duration>, u32),
+    /// It loads its model, and says so meanwhile.
+    Loading(PipelineError),
     /// The request is not understood: what the server says.
     Misunderstood(PipelineError, String),
     Refused(PipelineError),
@@ -294,7 +297,7 @@ impl ChatServer {
 
     /// Tries until it succeeds or there is no hope.
     fn patiently<T>(&mut self, goes_on: &mut dyn FnMut() -> bool, attempt: Try<T>) -> Result<T, PipelineError> {
-        let (mut tries, mut pause) = (1, self.patience.pause);
+        let (begin, mut tries, mut pause) = (Instant::now(), 1, self.patience.pause);
         loop {
             let after = match attempt(self, goes_on) {
                 Ok(found) => {
@@ -309,6 +312,11 @@ impl ChatServer {
                 Err(Setback::Busy(error, after, _)) => {
                     tracing::warn!("{error}; asking again");
                     after
+                }
+                Err(Setback::Loading(error)) if begin.elapsed() >= self.patience.first => return Err(error),
+                Err(Setback::Loading(_)) => {
+                    (tries, pause) = (0, self.patience.pause);
+                    None
                 }
             };
             let (start, length) = (Instant::now(), after.unwrap_or(pause).min(self.patience.longest_pause));
@@ -401,19 +409,27 @@ impl ChatServer {
             Err(_) if text.is_empty() => "it says no more".into(),
             Err(_) => format!("it answers with {}", described(&text)),
         };
+        let told_small = told.to_ascii_lowercase();
+        let speaks_of = |words: &[&str]| words.iter().any(|word| told_small.contains(word));
+        // Ollama and llama.cpp of a model that sees nothing.
+        let is_blind = status == 500 && speaks_of(&["image input", "mmproj", "does not support"]);
         let hint = match status {
             401 | 403 => KEY,
+            404 if speaks_of(&["model"]) => MODEL,
             404 | 405 => ADDRESS,
             400 | 413 | 422 => MODEL,
+            _ if is_blind => MODEL,
             _ => AGAIN,
         };
         let error = self.wrong(format!("{status}: {}", told.trim()), hint);
         Ok(match status {
             400 | 422 => Setback::Misunderstood(error, told),
             // Chat templates that know no system fail so in some servers.
-            500 if told.to_ascii_lowercase().contains("system role") && !self.unknown.system => {
+            500 if speaks_of(&["system role"]) && !self.unknown.system => {
                 Setback::Misunderstood(error, "system".into())
             }
+            503 if speaks_of(&["loading"]) => Setback::Loading(error),
+            _ if is_blind => Setback::Refused(error),
             408 | 429 | 500..=599 => Setback::Busy(error, head.retry_after, tries),
             _ => Setback::Refused(error),
         })
@@ -431,6 +447,8 @@ impl ChatServer {
     fn flawed(&self, flaw: Flaw) -> Setback {
         Setback::Refused(match flaw {
             Flaw::TooLong(what) => self.wrong(format!("it answers with {what}, which is no prompt"), ADDRESS),
+            // LM Studio of an address without /v1.
+            Flaw::Said(text) if text.contains("endpoint") => self.wrong(text, ADDRESS),
             Flaw::Said(text) => self.wrong(text, MODEL),
             Flaw::Other(what) => self.wrong(format!("it answers with {what}, not with a chat's answer"), ADDRESS),
             Flaw::Cut => self.wrong("it broke off in the middle of its answer".into(), AGAIN),
@@ -444,10 +462,41 @@ impl ChatServer {
 
     /// An error, in which a server may repeat what it was sent.
     fn wrong(&self, details: String, hint: &'static str) -> PipelineError {
-        let key = self.endpoint.key.reveal();
-        let details = if key.is_empty() { details } else { details.replace(key, "(key)") };
+        let details = without_key(details, self.endpoint.key.reveal());
         let letters = details.chars().map(|letter| if letter.is_control() { ' ' } else { letter });
         let details = letters.take(TOLD).collect();
         PipelineError::Server { address: self.endpoint.address.to_string(), details, hint }
+    }
+}
+
+/// Without the key, and without the beginning of it where what a server says was cut off in it.
+fn without_key(details: String, key: &str) -> String {
+    /// So many letters of a key tell nothing yet.
+    const FEW: usize = 4;
+    if key.is_empty() {
+        return details;
+    }
+    let mut details = details.replace(key, "(key)");
+    let end = details.trim_end_matches(['"', '\\']).len();
+    let cut = (FEW..key.len()).rev().find(|&n| key.get(..n).is_some_and(|begin| details[..end].ends_with(begin)));
+    if let Some(n) = cut {
+        details.replace_range(end - n..end, "(key)");
+    }
+    details
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_told_neither_whole_nor_in_part() {
+        let key = format!("sk-proj-{}", "0123456789abcdef".repeat(9));
+        for text in [format!("Bearer {key}."), format!("Bearer {}", &key[..90]), format!("{:?}", &key[..100])] {
+            let told = without_key(text.clone(), &key);
+            assert!(told.contains("(key)") && !told.contains("sk-proj"), "{told}");
+        }
+        assert_eq!(without_key("a desk".into(), &key), "a desk");
+        assert_eq!(without_key("a desk".into(), ""), "a desk");
     }
 }

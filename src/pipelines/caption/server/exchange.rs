@@ -16,6 +16,9 @@ const PIECES: usize = 16;
 const PIECE: usize = 1 << 14;
 /// The longest that any answer may take, however it trickles.
 const LONGEST: Duration = Duration::from_secs(1800);
+/// Before more bytes than this are sent, the server may say that it does not want them: one that closes the connection
+/// meanwhile is not heard.
+const ASKED_BEFORE: usize = 1 << 19;
 
 /// Something of an answer.
 pub(super) enum Piece {
@@ -110,10 +113,15 @@ fn converse(
     pieces: &Sender<Piece>,
 ) -> Result<(), ureq::Error> {
     let answer = match body {
-        Some(body) => authorized(agent.post(url), key)
-            .header(header::CONTENT_TYPE, "application/json")
-            .header(header::ACCEPT, "text/event-stream, application/json")
-            .send(&body)?,
+        Some(body) => {
+            let request = authorized(agent.post(url), key)
+                .header(header::CONTENT_TYPE, "application/json")
+                .header(header::ACCEPT, "text/event-stream, application/json");
+            match body.len() > ASKED_BEFORE {
+                true => request.header(header::EXPECT, "100-continue").send(&body)?,
+                false => request.send(&body)?,
+            }
+        }
         None => authorized(agent.get(url), key).header(header::ACCEPT, "application/json").call()?,
     };
     let mut has_left = pieces.send(Piece::Head(head(&answer))).is_err();

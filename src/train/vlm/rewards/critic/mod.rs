@@ -10,7 +10,7 @@ use std::rc::Rc;
 
 use tch::Device;
 
-use crate::base::Precision;
+use crate::base::{Precision, ServerKey};
 use crate::imaging::Picture;
 use crate::networks::qwen::Qwen;
 use crate::train::TrainError;
@@ -29,6 +29,8 @@ pub struct CriticOptions {
     pub is_expected: bool,
     /// Of a server: which model.
     pub model: Option<String>,
+    /// And what opens it.
+    pub key: ServerKey,
     /// Where it computes.
     pub device: Device,
     /// Of its weights.

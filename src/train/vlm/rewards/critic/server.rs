@@ -1,7 +1,7 @@
 //! A critic behind an address: a server that speaks OpenAI's chat completions.
 
 use super::{ANSWER_TOKENS, Critic, CriticOptions, question, rating};
-use crate::base::{ServerEndpoint, ServerKey};
+use crate::base::ServerEndpoint;
 use crate::imaging::Picture;
 use crate::pipelines::PipelineError;
 use crate::pipelines::caption::server::{ChatServer, Part, Patience, Question};
@@ -18,7 +18,7 @@ impl Server {
         let endpoint = ServerEndpoint {
             address: options.name.parse().map_err(TrainError::Critic)?,
             model: options.model.clone().unwrap_or_default(),
-            key: ServerKey::of_environment(),
+            key: options.key.clone(),
         };
         let mut server = ChatServer::new(endpoint, Patience::TRAINING);
         // Whether it is there shows before anything else is done.

@@ -43,7 +43,7 @@ impl Critic for Words {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::Precision;
+    use crate::base::{Precision, ServerKey};
 
     #[test]
     fn liked_letters_count() {
@@ -51,6 +51,7 @@ mod tests {
             name: "words:Fur,of".into(),
             is_expected: false,
             model: None,
+            key: ServerKey::default(),
             device: tch::Device::Cpu,
             precision: Precision::Auto,
         };
