@@ -114,10 +114,8 @@ static SD3: BackboneSpec = BackboneSpec {
             is_required: true,
             published: Published::Repository(&["stabilityai/stable-diffusion-3-medium-diffusers"]),
             contents: &[
-                Content::File("tokenizer/vocab.json"),
-                Content::File("tokenizer/merges.txt"),
-                Content::File("tokenizer_2/vocab.json"),
-                Content::File("tokenizer_2/merges.txt"),
+                Content::ClipTokenizer("tokenizer"),
+                Content::ClipTokenizer("tokenizer_2"),
                 Content::File("tokenizer_3/tokenizer.json"),
                 Content::Optional("tokenizer/tokenizer_config.json"),
                 Content::Optional("tokenizer/special_tokens_map.json"),
@@ -185,8 +183,7 @@ static OSEDIFF_SD21: BackboneSpec = BackboneSpec {
                 "stabilityai/stable-diffusion-2-1-base",
             ]),
             contents: &[
-                Content::File("tokenizer/vocab.json"),
-                Content::File("tokenizer/merges.txt"),
+                Content::ClipTokenizer("tokenizer"),
                 Content::Optional("tokenizer/tokenizer_config.json"),
                 Content::Optional("tokenizer/special_tokens_map.json"),
                 Content::Optional("scheduler/scheduler_config.json"),

@@ -59,7 +59,9 @@ pub enum Published {
 pub enum Content {
     /// A small file that must be there.
     File(&'static str),
-    /// One that need not.
+    /// The folder of a CLIP tokenizer: `vocab.json` with `merges.txt`, or `tokenizer.json`.
+    ClipTokenizer(&'static str),
+    /// One that need not be there.
     Optional(&'static str),
     /// `{folder}/{stem}.safetensors`, its `.fp16` variant, or shards of it; `folder` may be empty.
     Weights(&'static str, &'static str),

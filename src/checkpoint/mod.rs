@@ -226,6 +226,20 @@ pub fn missing(folder: &Path, stem: &str) -> Vec<PathBuf> {
     }
 }
 
+/// The files of a CLIP tokenizer in its folder, where it is not `tokenizer.json` alone.
+pub const CLIP_TOKENIZER: [&str; 2] = ["vocab.json", "merges.txt"];
+/// All of a tokenizer, as its own library writes it.
+pub const TOKENIZER: &str = "tokenizer.json";
+
+/// What is not there of a CLIP tokenizer.
+pub fn missing_of_clip_tokenizer(folder: &Path) -> Vec<PathBuf> {
+    let [vocab, _] = CLIP_TOKENIZER;
+    if !folder.join(vocab).is_file() && folder.join(TOKENIZER).is_file() {
+        return Vec::new();
+    }
+    CLIP_TOKENIZER.iter().map(|name| folder.join(name)).filter(|file| !file.is_file()).collect()
+}
+
 /// The names of the files that an index names.
 pub fn shards(index: &Path) -> Result<Vec<String>, CheckpointError> {
     #[derive(serde::Deserialize)]

@@ -14,6 +14,7 @@ use super::{metric_files, paths, realesrgan};
 use crate::base::{
     BACKBONES, Backbone, Content, FileSpec, Folders, MetricFile, PROMPT_SOURCES, PromptSource, Published, names,
 };
+use crate::checkpoint::{CLIP_TOKENIZER, TOKENIZER};
 
 /// One of the things that can be downloaded.
 #[derive(Debug)]
@@ -244,6 +245,17 @@ impl ModelAsset {
                     Content::File(name) => {
                         let name = format!("{folder}{name}");
                         needed.push(named(&name).ok_or(name)?);
+                    }
+                    Content::ClipTokenizer(inside) => {
+                        let of = |name: &str| format!("{folder}{inside}/{name}");
+                        match named(&of(TOKENIZER)).filter(|_| named(&of("vocab.json")).is_none()) {
+                            Some(whole) => needed.push(whole),
+                            None => {
+                                for name in CLIP_TOKENIZER.map(of) {
+                                    needed.push(named(&name).ok_or(name)?);
+                                }
+                            }
+                        }
                     }
                     Content::SingleFile => {}
                     Content::Optional(name) => needed.extend(named(&format!("{folder}{name}"))),

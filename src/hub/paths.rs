@@ -165,6 +165,7 @@ pub(super) fn missing_in(spec: &FileSpec, path: &Path) -> Vec<PathBuf> {
     }
     let of = |content: &Content| match *content {
         Content::File(name) => absent(path.join(name)),
+        Content::ClipTokenizer(folder) => checkpoint::missing_of_clip_tokenizer(&path.join(folder)),
         Content::Optional(_) | Content::SingleFile => Vec::new(),
         Content::Weights(folder, stem) => checkpoint::missing(&path.join(folder), stem),
     };

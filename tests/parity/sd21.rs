@@ -159,6 +159,14 @@ fn the_vae_does_the_same_in_tiles() {
 }
 
 #[test]
+fn a_unet_of_odd_widths_makes_the_same() {
+    let (cases, weights) = (cases(), weights("unet_odd"));
+    let unet = Unet::load(&mut loader(&weights), &config("unet_odd")).unwrap();
+    let noise = unet.forward::<WeightsError>(&cases["odd.latent"], 999.0, &cases["odd.prompt"], &mut |_| Ok(()));
+    same("noise", &noise.unwrap(), &cases["odd.noise"]);
+}
+
+#[test]
 fn prompts_become_the_same_ids_and_embeds() {
     let cases = cases();
     let prompts: Vec<String> = serde_json::from_slice(&std::fs::read(model("prompts.json")).unwrap()).unwrap();
@@ -172,6 +180,27 @@ fn prompts_become_the_same_ids_and_embeds() {
         same(prompt, &embeds, &cases[&format!("text.{i}.embeds")]);
     }
     assert_eq!(prompts.len(), 7);
+}
+
+/// transformers 5 leaves out what the names begin with, and writes a tokenizer in one file.
+#[test]
+fn what_transformers_5_saves_is_the_same() {
+    let cases = cases();
+    let prompts: Vec<String> = serde_json::from_slice(&std::fs::read(model("prompts.json")).unwrap()).unwrap();
+    let tokenizer = ClipTokenizer::open(&model("tokenizer_whole")).unwrap();
+    let named = weights("text_encoder");
+    let tensor = |name: &str| named.tensor(name).unwrap().unwrap();
+    let short = named.shapes().into_keys().map(|name| (name.replacen("text_model.", "", 1), tensor(name)));
+    let mut config: serde_json::Value = config("text_encoder");
+    config["eos_token_id"] = serde_json::Value::Null;
+    let config = serde_json::from_value(config).unwrap();
+    let clip = ClipText::load(&mut loader(&Weights::from_tensors(short.collect())), &config).unwrap();
+    for (i, prompt) in prompts.iter().enumerate() {
+        let ids = tokenizer.encode(prompt, 77).unwrap();
+        assert_eq!(ids, Vec::<i64>::try_from(&cases[&format!("text.{i}.ids")]).unwrap(), "{prompt:?}");
+        let embeds = clip.forward(&Tensor::from_slice(&ids).unsqueeze(0)).unwrap().last;
+        same(prompt, &embeds, &cases[&format!("text.{i}.embeds")]);
+    }
 }
 
 #[test]

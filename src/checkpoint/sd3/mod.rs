@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 pub use original::{STABLE_DIFFUSION_3, diffusion_model};
 use serde_json::Value;
 
-use super::{Checkpoint, CheckpointError, find, missing, shards};
+use super::{Checkpoint, CheckpointError, TOKENIZER, find, missing, missing_of_clip_tokenizer, shards};
 use crate::base::{BACKBONES, Published, hub_cache};
 
 /// Files of a folder that are looked into for a single-file checkpoint.
@@ -269,7 +269,7 @@ impl Sd3 {
             transformer: part(Network::Transformer),
             vae: part(Network::Vae),
             text_encoders: [Network::ClipL, Network::ClipG, Network::T5].map(part),
-            tokenizers: TOKENIZERS.map(|(name, files)| tokenizer(folder, name, files)),
+            tokenizers: TOKENIZERS.map(|(name, missing)| tokenizer(folder, name, missing)),
         })
     }
 
@@ -297,8 +297,8 @@ impl Sd3 {
     /// What is not there.
     pub fn missing(&self) -> Vec<PathBuf> {
         let tokenizers = self.tokenizers.iter().zip(TOKENIZERS);
-        let of_tokenizers = tokenizers.flat_map(|(folder, (_, files))| files.iter().map(|file| folder.join(file)));
-        of_tokenizers.filter(|file| !file.is_file()).chain(self.parts().flat_map(Part::missing)).collect()
+        let of_tokenizers = tokenizers.flat_map(|(folder, (_, missing))| missing(folder));
+        of_tokenizers.chain(self.parts().flat_map(Part::missing)).collect()
     }
 
     /// All files of its weights, each once.
@@ -378,12 +378,20 @@ fn part(network: Network, folder: &Path, single: Option<&Single>) -> Part {
     }
 }
 
-/// The tokenizers' folders, and the files in them that must be there.
-const TOKENIZERS: [(&str, &[&str]); 3] = [
-    ("tokenizer", &["vocab.json", "merges.txt"]),
-    ("tokenizer_2", &["vocab.json", "merges.txt"]),
-    ("tokenizer_3", &["tokenizer.json"]),
+/// What is not there of something in a folder.
+type Missing = fn(&Path) -> Vec<PathBuf>;
+
+/// The tokenizers' folders, and what must be in them.
+const TOKENIZERS: [(&str, Missing); 3] = [
+    ("tokenizer", missing_of_clip_tokenizer),
+    ("tokenizer_2", missing_of_clip_tokenizer),
+    ("tokenizer_3", missing_of_tokenizer),
 ];
+
+fn missing_of_tokenizer(folder: &Path) -> Vec<PathBuf> {
+    let file = folder.join(TOKENIZER);
+    if file.is_file() { Vec::new() } else { vec![file] }
+}
 
 /// Wherever the published folder may lie.
 fn published_places() -> impl Iterator<Item = PathBuf> {
@@ -396,10 +404,10 @@ fn published_places() -> impl Iterator<Item = PathBuf> {
 }
 
 /// Beside the weights, or wherever else the published folder may lie: single files have no tokenizers.
-fn tokenizer(folder: &Path, name: &str, files: &[&str]) -> PathBuf {
+fn tokenizer(folder: &Path, name: &str, missing: Missing) -> PathBuf {
     let beside = folder.join(name);
     let mut elsewhere = published_places().map(|place| place.join(name));
-    let is_whole = |folder: &PathBuf| files.iter().all(|file| folder.join(file).is_file());
+    let is_whole = |folder: &PathBuf| missing(folder).is_empty();
     // Where a folder is there, what it lacks is told.
     if beside.is_dir() { beside } else { elsewhere.find(is_whole).unwrap_or(beside) }
 }

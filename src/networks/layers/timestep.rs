@@ -26,7 +26,9 @@ impl TimestepEmbedding {
         let half = self.channels / 2;
         let exponent = Tensor::f_arange(half, (Kind::Float, device))?.f_mul_scalar(-MAX_PERIOD.ln())?;
         let angles = exponent.f_div_scalar(half)?.f_exp()?.f_mul_scalar(t)?;
-        let waves = Tensor::f_cat(&[angles.f_cos()?, angles.f_sin()?], 0)?.f_to_kind(kind)?.f_unsqueeze(0)?;
+        let waves = Tensor::f_cat(&[angles.f_cos()?, angles.f_sin()?], 0)?;
+        // Of an odd number of channels the last stays 0.
+        let waves = waves.f_constant_pad_nd([0, self.channels % 2])?.f_to_kind(kind)?.f_unsqueeze(0)?;
         self.layers[1].forward(&self.layers[0].forward(&waves)?.f_silu()?)
     }
 }

@@ -52,6 +52,11 @@ pub struct Config {
     others: serde_json::Map<String, Value>,
 }
 
+/// Whether a value says what `plain` does, or nothing; numbers are written as 1 and as 1.0.
+fn is_same(found: &Value, plain: &Value) -> bool {
+    found.is_null() || found == plain || found.as_f64().is_some_and(|number| Some(number) == plain.as_f64())
+}
+
 fn groups() -> i64 {
     32
 }
@@ -97,13 +102,11 @@ impl Config {
         if !self.use_linear_projection {
             problems.push("use_linear_projection is false: it is Stable Diffusion 1".into());
         }
-        let is_divisible = |(level, width): (usize, &i64)| {
-            let heads = self.attention_head_dim.at(level).unwrap_or(0);
-            heads > 0 && *width > 0 && width % heads == 0
-        };
-        if !self.block_out_channels.iter().enumerate().all(is_divisible) {
+        let has_heads =
+            |(level, width): (usize, &i64)| (1..=*width).contains(&self.attention_head_dim.at(level).unwrap_or(0));
+        if !self.block_out_channels.iter().enumerate().all(has_heads) {
             let (widths, heads) = (&self.block_out_channels, &self.attention_head_dim);
-            problems.push(format!("widths of {widths:?} do not fall into heads of {heads:?}"));
+            problems.push(format!("widths of {widths:?} cannot be divided into heads of {heads:?}"));
         }
         let plain = [
             ("act_fn", json!("silu")),
@@ -117,16 +120,19 @@ impl Config {
             ("encoder_hid_dim_type", Value::Null),
             ("flip_sin_to_cos", json!(true)),
             ("freq_shift", json!(0)),
+            ("mid_block_scale_factor", json!(1)),
             ("mid_block_type", json!("UNetMidBlock2DCrossAttn")),
             ("num_attention_heads", Value::Null),
             ("num_class_embeds", Value::Null),
             ("only_cross_attention", json!(false)),
             ("resnet_time_scale_shift", json!("default")),
+            ("time_embedding_act_fn", Value::Null),
             ("time_embedding_type", json!("positional")),
+            ("timestep_post_act", Value::Null),
             ("transformer_layers_per_block", json!(1)),
         ];
         for (name, plain) in plain {
-            if let Some(found) = self.others.get(name).filter(|found| !found.is_null() && **found != plain) {
+            if let Some(found) = self.others.get(name).filter(|found| !is_same(found, &plain)) {
                 problems.push(format!("{name} is {found}; {plain} is known"));
             }
         }
@@ -293,11 +299,11 @@ struct Attention {
 }
 
 impl Attention {
-    fn load(loader: &mut Loader, name: &str, width: i64, context: i64) -> Result<Self, WeightsError> {
+    fn load(loader: &mut Loader, name: &str, inner: i64, context: i64) -> Result<Self, WeightsError> {
         let mut project =
-            |part: &str, inputs: i64| Linear::load_without_bias(loader, &format!("{name}.{part}"), inputs, width);
-        let (q, k, v) = (project("to_q", width)?, project("to_k", context)?, project("to_v", context)?);
-        Ok(Self { q, k, v, out: Linear::load(loader, &format!("{name}.to_out.0"), width, width)? })
+            |part: &str, inputs: i64| Linear::load_without_bias(loader, &format!("{name}.{part}"), inputs, inner);
+        let (q, k, v) = (project("to_q", inner)?, project("to_k", context)?, project("to_v", context)?);
+        Ok(Self { q, k, v, out: Linear::load(loader, &format!("{name}.to_out.0"), inner, inner)? })
     }
 
     fn forward(&self, x: &Tensor, context: &Tensor, heads: i64) -> Result<Tensor, TchError> {
@@ -324,18 +330,20 @@ impl Transformer {
     fn load(loader: &mut Loader, name: &str, width: i64, heads: i64, config: &Config) -> Result<Self, WeightsError> {
         let at = |part: &str| format!("{name}.{part}");
         let inside = |part: &str| format!("{name}.transformer_blocks.0.{part}");
-        let inner = EXPANSION * width;
+        // As many numbers as the heads have, where the width is no multiple of them.
+        let inner = width - width % heads;
+        let expanded = EXPANSION * inner;
         let norm =
-            |loader: &mut Loader, i: i64| LayerNorm::load(loader, &inside(&format!("norm{i}")), width, LAYER_EPSILON);
+            |loader: &mut Loader, i: i64| LayerNorm::load(loader, &inside(&format!("norm{i}")), inner, LAYER_EPSILON);
         Ok(Self {
             norm: GroupNorm::load(loader, &at("norm"), width, config.norm_num_groups, ATTENTION_EPSILON)?,
-            proj_in: Linear::load(loader, &at("proj_in"), width, width)?,
+            proj_in: Linear::load(loader, &at("proj_in"), width, inner)?,
             norms: [norm(loader, 1)?, norm(loader, 2)?, norm(loader, 3)?],
-            attention: Attention::load(loader, &inside("attn1"), width, width)?,
-            cross_attention: Attention::load(loader, &inside("attn2"), width, config.cross_attention_dim)?,
-            expand: Linear::load(loader, &inside("ff.net.0.proj"), width, 2 * inner)?,
-            contract: Linear::load(loader, &inside("ff.net.2"), inner, width)?,
-            proj_out: Linear::load(loader, &at("proj_out"), width, width)?,
+            attention: Attention::load(loader, &inside("attn1"), inner, inner)?,
+            cross_attention: Attention::load(loader, &inside("attn2"), inner, config.cross_attention_dim)?,
+            expand: Linear::load(loader, &inside("ff.net.0.proj"), inner, 2 * expanded)?,
+            contract: Linear::load(loader, &inside("ff.net.2"), expanded, inner)?,
+            proj_out: Linear::load(loader, &at("proj_out"), inner, width)?,
             heads,
         })
     }
@@ -344,7 +352,7 @@ impl Transformer {
     fn forward(&self, x: &Tensor, prompt: &Tensor) -> Result<Tensor, TchError> {
         let (batch, channels, height, width) = x.size4()?;
         let h = self.norm.forward(x)?.f_permute([0, 2, 3, 1])?.f_reshape([batch, height * width, channels])?;
-        let mut h = self.proj_in.forward(&h)?; // [B, HW, C]
+        let mut h = self.proj_in.forward(&h)?; // [B, HW, inner]
         let normed = self.norms[0].forward(&h)?;
         h = self.attention.forward(&normed, &normed, self.heads)?.f_add(&h)?;
         h = self.cross_attention.forward(&self.norms[1].forward(&h)?, prompt, self.heads)?.f_add(&h)?;

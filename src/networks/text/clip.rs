@@ -9,6 +9,8 @@ use crate::runtime::Layers;
 use crate::runtime::weights::{Loader, WeightsError};
 
 const NETWORK: &str = "CLIP text encoder";
+/// Before the names of all layers; files that `CLIPTextModel` of transformers 5 writes are without it.
+const PREFIX: &str = "text_model.";
 /// The end-of-text id that old configs carry by mistake.
 const LEGACY_END: i64 = 2;
 
@@ -34,9 +36,9 @@ pub struct Config {
     pub hidden_act: String,
     /// Of the norms.
     pub layer_norm_eps: f64,
-    /// The end-of-text token; 2 in old configs, where it stands for the largest id.
-    #[serde(default = "legacy_end")]
-    pub eos_token_id: i64,
+    /// The end-of-text token; 2 in old configs, where it stands for the largest id, as nothing does.
+    #[serde(default)]
+    pub eos_token_id: Option<i64>,
 }
 
 impl Config {
@@ -48,10 +50,6 @@ impl Config {
 
 fn projection_dim() -> i64 {
     512
-}
-
-fn legacy_end() -> i64 {
-    LEGACY_END
 }
 
 #[derive(Clone, Copy)]
@@ -72,9 +70,9 @@ struct Layer {
 }
 
 impl Layer {
-    fn load(loader: &mut Loader, i: i64, config: &Config) -> Result<Self, WeightsError> {
+    fn load(loader: &mut Loader, name: &str, config: &Config) -> Result<Self, WeightsError> {
         let (width, inner, epsilon) = (config.hidden_size, config.intermediate_size, config.layer_norm_eps);
-        let at = |name: &str| format!("text_model.encoder.layers.{i}.{name}");
+        let at = |part: &str| format!("{name}.{part}");
         let square = |loader: &mut Loader, name: &str| Linear::load(loader, &at(name), width, width);
         Ok(Self {
             norm1: LayerNorm::load(loader, &at("layer_norm1"), width, epsilon)?,
@@ -141,15 +139,17 @@ impl ClipText {
             }
         };
         let width = config.hidden_size;
-        let embedding = |name: &str| format!("text_model.embeddings.{name}_embedding.weight");
+        let prefix = if loader.has("embeddings.token_embedding.weight") { "" } else { PREFIX };
+        let embedding = |name: &str| format!("{prefix}embeddings.{name}_embedding.weight");
         let tokens = loader.tensor(&embedding("token"), &[config.vocab_size, width])?;
         let positions = loader.tensor(&embedding("position"), &[config.max_position_embeddings, width])?;
         // Old files carry the numbers 0, 1, 2, ... too.
-        loader.ignore_prefix("text_model.embeddings.position_ids");
+        loader.ignore_prefix(&format!("{prefix}embeddings.position_ids"));
         let of_layers = config.clone();
-        let layers =
-            Layers::load(loader, config.num_hidden_layers, move |loader, i| Layer::load(loader, i, &of_layers))?;
-        let final_norm = LayerNorm::load(loader, "text_model.final_layer_norm", width, config.layer_norm_eps)?;
+        let layers = Layers::load(loader, config.num_hidden_layers, move |loader, i| {
+            Layer::load(loader, &format!("{prefix}encoder.layers.{i}"), &of_layers)
+        })?;
+        let final_norm = LayerNorm::load(loader, &format!("{prefix}final_layer_norm"), width, config.layer_norm_eps)?;
         Ok(Self { tokens, positions, layers, final_norm, activation, heads: config.num_attention_heads })
     }
 
@@ -193,8 +193,8 @@ impl ClipTextWithProjection {
         let encoded = self.text.forward(ids)?;
         // With the legacy id the end is where the largest id is, which in CLIP's vocabulary is the end of the text.
         let end = match self.config.eos_token_id {
-            LEGACY_END => ids.f_argmax(-1, false)?,
-            id => ids.f_eq(id)?.f_to_kind(Kind::Int)?.f_argmax(-1, false)?,
+            None | Some(LEGACY_END) => ids.f_argmax(-1, false)?,
+            Some(id) => ids.f_eq(id)?.f_to_kind(Kind::Int)?.f_argmax(-1, false)?,
         };
         let index = end.f_view([-1, 1, 1])?.f_expand([-1, 1, self.config.hidden_size], false)?;
         let pooled = self.projection.forward(&encoded.last.f_gather(1, &index, false)?.f_squeeze_dim(1)?)?;

@@ -13,7 +13,7 @@ use tokenizers::{
     AddedToken, NormalizerWrapper, PreTokenizerWrapper, SplitDelimiterBehavior, Tokenizer, TruncationParams,
 };
 
-use crate::checkpoint::CheckpointError;
+use crate::checkpoint::{CheckpointError, TOKENIZER};
 use crate::runtime::weights::WeightsError;
 
 /// What CLIP takes for a word.
@@ -27,7 +27,42 @@ fn text(file: &Path) -> Result<String, WeightsError> {
     std::fs::read_to_string(file).map_err(|source| CheckpointError::Io { file: file.to_owned(), source }.into())
 }
 
-/// CLIP's tokenizer, from a folder with `vocab.json` and `merges.txt`.
+/// A tokenizer as its own library writes it; how much it makes of a prompt is said when it is used.
+fn whole(file: &Path) -> Result<Tokenizer, WeightsError> {
+    let mut tokenizer: Tokenizer = text(file)?.parse().map_err(|error| format(file, error))?;
+    tokenizer.with_padding(None).with_truncation(None).map_err(|error| format(file, error))?;
+    Ok(tokenizer)
+}
+
+/// CLIP's tokenizer without its special tokens, from `vocab.json` and `merges.txt`.
+fn of_parts(folder: &Path, unknown: &str) -> Result<Tokenizer, WeightsError> {
+    let (vocab_file, merges_file) = (folder.join("vocab.json"), folder.join("merges.txt"));
+    let vocab: Vocab = serde_json::from_str(&text(&vocab_file)?).map_err(|error| format(&vocab_file, error))?;
+    let merges = text(&merges_file)?;
+    let merges = merges.lines().filter(|line| !line.starts_with("#version") && !line.trim().is_empty());
+    let merges = merges
+        .map(|line| line.split_once(' ').map(|(left, right)| (left.to_owned(), right.trim_end().to_owned())))
+        .collect::<Option<Vec<_>>>()
+        .ok_or_else(|| format(&merges_file, "a line does not hold two parts"))?;
+    let bpe = BPE::builder()
+        .vocab_and_merges(vocab, merges)
+        .unk_token(unknown.to_owned())
+        .end_of_word_suffix("</w>".into())
+        .build()
+        .map_err(|error| format(&merges_file, error))?;
+    let mut tokenizer = Tokenizer::new(bpe);
+    let wrong = |error: tokenizers::Error| format(folder, error);
+    // Control characters go, every ideograph stands alone, all in small letters; accents stay.
+    let clean = BertNormalizer::new(true, true, Some(false), true);
+    let normalizers: Vec<NormalizerWrapper> = vec![NFC.into(), clean.into()];
+    tokenizer.with_normalizer(Some(Normalizers::new(normalizers))).map_err(wrong)?;
+    let words = Split::new(SplitPattern::Regex(WORDS.into()), SplitDelimiterBehavior::Removed, true).map_err(wrong)?;
+    let pieces: Vec<PreTokenizerWrapper> = vec![words.into(), ByteLevel::new(false, true, false).into()];
+    tokenizer.with_pre_tokenizer(Some(PreTokenizers::new(pieces)));
+    Ok(tokenizer)
+}
+
+/// CLIP's tokenizer, from a folder with `vocab.json` and `merges.txt`, or with `tokenizer.json` alone, as transformers 5 writes it.
 pub struct ClipTokenizer {
     tokenizer: Tokenizer,
     start: i64,
@@ -83,57 +118,41 @@ impl ClipTokenizer {
     /// Stable Diffusion 3's second tokenizer. In older folders, where that lists no added tokens, `special_tokens_map.json` has the last
     /// word, as in transformers: `!` in Stable Diffusion 2.
     pub fn open(folder: &Path) -> Result<Self, WeightsError> {
-        let (vocab_file, merges_file) = (folder.join("vocab.json"), folder.join("merges.txt"));
-        let vocab: HashMap<String, u32> =
-            serde_json::from_str(&text(&vocab_file)?).map_err(|error| format(&vocab_file, error))?;
-        let merges = text(&merges_file)?;
-        let merges = merges.lines().filter(|line| !line.starts_with("#version") && !line.trim().is_empty());
-        let merges = merges
-            .map(|line| line.split_once(' ').map(|(left, right)| (left.to_owned(), right.trim_end().to_owned())))
-            .collect::<Option<Vec<_>>>()
-            .ok_or_else(|| format(&merges_file, "a line does not hold two parts"))?;
-        let config_file = folder.join("tokenizer_config.json");
-        let read = |file: &Path| match file.exists() {
-            true => serde_json::from_str(&text(file)?).map_err(|error| format(file, error)),
-            false => Ok(TokenizerConfig::default()),
+        let read = |name: &str| {
+            let file = folder.join(name);
+            match file.exists() {
+                true => serde_json::from_str(&text(&file)?).map_err(|error| format(&file, error)),
+                false => Ok(TokenizerConfig::default()),
+            }
         };
-        let mut config: TokenizerConfig = read(&config_file)?;
+        let mut config: TokenizerConfig = read("tokenizer_config.json")?;
         if config.added_tokens_decoder.is_empty() {
-            config = read(&folder.join("special_tokens_map.json"))?.or(config);
+            config = read("special_tokens_map.json")?.or(config);
         }
         let name = |named: &Option<Named>, usual: &str| named.as_ref().map_or(usual, Named::content).to_owned();
         let start = name(&config.bos_token, "<|startoftext|>");
         let end = name(&config.eos_token, "<|endoftext|>");
         let unknown = name(&config.unk_token, "<|endoftext|>");
         let pad = name(&config.pad_token, "<|endoftext|>");
+        let (vocab_file, whole_file) = (folder.join("vocab.json"), folder.join(TOKENIZER));
+        let is_whole = !vocab_file.is_file() && whole_file.is_file();
+        let (mut tokenizer, file) = match is_whole {
+            true => (whole(&whole_file)?, whole_file),
+            false => (of_parts(folder, &unknown)?, vocab_file),
+        };
         let id = |token: &str| {
-            let id = vocab.get(token).copied().map(i64::from);
-            id.ok_or_else(|| format(&vocab_file, format_args!("the token {token:?} is not in it")))
+            let id = tokenizer.token_to_id(token).map(i64::from);
+            id.ok_or_else(|| format(&file, format_args!("the token {token:?} is not in it")))
         };
         let (start_id, end_id, pad_id) = (id(&start)?, id(&end)?, id(&pad)?);
-
-        let bpe = BPE::builder()
-            .vocab_and_merges(vocab.clone().into_iter().collect::<Vocab>(), merges)
-            .unk_token(unknown.clone())
-            .end_of_word_suffix("</w>".into())
-            .build()
-            .map_err(|error| format(&merges_file, error))?;
-        let mut tokenizer = Tokenizer::new(bpe);
-        let wrong = |error: tokenizers::Error| format(folder, error);
-        // Control characters go, every ideograph stands alone, all in small letters; accents stay.
-        let clean = BertNormalizer::new(true, true, Some(false), true);
-        let normalizers: Vec<NormalizerWrapper> = vec![NFC.into(), clean.into()];
-        tokenizer.with_normalizer(Some(Normalizers::new(normalizers))).map_err(wrong)?;
-        let words =
-            Split::new(SplitPattern::Regex(WORDS.into()), SplitDelimiterBehavior::Removed, true).map_err(wrong)?;
-        let pieces: Vec<PreTokenizerWrapper> = vec![words.into(), ByteLevel::new(false, true, false).into()];
-        tokenizer.with_pre_tokenizer(Some(PreTokenizers::new(pieces)));
-        let mut special: Vec<String> = vec![start, end, unknown, pad];
-        special.extend(config.added_tokens_decoder.into_values().map(|added| added.content));
-        special.sort();
-        special.dedup();
-        let special: Vec<AddedToken> = special.into_iter().map(|token| AddedToken::from(token, true)).collect();
-        tokenizer.add_special_tokens(special).map_err(wrong)?;
+        if !is_whole {
+            let mut special: Vec<String> = vec![start, end, unknown, pad];
+            special.extend(config.added_tokens_decoder.into_values().map(|added| added.content));
+            special.sort();
+            special.dedup();
+            let special: Vec<AddedToken> = special.into_iter().map(|token| AddedToken::from(token, true)).collect();
+            tokenizer.add_special_tokens(special).map_err(|error| format(folder, error))?;
+        }
         Ok(Self { tokenizer, start: start_id, end: end_id, pad: pad_id })
     }
 
@@ -153,10 +172,7 @@ pub struct T5Tokenizer(Tokenizer);
 impl T5Tokenizer {
     /// Reads a folder such as `tokenizer_3`.
     pub fn open(folder: &Path) -> Result<Self, WeightsError> {
-        let file = folder.join("tokenizer.json");
-        let mut tokenizer: Tokenizer = text(&file)?.parse().map_err(|error| format(&file, error))?;
-        tokenizer.with_padding(None);
-        Ok(Self(tokenizer))
+        Ok(Self(whole(&folder.join(TOKENIZER))?))
     }
 
     /// Exactly `length` ids: words, end, padding (0); surplus words are cut off before the end.

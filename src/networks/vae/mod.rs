@@ -32,6 +32,9 @@ pub struct Config {
     pub layers_per_block: i64,
     /// Of the group norms.
     pub norm_num_groups: i64,
+    /// Between the convolutions; SiLU is known.
+    #[serde(default = "silu")]
+    pub act_fn: String,
     /// Latents are multiplied by it.
     #[serde(default = "scaling_factor")]
     pub scaling_factor: f64,
@@ -82,6 +85,10 @@ fn yes() -> bool {
 }
 
 /// What diffusers takes where the config does not say it: Stable Diffusion 1 and 2.
+fn silu() -> String {
+    "silu".into()
+}
+
 fn scaling_factor() -> f64 {
     0.18215
 }
@@ -450,6 +457,9 @@ impl Vae {
     /// # Errors
     /// Every missing, surplus or misshapen key, all at once.
     pub fn load(loader: &mut Loader, encoder: Option<&mut Loader>, config: &Config) -> Result<Self, WeightsError> {
+        if config.act_fn != silu() {
+            loader.report(format!("act_fn is {:?}; \"silu\" is known", config.act_fn));
+        }
         let encoder = match encoder {
             None => Encoder::load(loader, "encoder.", config)?,
             Some(own) => {

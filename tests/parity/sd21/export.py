@@ -106,6 +106,19 @@ def base():
     save(vae, "vae_old_names", half=True, rename=old)
 
 
+def odd_unet():
+    """Widths that are odd and do not fall into heads, and levels without attention."""
+    torch.manual_seed(3)
+    unet = UNet2DConditionModel(
+        attention_head_dim=(2, 4), block_out_channels=(5, 10), cross_attention_dim=12, layers_per_block=2,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), norm_num_groups=5,
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), use_linear_projection=True,
+    ).eval()
+    unet.save_pretrained(HERE / "unet_odd")
+    latent, prompt = torch.randn(1, 4, 9, 12), torch.randn(1, 7, 12)
+    keep(odd__latent=latent, odd__prompt=prompt, odd__noise=unet(latent, 999, prompt).sample)
+
+
 def tokenizer():
     """`special_tokens_map.json` and `tokenizer_config.json` disagree about the padding; the former is right."""
     sd3.HERE = HERE
@@ -465,6 +478,7 @@ if __name__ == "__main__":
     with torch.no_grad():
         base()
         tokens = tokenizer()
+        tokens.save_pretrained(HERE / "tokenizer_whole")  # tokenizer.json, as transformers 5 writes it
         text = text_encoder(len(json.loads((HERE / "tokenizer/vocab.json").read_text())))
         trained("osediff.pkl", 4)
         trained("osediff_rank_2.pkl", 2)
@@ -485,5 +499,6 @@ if __name__ == "__main__":
         chains(tuned, texts)
         tiles(tuned, texts)
         whole(tuned, texts)
+        odd_unet()
     save_file(TENSORS, HERE / "cases.safetensors")
     check()

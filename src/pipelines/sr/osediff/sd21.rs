@@ -33,7 +33,7 @@ fn config<C: DeserializeOwned>(folder: &Path) -> Result<C, PipelineError> {
 
 /// The only timestep: all noise, to the scheduler.
 const TIMESTEP: i64 = 999;
-/// Tokens of a prompt.
+/// Tokens of a prompt, where the text encoder takes so many.
 const TOKENS: usize = 77;
 
 /// CLIP's text encoder of OpenCLIP ViT-H; its weights come and go by the memory plan.
@@ -42,6 +42,8 @@ struct PromptEncoder {
     clip: LazyModel<ClipText>,
     kind: Kind,
     device: Device,
+    /// Of a prompt.
+    tokens: usize,
     activations: u64,
     /// Numbers of a token.
     width: i64,
@@ -51,16 +53,25 @@ impl PromptEncoder {
     fn open(model: &Path, device: Device, kind: Kind) -> Result<Self, PipelineError> {
         let folder = model.join("text_encoder");
         let (weights, config) = (Weights::open_folder(&folder, "model")?, config::<clip::Config>(&folder)?);
-        let (activations, width) = (config.activations(TOKENS as u64), config.hidden_size);
+        let tokens = usize::try_from(config.max_position_embeddings).map_or(TOKENS, |most| most.min(TOKENS));
+        let (activations, width) = (config.activations(tokens as u64), config.hidden_size);
         let clip = LazyModel::new(vec![weights.clone()], move |mode, on_read| {
             ClipText::load(&mut Loader::new(&weights, "", device, kind).mode(mode).on_read(on_read), &config)
         })?;
-        Ok(Self { tokenizer: ClipTokenizer::open(&model.join("tokenizer"))?, clip, kind, device, activations, width })
+        Ok(Self {
+            tokenizer: ClipTokenizer::open(&model.join("tokenizer"))?,
+            clip,
+            kind,
+            device,
+            tokens,
+            activations,
+            width,
+        })
     }
 }
 
 impl TextEncoder for PromptEncoder {
-    /// `[1, 77, width]`.
+    /// `[1, tokens, width]`.
     type Embeds = Tensor;
 
     fn encode(
@@ -69,7 +80,7 @@ impl TextEncoder for PromptEncoder {
         device: Device,
         progress: &mut Progress,
     ) -> Result<Vec<Tensor>, PipelineError> {
-        let ids: Result<Vec<_>, _> = prompts.iter().map(|prompt| self.tokenizer.encode(prompt, TOKENS)).collect();
+        let ids: Result<Vec<_>, _> = prompts.iter().map(|prompt| self.tokenizer.encode(prompt, self.tokens)).collect();
         let ids = Tensor::f_from_slice(&ids.map_err(PipelineError::Internal)?.concat())?;
         let ids = ids.f_view([prompts.len() as i64, -1])?.f_to_device(self.device)?;
         let states = self.clip.get(progress)?.forward(&ids)?.last;
@@ -94,7 +105,7 @@ impl TextEncoder for PromptEncoder {
     }
 
     fn operations(&self) -> f64 {
-        self.clip.bytes(1) as f64 * TOKENS as f64
+        self.clip.bytes(1) as f64 * self.tokens as f64
     }
 }
 
@@ -136,6 +147,20 @@ impl Denoiser for NoisePrediction {
 #[derive(Default, Deserialize)]
 struct Scheduler {
     prediction_type: Option<String>,
+    beta_schedule: Option<String>,
+    beta_start: Option<f64>,
+    beta_end: Option<f64>,
+    num_train_timesteps: Option<i64>,
+}
+
+impl Scheduler {
+    /// Whether its noise is that of [`alpha_cumprod`].
+    fn is_known(&self) -> bool {
+        self.beta_schedule.as_ref().is_none_or(|schedule| schedule == "scaled_linear")
+            && self.beta_start.is_none_or(|beta| beta == 0.00085)
+            && self.beta_end.is_none_or(|beta| beta == 0.012)
+            && self.num_train_timesteps.is_none_or(|count| count == 1000)
+    }
 }
 
 /// Stable Diffusion 2.1 itself has the same networks as its base and predicts something else with them.
@@ -148,7 +173,10 @@ fn check_scheduler(model: &Path) -> Result<(), PipelineError> {
         Err(error) => return Err(wrong(error.to_string())),
     };
     match scheduler.prediction_type.as_deref() {
-        None | Some("epsilon") => Ok(()),
+        None | Some("epsilon") if scheduler.is_known() => Ok(()),
+        None | Some("epsilon") => {
+            Err(wrong("its betas are not 1000 of scaled_linear from 0.00085 to 0.012, as of Stable Diffusion".into()))
+        }
         Some(other) => Err(wrong(format!(
             "prediction_type is {other}, as of Stable Diffusion 2.1 for 768 x 768; OSEDiff was trained on 2.1-base, which has \
              epsilon"
