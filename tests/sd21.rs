@@ -201,6 +201,14 @@ fn another_stable_diffusion_is_told() {
     std::fs::write(&scheduler, json!({ "prediction_type": "epsilon" }).to_string()).unwrap();
     ok(files.zoom("base", &["--rec-num", "1"]));
 
+    std::fs::write(&scheduler, json!({ "num_train_timesteps": 100 }).to_string()).unwrap();
+    let said = files.refusal();
+    assert!(said.contains("num_train_timesteps is 100"), "{said}");
+    std::fs::write(&scheduler, json!({ "beta_schedule": "squaredcos_cap_v2" }).to_string()).unwrap();
+    let said = files.refusal();
+    assert!(said.contains("squaredcos_cap_v2") && said.contains("scaled_linear"), "{said}");
+    std::fs::remove_file(&scheduler).unwrap();
+
     // Stable Diffusion 1.
     let unet = files.sd21.join("unet/config.json");
     edit(&unet, |config| config["use_linear_projection"] = json!(false));
@@ -274,6 +282,26 @@ fn loras_that_do_not_fit_are_told() {
     assert!(said.contains("lora_A.other.weight belongs to no layer"), "{said}");
     let said = with(&|key, tensor| same(&key.replace("state_dict", "state"), tensor));
     assert!(said.contains("state_dict_unet with LoRAs is missing"), "{said}");
+}
+
+#[test]
+fn older_folders_hold_pickles() {
+    let files = Files::new();
+    let run = |out: &str| {
+        ok(files.zoom(out, &["--rec-num", "1"]));
+        codec::open(&files.folder.path(out).join("per-sample/photo/1.png")).unwrap()
+    };
+    let expected = run("safetensors");
+    for (folder, stem, name) in [
+        ("unet", "diffusion_pytorch_model", "diffusion_pytorch_model.bin"),
+        ("vae", "diffusion_pytorch_model", "diffusion_pytorch_model.bin"),
+        ("text_encoder", "model", "pytorch_model.bin"),
+    ] {
+        let (old, new) = (format!("{folder}/{stem}.safetensors"), files.sd21.join(folder).join(name));
+        std::fs::rename(files.sd21.join(old), &new).unwrap();
+        pickle(&new, &same);
+    }
+    assert!(run("pickles") == expected);
 }
 
 #[test]

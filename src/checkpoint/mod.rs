@@ -201,7 +201,8 @@ pub fn weights_file(file: &Path) -> PathBuf {
     if ncnn::has_ending(file, "param") { ncnn::pair(file).1 } else { file.to_owned() }
 }
 
-/// The weights in a Hugging Face folder: `{stem}.safetensors`, its `.fp16` variant, or the index of shards.
+/// The weights in a Hugging Face folder: `{stem}.safetensors`, its `.fp16` variant, or the index of shards; else what `torch.save` wrote
+/// in older ones.
 pub fn find(folder: &Path, stem: &str) -> Option<PathBuf> {
     let endings = [
         "safetensors",
@@ -210,7 +211,9 @@ pub fn find(folder: &Path, stem: &str) -> Option<PathBuf> {
         "safetensors.index.fp16.json",
         "fp16.safetensors.index.json",
     ];
-    endings.iter().map(|ending| folder.join(format!("{stem}.{ending}"))).find(|file| file.is_file())
+    let pickle = if stem == "model" { "pytorch_model.bin".to_owned() } else { format!("{stem}.bin") };
+    let names = endings.iter().map(|ending| format!("{stem}.{ending}")).chain([pickle]);
+    names.map(|name| folder.join(name)).find(|file| file.is_file())
 }
 
 /// What of them is not there: the file, or shards that an index names.

@@ -14,7 +14,8 @@ use chain_of_zoom::base::{Backbone, BackboneSpec, DeviceChoice, MemoryPlan, Prec
 use chain_of_zoom::imaging::metrics::luma_psnr;
 use chain_of_zoom::imaging::{Filter, Picture, codec, resize};
 use chain_of_zoom::networks::sd2::lora::OsediffLora;
-use chain_of_zoom::networks::sd2::unet::{Unet, alpha_cumprod};
+use chain_of_zoom::networks::sd2::schedule::{BetaSchedule, NoiseSchedule};
+use chain_of_zoom::networks::sd2::unet::Unet;
 use chain_of_zoom::networks::text::clip::ClipText;
 use chain_of_zoom::networks::text::tokenizer::ClipTokenizer;
 use chain_of_zoom::networks::vae;
@@ -208,8 +209,12 @@ fn one_step_makes_the_same_picture() {
     let _no_grad = tch::no_grad_guard();
     let cases = cases();
     let prompts: Vec<String> = serde_json::from_slice(&std::fs::read(model("prompts.json")).unwrap()).unwrap();
-    let alpha = alpha_cumprod(999).unwrap();
+    let alpha = NoiseSchedule::default().alpha_cumprod(999).unwrap();
     assert_eq!(alpha as f32, cases["alpha"].double_value(&[]) as f32);
+    // As diffusers has it where a config says nothing else.
+    let linear = BetaSchedule::Linear;
+    let other = NoiseSchedule { beta_schedule: linear, beta_start: 1e-4, beta_end: 0.02, num_train_timesteps: 1000 };
+    assert_eq!(other.alpha_cumprod(999).unwrap() as f32, 4.035_830_4e-5);
     for i in 0..3 {
         let name = |part: &str| format!("step.{i}.{part}");
         let seed = number(&cases, &name("seed")) as u64;

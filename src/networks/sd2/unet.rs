@@ -3,7 +3,7 @@
 
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tch::{Kind, TchError, Tensor};
+use tch::{TchError, Tensor};
 
 use crate::networks::layers::timestep::TimestepEmbedding;
 use crate::networks::layers::{Conv2d, GroupNorm, LayerNorm, Linear, attention, join_heads, split_heads};
@@ -481,13 +481,4 @@ impl Unet {
         })?;
         Ok(self.conv_out.forward(&self.norm_out.forward(&x)?.f_silu()?)?)
     }
-}
-
-/// `alphas_cumprod[t]` of the schedule that Stable Diffusion was trained with: betas are the squares of 1000 even steps from
-/// sqrt(0.00085) to sqrt(0.012) (diffusers' `scaled_linear`, in float32 as there).
-pub fn alpha_cumprod(t: i64) -> Result<f64, TchError> {
-    let options = (Kind::Float, tch::Device::Cpu);
-    let betas = Tensor::f_linspace(0.00085f64.sqrt(), 0.012f64.sqrt(), 1000, options)?.f_square()?;
-    let alphas = betas.f_neg()?.f_add_scalar(1.0)?;
-    alphas.f_cumprod(0, Kind::Float)?.f_double_value(&[t])
 }

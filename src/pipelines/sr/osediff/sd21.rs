@@ -13,8 +13,9 @@ use super::{
 };
 use crate::base::{Backbone, MemoryPlan, Progress, Stage};
 use crate::networks::sd2::lora::OsediffLora;
+use crate::networks::sd2::schedule::NoiseSchedule;
 use crate::networks::sd2::unet;
-use crate::networks::sd2::unet::{Unet, alpha_cumprod};
+use crate::networks::sd2::unet::Unet;
 use crate::networks::text::clip;
 use crate::networks::text::clip::ClipText;
 use crate::networks::text::tokenizer::ClipTokenizer;
@@ -33,6 +34,8 @@ fn config<C: DeserializeOwned>(folder: &Path) -> Result<C, PipelineError> {
 
 /// The only timestep: all noise, to the scheduler.
 const TIMESTEP: i64 = 999;
+/// No model was trained with more.
+const MOST_TIMESTEPS: i64 = 100_000;
 /// Tokens of a prompt, where the text encoder takes so many.
 const TOKENS: usize = 77;
 
@@ -147,40 +150,30 @@ impl Denoiser for NoisePrediction {
 #[derive(Default, Deserialize)]
 struct Scheduler {
     prediction_type: Option<String>,
-    beta_schedule: Option<String>,
-    beta_start: Option<f64>,
-    beta_end: Option<f64>,
-    num_train_timesteps: Option<i64>,
+    #[serde(flatten)]
+    schedule: NoiseSchedule,
 }
 
-impl Scheduler {
-    /// Whether its noise is that of [`alpha_cumprod`].
-    fn is_known(&self) -> bool {
-        self.beta_schedule.as_ref().is_none_or(|schedule| schedule == "scaled_linear")
-            && self.beta_start.is_none_or(|beta| beta == 0.00085)
-            && self.beta_end.is_none_or(|beta| beta == 0.012)
-            && self.num_train_timesteps.is_none_or(|count| count == 1000)
-    }
-}
-
-/// Stable Diffusion 2.1 itself has the same networks as its base and predicts something else with them.
-fn check_scheduler(model: &Path) -> Result<(), PipelineError> {
+/// How noisy the networks take a picture to be. Stable Diffusion 2.1 itself has the same networks as its base and predicts something
+/// else with them.
+fn schedule(model: &Path) -> Result<NoiseSchedule, PipelineError> {
     let file = model.join("scheduler").join("scheduler_config.json");
     let wrong = |found: String| PipelineError::Folder { file: file.clone(), found };
-    let scheduler: Scheduler = match std::fs::read(&file) {
+    let Scheduler { prediction_type, schedule } = match std::fs::read(&file) {
         Ok(text) => serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Scheduler::default(),
         Err(error) => return Err(wrong(error.to_string())),
     };
-    match scheduler.prediction_type.as_deref() {
-        None | Some("epsilon") if scheduler.is_known() => Ok(()),
-        None | Some("epsilon") => {
-            Err(wrong("its betas are not 1000 of scaled_linear from 0.00085 to 0.012, as of Stable Diffusion".into()))
-        }
-        Some(other) => Err(wrong(format!(
+    if let Some(other) = prediction_type.filter(|kind| kind != "epsilon") {
+        return Err(wrong(format!(
             "prediction_type is {other}, as of Stable Diffusion 2.1 for 768 x 768; OSEDiff was trained on 2.1-base, which has \
              epsilon"
-        ))),
+        )));
+    }
+    let count = schedule.num_train_timesteps;
+    match (TIMESTEP + 1..=MOST_TIMESTEPS).contains(&count) {
+        true => Ok(schedule),
+        false => Err(wrong(format!("num_train_timesteps is {count}, and OSEDiff's timestep is {TIMESTEP}"))),
     }
 }
 
@@ -210,13 +203,13 @@ pub(in crate::pipelines::sr) fn open(
     let Target { kind, vae_kind, .. } = target;
     let model = model_folder(backbone)?;
     let folder = |name: &str| model.join(name);
-    check_scheduler(model)?;
+    let schedule = schedule(model)?;
     let missing = || PipelineError::Internal("the model was chosen without its LoRAs".into());
     let loras = OsediffLora::open(backbone.files.get("osediff").ok_or_else(missing)?)?;
 
     let config_of_unet: unet::Config = config(&folder("unet"))?;
     let weights = Weights::open_folder(&folder("unet"), DIFFUSION_WEIGHTS)?;
-    let denoiser = NoisePrediction { kind, config: config_of_unet.clone(), alpha: alpha_cumprod(TIMESTEP)? };
+    let denoiser = NoisePrediction { kind, config: config_of_unet.clone(), alpha: schedule.alpha_cumprod(TIMESTEP)? };
     let of_unet = loras.unet.clone();
     let network = LazyModel::new(vec![weights.clone()], move |mode, on_read| {
         let loader = Loader::new(&weights, "", devices.picture, kind).mode(mode).on_read(on_read);
